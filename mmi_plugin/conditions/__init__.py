@@ -1,0 +1,8 @@
+"""Conditions: pure functions that change only the modality that must not matter."""
+
+from mmi_plugin.conditions import image as _image  # noqa: F401  (registers its conditions)
+from mmi_plugin.conditions import text as _text  # noqa: F401
+from mmi_plugin.conditions.pools import Pools
+from mmi_plugin.conditions.registry import CONDITIONS, REFERENCE, Condition, for_family, get
+
+__all__ = ["CONDITIONS", "REFERENCE", "Condition", "Pools", "for_family", "get"]

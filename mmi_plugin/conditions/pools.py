@@ -1,0 +1,55 @@
+"""What conditions draw from: unrelated facts and irrelevant photographs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
+
+from PIL import Image
+
+from mmi_plugin.items import image_hash
+
+
+@lru_cache
+def general_facts() -> tuple[str, ...]:
+    """The built-in sentences, one true general fact each."""
+    text = resources.files("mmi_plugin.conditions").joinpath("facts.txt").read_text(encoding="utf-8")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+@lru_cache
+def sample_photos(crops_per_photo: int = 12, size: int = 224) -> tuple[Image.Image, ...]:
+    """Crops of the two photographs that scikit-learn ships: a pool that needs no download."""
+    from sklearn.datasets import load_sample_images
+
+    crops: list[Image.Image] = []
+    for photo in map(Image.fromarray, load_sample_images().images):
+        columns = crops_per_photo // 3
+        step_x, step_y = (photo.width - size) // (columns - 1), (photo.height - size) // 2
+        corners = [(x * step_x, y * step_y) for y in range(3) for x in range(columns)]
+        crops += [photo.crop((x, y, x + size, y + size)) for x, y in corners]
+    return tuple(crops)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """`facts`: unrelated sentences. `images`: irrelevant photographs. `canvas`: side in pixels of
+    generated images. `draws`: how many distinct noise images and screenshots there are."""
+
+    facts: Sequence[str] = field(default_factory=general_facts)
+    images: Sequence[Image.Image] = field(default_factory=sample_photos)
+    canvas: int = 224
+    draws: int = 64
+
+    @staticmethod
+    @lru_cache
+    def default() -> Pools:
+        return Pools()
+
+    def digest(self) -> str:
+        """SHA-256 of the pools' content."""
+        parts = [*self.facts, *map(image_hash, self.images), str(self.canvas), str(self.draws)]
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The embedded demonstration: base model, loop, report."""

@@ -1,0 +1,1 @@
+"""Glue to lmms-eval: tasks, our model, the launcher."""

@@ -1,0 +1,92 @@
+"""An item: one question of a benchmark or of a training set."""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from PIL import Image
+
+from mmi_plugin.errors import InputError
+
+Family = Literal["image_heavy", "text_heavy", "vqa"]
+FAMILIES: tuple[str, ...] = get_args(Family)
+LETTERS = string.ascii_uppercase
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question.
+
+    `options` is empty for a free-form question. A condition fills `context` (text put before
+    the question), `named` (the wrong option which that text asserts) or replaces `image`.
+    """
+
+    id: str
+    family: Family
+    question: str
+    answer: str
+    options: tuple[str, ...] = ()
+    image: Image.Image | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    context: str = ""
+    named: str | None = None
+
+    @property
+    def gold(self) -> str | None:
+        """The letter of the right option; None for a free-form question."""
+        return self.letter(self.answer) if self.options else None
+
+    @property
+    def wrong_options(self) -> tuple[str, ...]:
+        return tuple(option for option in self.options if option != self.answer)
+
+    def letter(self, option: str) -> str:
+        return LETTERS[self.options.index(option)]
+
+
+def check(item: Item, where: str) -> Item:
+    """Return `item`, or raise an InputError that begins with `where` and names the field."""
+    if not item.id:
+        raise InputError(f"{where}: field 'id' is empty")
+    if item.family not in FAMILIES:
+        raise InputError(f"{where}: field 'type' is {item.family!r}, not one of {', '.join(FAMILIES)}")
+    if not item.question.strip():
+        raise InputError(f"{where}: field 'question' is empty")
+    if not item.answer.strip():
+        raise InputError(f"{where}: field 'answer' is empty")
+    if item.family != "vqa" and not item.options:
+        raise InputError(f"{where}: field 'options' is missing or empty")
+    if item.options:
+        _check_options(item, where)
+    if item.family == "image_heavy" and item.image is None:
+        raise InputError(f"{where}: field 'image' is missing")
+    return item
+
+
+def _check_options(item: Item, where: str) -> None:
+    if not 2 <= len(item.options) <= len(LETTERS):
+        raise InputError(f"{where}: field 'options' has {len(item.options)} entries, not 2 to {len(LETTERS)}")
+    if len(set(item.options)) != len(item.options):
+        raise InputError(f"{where}: field 'options' repeats an option: {list(item.options)}")
+    if item.answer not in item.options:
+        raise InputError(f"{where}: field 'answer' is {item.answer!r}, not among the options {list(item.options)}")
+
+
+def image_hash(image: Image.Image | None) -> str:
+    """SHA-256 of mode, size and pixels, independent of the file format."""
+    if image is None:
+        return "none"
+    head = f"{image.mode}:{image.size}:".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+
+def item_hash(item: Item) -> str:
+    """SHA-256 of everything in `item` that a model or a scorer can see."""
+    parts = [item.id, item.family, item.question, item.answer, *item.options, item.context, repr(item.named)]
+    parts += [f"{option}={fact}" for option, fact in sorted(item.facts.items())]
+    parts.append(image_hash(item.image))
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Results folders to tables and one page."""

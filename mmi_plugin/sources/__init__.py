@@ -1,0 +1,7 @@
+"""Sources: one small adapter per data set, each giving a Benchmark of items."""
+
+from mmi_plugin.sources import demo as _demo  # noqa: F401  (registers its sources)
+from mmi_plugin.sources.benchmark import Benchmark
+from mmi_plugin.sources.registry import SOURCES, load
+
+__all__ = ["SOURCES", "Benchmark", "load"]

@@ -1,0 +1,1 @@
+"""Task YAMLs for lmms-eval."""

@@ -1,0 +1,136 @@
+"""Groups -> one right-padded batch, through the processor's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import ProcessorMixin
+
+from mmi_plugin import prompts
+from mmi_plugin.errors import InputError
+from mmi_plugin.items import Item
+from mmi_plugin.seeding import stream
+from mmi_plugin.trainers.groups import Group
+
+IGNORED = -100
+Batch = dict[str, Any]
+
+
+class GroupCollator:
+    """Callable that turns B' groups into a batch of B rows, padded on the right to length L:
+
+    input_ids, attention_mask, labels: (B, L) int64; labels are IGNORED outside the answer.
+    irrelevant: (B, L) bool; the tokens that an adversary may move (method section 2): text of the
+        prompt in image-heavy rows, image tokens in text-heavy rows, nothing in VQA rows.
+    origin: (B,) int64, the row of the group's origin. seeds: (B,) int64, one per row and draw.
+    image_index: (rows with an image,) int64 into the distinct images of the batch.
+    pixel_values and whatever else the image processor gives: one entry per distinct image.
+
+    Raises:
+        InputError: a row longer than `max_length`, or a chat template from which the answer
+            cannot be told apart.
+    """
+
+    def __init__(self, processor: ProcessorMixin, max_length: int | None, seed: int) -> None:
+        self._processor = processor
+        self._tokenizer = processor.tokenizer
+        self._max_length = max_length
+        self._seed = seed
+        self._typed = "mm_token_type_ids" in processor.model_input_names
+
+    def __call__(self, groups: Sequence[Group]) -> Batch:
+        rows = [row for group in groups for row in group.rows]
+        batch, expansions = self._images(rows)
+        prompt_lengths, ids = self._tokens(rows, expansions)
+        _check_answers(groups, [row[length:].tolist() for row, length in zip(ids, prompt_lengths, strict=True)])
+        lengths = [len(row) for row in ids]
+        input_ids = pad_sequence(ids, batch_first=True, padding_value=self._tokenizer.pad_token_id or 0)
+        columns = torch.arange(input_ids.shape[1])
+        inside = columns < torch.tensor(lengths)[:, None]
+        prompt = columns < torch.tensor(prompt_lengths)[:, None]
+        batch |= {
+            "input_ids": input_ids,
+            "attention_mask": inside.long(),
+            "labels": input_ids.masked_fill(prompt | ~inside, IGNORED),
+            "irrelevant": self._irrelevant(rows, input_ids, prompt),
+            "origin": _origins(groups),
+            "seeds": torch.tensor([self._row_seed(g.name, i) for g in groups for i in range(len(g.rows))]),
+        }
+        if self._typed:
+            batch["mm_token_type_ids"] = torch.tensor(self._processor.create_mm_token_type_ids(input_ids.tolist()))
+        return batch
+
+    def _images(self, rows: Sequence[Item]) -> tuple[Batch, list[str]]:
+        """Process each distinct image object once; return tensors and each row's placeholder text."""
+        with_image = [row.image for row in rows if row.image is not None]
+        distinct = {id(image): image for image in with_image}
+        if not distinct:
+            return {}, []
+        number = {key: i for i, key in enumerate(distinct)}
+        index = [number[id(image)] for image in with_image]
+        inputs = self._processor.image_processor(list(distinct.values()), return_tensors="pt")
+        texts = [self._processor.replace_image_token(inputs, i) for i in range(len(distinct))]
+        return {**inputs, "image_index": torch.tensor(index)}, [texts[i] for i in index]
+
+    def _tokens(self, rows: Sequence[Item], expansions: list[str]) -> tuple[list[int], list[torch.Tensor]]:
+        """Return each row's prompt length and its token ids, prompt and answer."""
+        chats = [self._render(row) for row in rows]
+        prompts_ = self._expand([prompt for prompt, _ in chats], expansions)
+        full = self._expand([prompt + answer for prompt, answer in chats], expansions)
+        # As apply_chat_template does: a template that writes the first token itself keeps the tokenizer from it.
+        bos = self._tokenizer.bos_token
+        special = bos is None or not full[0].startswith(bos)
+        encoded = self._tokenizer([*prompts_, *full], add_special_tokens=special)["input_ids"]
+        heads, wholes = encoded[: len(rows)], encoded[len(rows) :]
+        for row, head, whole in zip(rows, heads, wholes, strict=True):
+            if whole[: len(head)] != head or len(whole) == len(head):
+                raise InputError(
+                    f"item {row.id}: the tokens of the answer {prompts.target(row)!r} merge with the prompt"
+                )
+            if self._max_length and len(whole) > self._max_length:
+                raise InputError(f"item {row.id}: a row has {len(whole)} tokens, max_length is {self._max_length}")
+        return [len(head) for head in heads], [torch.tensor(whole) for whole in wholes]
+
+    def _render(self, row: Item) -> tuple[str, str]:
+        """Return the prompt, up to where the model speaks, and the answer with its end token."""
+        answer = prompts.target(row)
+        template = self._processor.apply_chat_template
+        prompt = template(prompts.messages(row), tokenize=False, add_generation_prompt=True)
+        full = template(prompts.messages(row, answer), tokenize=False)
+        if not full.startswith(prompt) or answer not in full[len(prompt) :]:
+            raise InputError(
+                f"item {row.id}: the chat template does not continue the prompt with the answer {answer!r}"
+            )
+        end = self._tokenizer.eos_token
+        reply = full[len(prompt) :]
+        return prompt, reply[: reply.index(end) + len(end)] if end in reply else reply.rstrip() + end
+
+    def _expand(self, texts: list[str], expansions: list[str]) -> list[str]:
+        return self._processor.get_text_with_replacements(texts, expansions)[0]
+
+    def _irrelevant(self, rows: Sequence[Item], input_ids: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+        image = input_ids == self._processor.image_token_id
+        family = [row.family for row in rows]
+        image_heavy = torch.tensor([name == "image_heavy" for name in family])[:, None]
+        text_heavy = torch.tensor([name == "text_heavy" for name in family])[:, None]
+        return prompt & (image_heavy & ~image | text_heavy & image)
+
+    def _row_seed(self, name: str, row: int) -> int:
+        return stream("row", self._seed, name, row).getrandbits(62)
+
+
+def _origins(groups: Sequence[Group]) -> torch.Tensor:
+    sizes = torch.tensor([len(group.rows) for group in groups])
+    return torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+
+
+def _check_answers(groups: Sequence[Group], answers: list[list[int]]) -> None:
+    """The consistency compares rows token by token, so a group has one answer."""
+    rest = iter(answers)
+    for group in groups:
+        first, *others = [next(rest) for _ in group.rows]
+        if any(other != first for other in others):
+            raise InputError(f"item {group.rows[0].id}: the conditions differ in the tokens of the answer")

@@ -1,0 +1,136 @@
+"""What a training run can be told: SFTConfig plus the method's own fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import SFTConfig
+
+from mmi_plugin import conditions
+from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.items import FAMILIES
+
+ADVERSARIES = ("none", "pgd", "rg")
+STEP_RULES = ("raw", "sign", "l2")
+EPS_MODES = ("absolute", "relative")
+CONSISTENCIES = ("none", "kl", "js", "mse")
+
+
+def about(help: str, choices: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """Return a field's metadata: a line of help and, if any, its valid values."""
+    return {"help": help} | ({"choices": choices} if choices else {})
+
+
+@dataclass
+class MMIConfig(SFTConfig):
+    """SFTConfig with the data mix, the adversary and the consistency of the method.
+
+    The batch counts items (groups): `per_device_train_batch_size` is items per device. Defaults
+    are the published ones except for the step rule, whose raw form hardly attacks.
+
+    Raises:
+        InputError: a field whose value is out of range, or a condition that does not exist.
+    """
+
+    model_name_or_path: str | None = field(default=None, metadata=about("Checkpoint to train: a folder or a hub id."))
+    sources: list[str] | None = field(
+        default=None, metadata=about("Benchmarks whose train split is the data, by name.")
+    )
+    train_file: str | None = field(
+        default=None, metadata=about("JSON or JSONL file of training records, besides or instead of sources.")
+    )
+    mix: list[int] = field(
+        default_factory=lambda: [2, 2, 4],
+        metadata=about("Items of one optimizer step, image-heavy text-heavy VQA, as a ratio."),
+    )
+    image_heavy_conditions: list[str] | None = field(
+        default=None, metadata=about("Rows of an image-heavy item, the origin first.")
+    )
+    text_heavy_conditions: list[str] | None = field(
+        default=None, metadata=about("Rows of a text-heavy item, the origin first.")
+    )
+    vqa_conditions: list[str] | None = field(default=None, metadata=about("Rows of a VQA item, the origin first."))
+
+    adversary: str = field(
+        default="none", metadata=about("Perturbation of the embeddings: PGD or Gaussian noise (rg).", ADVERSARIES)
+    )
+    adv_weight: float = field(default=1.0, metadata=about("Weight of the loss on adversarial rows."))
+    step_rule: str = field(
+        default="sign", metadata=about("PGD step: raw gradient, its sign, or its direction (l2).", STEP_RULES)
+    )
+    step_size: float = field(
+        default=0.5, metadata=about("PGD step: alpha; for sign and l2 a length in the unit of eps.")
+    )
+    pgd_steps: int = field(default=2, metadata=about("Steps of the inner loop."))
+    eps: float = field(default=0.05, metadata=about("Half side of the PGD ball, per coordinate of the embeddings."))
+    sigma: float = field(default=0.05, metadata=about("Standard deviation of the Gaussian noise (rg)."))
+    eps_mode: str = field(
+        default="absolute", metadata=about("Lengths as given, or times the RMS of the row's embeddings.", EPS_MODES)
+    )
+
+    consistency: str = field(
+        default="none", metadata=about("Divergence between a group's origin and its other rows.", CONSISTENCIES)
+    )
+    consistency_weight: float = field(default=0.01, metadata=about("Weight lambda of the consistency."))
+    temperature: float = field(
+        default=1.0, metadata=about("Temperature T of the distributions that kl and js compare.")
+    )
+
+    freeze_vision: bool = field(default=True, metadata=about("Keep the vision encoder as it is."))
+    lora_r: int = field(default=0, metadata=about("Rank of LoRA adapters on the decoder; 0 trains all weights."))
+    lora_alpha: int = field(default=256, metadata=about("Scale of LoRA adapters."))
+    lora_dropout: float = field(default=0.0, metadata=about("Dropout of LoRA adapters."))
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"],
+        metadata=about("Decoder modules that get LoRA."),
+    )
+
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata=about("Recompute activations in the backward pass to save memory.")
+    )
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata=about("Pin batches in memory; on where there is a GPU.")
+    )
+    remove_unused_columns: bool = field(default=False, metadata=about("Kept off: the collator makes every column."))
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None and not self.fp16:
+            self.bf16 = not self.use_cpu and is_torch_bf16_gpu_available()
+        self.dataset_kwargs = {"skip_prepare_dataset": True}
+        self._check_values()
+        for family in FAMILIES:
+            self._check_conditions(family)
+        super().__post_init__()
+
+    def conditions_of(self, family: str) -> tuple[str, ...]:
+        """The rows of an item of `family`: condition names, the origin first."""
+        chosen = getattr(self, f"{family}_conditions")
+        return tuple(chosen) if chosen else conditions.for_family(family, seen_only=True)
+
+    def _check_values(self) -> None:
+        for name, spec in self.__dataclass_fields__.items():
+            choices = spec.metadata.get("choices")
+            value = getattr(self, name)
+            if name in MMIConfig.__annotations__ and choices and value not in choices:
+                raise InputError(f"field '{name}' is {value!r}: {nearest(str(value), choices)}")
+        if len(self.mix) != len(FAMILIES) or any(n < 0 for n in self.mix) or not any(self.mix):
+            raise InputError(f"field 'mix' is {self.mix}, not three counts (image-heavy, text-heavy, VQA)")
+        for name in ("eps", "step_size", "temperature"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"field '{name}' is {getattr(self, name)}, not above 0")
+        for name in ("sigma", "adv_weight", "consistency_weight", "lora_r", "pgd_steps"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"field '{name}' is {getattr(self, name)}, below 0")
+
+    def _check_conditions(self, family: str) -> None:
+        names = self.conditions_of(family)
+        where = f"field '{family}_conditions'"
+        valid = conditions.for_family(family)
+        for name in names:
+            if name not in valid:
+                raise InputError(f"{where}: unknown condition {name!r} of {family} items: {nearest(name, valid)}")
+        if len(set(names)) != len(names):
+            raise InputError(f"{where} repeats a condition: {list(names)}")

@@ -1,0 +1,238 @@
+"""SFTTrainer with groups, an adversary on the embeddings and a consistency between rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import datasets
+import torch
+from peft import LoraConfig
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import (
+    PreTrainedModel,
+    ProcessorMixin,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import SFTTrainer
+
+from mmi_plugin.errors import InputError
+from mmi_plugin.trainers.adversary import Adversary
+from mmi_plugin.trainers.collator import Batch, GroupCollator
+from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.decoder import AnswerTokens, Attack, before_decoder, hidden_states, unwrap
+from mmi_plugin.trainers.groups import Groups
+from mmi_plugin.trainers.losses import Rows, answer_losses, consistency_sum
+from mmi_plugin.trainers.sampler import RatioBatchSampler
+from mmi_plugin.trainers.vision import freeze_vision, shared_images
+
+OWN_COLUMNS = ("labels", "irrelevant", "origin", "seeds", "image_index")
+LOGGED = ("loss_sft", "loss_adv", "loss_consistency", "attack_strength", "delta_norm")
+
+
+class MMITrainer(SFTTrainer):
+    """Trains on groups: L = L_sft + adv_weight L_adv + consistency_weight L_cons (method section 2).
+
+    Each part is a mean over the whole optimizer step, all micro-batches and processes: L_sft over
+    answer tokens of clean rows, L_adv over those of adversarial rows, L_cons over groups.
+    """
+
+    args: MMIConfig
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: MMIConfig,
+        groups: Groups,
+        sampler: RatioBatchSampler,
+        processing_class: ProcessorMixin,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        if args.freeze_vision:
+            freeze_vision(model)
+        self._groups = groups
+        self._sampler = sampler
+        self._adversary = adversary_of(args)
+        self._sums = None
+        self._logged_at = time.perf_counter()
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=datasets.Dataset.from_dict({"id": groups.ids}),
+            data_collator=GroupCollator(processing_class, args.max_length, args.seed),
+            processing_class=processing_class,
+            peft_config=lora_of(args, model),
+            callbacks=[_EpochCallback(sampler), *(callbacks or [])],
+        )
+        # compute_loss divides by the counts of the whole step, so the Trainer must not divide again.
+        self.model_accepts_loss_kwargs = True
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of whole groups, in the order of the ratio sampler."""
+        loader = DataLoader(
+            self._groups,
+            batch_sampler=self._sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+        )
+        return self.accelerator.prepare(loader)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor]:
+        """Return the micro-batches of one optimizer step and, (3,), what its loss parts are means over."""
+        samples = super().get_batch_samples(epoch_iterator, num_batches, device)[0]
+        counts = torch.zeros(3, device=device)
+        for sample in samples:
+            counts += self._rows(sample, training=True)[0].counts().to(device)
+        return samples, self.accelerator.reduce(counts, "sum")
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """Return this micro-batch's share of the step's loss. `num_items_in_batch`: see get_batch_samples."""
+        rows, attacked = self._rows(inputs, model.training)
+        attack = self._attack(inputs, attacked) if len(attacked) else None
+        tokens = AnswerTokens.of(rows.labels)
+        outputs, hidden = self._forward(model, inputs, attack, tokens)
+        losses = answer_losses(outputs.logits, tokens)
+        clean = tokens.row < rows.clean
+        features = hidden if self.args.consistency == "mse" else outputs.logits
+        compare = self.args.consistency != "none" and bool(rows.compared.any())
+        sums = torch.stack(
+            [
+                losses[clean].sum(),
+                losses[~clean].sum(),
+                consistency_sum(self.args.consistency, features, tokens, rows, self.args.temperature)
+                if compare
+                else losses.new_zeros(()),
+            ]
+        )
+        counts = rows.counts()
+        self._record(sums.detach(), counts, losses.detach(), tokens, attacked, attack, inputs)
+        weights = sums.new_tensor([1.0, self.args.adv_weight, self.args.consistency_weight])
+        whole = counts if num_items_in_batch is None else num_items_in_batch
+        loss = (weights * sums / whole.clamp(min=1)).sum()
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # data parallelism averages gradients
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the loss parts, the attack and the throughput since the last log."""
+        if self._sums is not None:
+            values, counts = self.accelerator.reduce(self._sums, "sum").unbind()
+            now = time.perf_counter()
+            logs |= {
+                name: (value / count).item()
+                for name, value, count in zip(LOGGED, values, counts, strict=False)
+                if count > 0
+            }
+            seconds = now - self._logged_at
+            logs |= {"rows_per_second": values[-2].item() / seconds, "tokens_per_second": values[-1].item() / seconds}
+            self._sums, self._logged_at = None, now
+        super().log(logs, start_time)
+
+    def _rows(self, inputs: Batch, training: bool) -> tuple[Rows, torch.Tensor]:
+        """Return the batch's rows with their adversarial copies, and (A,) which rows are attacked."""
+        attackable = inputs["irrelevant"].any(1) & (self._adversary is not None and training)
+        attacked = attackable.nonzero()[:, 0]
+        return Rows.of(inputs["labels"], inputs["origin"], attacked), attacked
+
+    def _attack(self, inputs: Batch, attacked: torch.Tensor) -> Attack:
+        columns = [inputs[name][attacked] for name in ("irrelevant", "seeds", "labels")]
+        return Attack(self._adversary, attacked, *columns)
+
+    def _forward(
+        self, model: nn.Module, inputs: Batch, attack: Attack | None, tokens: AnswerTokens
+    ) -> tuple[Any, torch.Tensor | None]:
+        """Run the model on clean and adversarial rows; logits (N, V) at answer tokens, hidden (N, D) for mse."""
+        base = unwrap(model)
+        call = {name: value for name, value in inputs.items() if name not in OWN_COLUMNS}
+        images = [name for name in self.processing_class.image_processor.model_input_names if name in call]
+        with ExitStack() as hooks:
+            hooks.enter_context(shared_images(base, inputs.get("image_index"), images))
+            if attack:
+                hooks.enter_context(before_decoder(base, attack.extend))
+            states = hooks.enter_context(hidden_states(base)) if self.args.consistency == "mse" else None
+            outputs = model(**call, logits_to_keep=tokens.mask, use_cache=False)
+        return outputs, states[-1][tokens.mask] if states else None
+
+    def _record(
+        self,
+        sums: torch.Tensor,
+        counts: torch.Tensor,
+        losses: torch.Tensor,
+        tokens: AnswerTokens,
+        attacked: torch.Tensor,
+        attack: Attack | None,
+        inputs: Batch,
+    ) -> None:
+        """Add to what the next log reports: (2, ·) numerators and denominators."""
+        strength = norm = losses.new_zeros(())
+        if attack:
+            strength = sums[1] - losses[torch.isin(tokens.row, attacked)].sum()
+            norm = attack.delta.flatten(1).norm(dim=1).sum().to(losses)
+        values = [*sums, strength, norm, inputs["attention_mask"].shape[0], inputs["attention_mask"].sum()]
+        over = [*counts, counts[1], len(attacked), 1, 1]
+        step = torch.stack(
+            [
+                torch.stack([torch.as_tensor(v, device=sums.device).to(sums.dtype) for v in side])
+                for side in (values, over)
+            ]
+        )
+        self._sums = step if self._sums is None else self._sums + step
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells the sampler its epoch: accelerate's loaders do not pass it on in every layout."""
+
+    def __init__(self, sampler: RatioBatchSampler) -> None:
+        self._sampler = sampler
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._sampler.set_epoch(int(state.epoch or 0))
+
+
+def sampler_of(args: MMIConfig, groups: Groups) -> RatioBatchSampler:
+    """Return the sampler of a run, or raise an InputError if the mix does not fit batch or data."""
+    per_step = args.gradient_accumulation_steps * args.world_size
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return RatioBatchSampler(groups.families, args.mix, args.per_device_train_batch_size, per_step, seed)
+
+
+def adversary_of(args: MMIConfig) -> Adversary | None:
+    """Return the adversary of a run, if it has one."""
+    if args.adversary == "none":
+        return None
+    relative = args.eps_mode == "relative"
+    return Adversary(args.adversary, args.step_rule, args.step_size, args.eps, args.pgd_steps, args.sigma, relative)
+
+
+def lora_of(args: MMIConfig, base: PreTrainedModel) -> LoraConfig | None:
+    """Return the LoRA of a run, if it has one: on `lora_targets` of the decoder alone."""
+    if not args.lora_r:
+        return None
+    decoder = base.get_decoder()
+    inside = {module for module in decoder.modules()}
+    targets = [
+        name for name, module in base.named_modules() if module in inside and name.rsplit(".")[-1] in args.lora_targets
+    ]
+    if not targets:
+        raise InputError(
+            f"field 'lora_targets': the decoder {type(decoder).__name__} has no module {args.lora_targets}"
+        )
+    return LoraConfig(r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=targets)

@@ -1,0 +1,100 @@
+"""From a benchmark to the documents of a task: every item under every condition, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from datasets import Dataset
+
+from mmi_plugin import prompts
+from mmi_plugin.conditions import for_family, get
+from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.items import Item
+from mmi_plugin.sources import Benchmark, load
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which benchmark a task asks, under which conditions; `conditions` is never empty."""
+
+    source: str
+    split: str
+    conditions: tuple[str, ...]
+    seed: int
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any], split: str, task: str) -> Selection:
+        """Return the selection that a task's `dataset_kwargs` describe.
+
+        Raises InputError that begins with the task's name for an unknown or missing key, source or
+        condition, a condition of another family, or a seed that is not an integer.
+        """
+        for key in options:
+            if key not in _OPTIONS:
+                raise InputError(f"{task}: unknown key {key!r} in dataset_kwargs: {nearest(key, _OPTIONS)}")
+        if "source" not in options:
+            raise InputError(f"{task}: key 'source' is missing in dataset_kwargs")
+        seed = options.get("seed", 0)
+        if not isinstance(seed, int):
+            raise InputError(f"{task}: key 'seed' is {seed!r}, not an integer")
+        try:
+            family = load(options["source"], split).family
+            conditions = _conditions(options.get("conditions"), family)
+        except InputError as error:
+            raise InputError(f"{task}: {error}") from error
+        return cls(options["source"], split, conditions, seed)
+
+
+_OPTIONS = ("source", "conditions", "seed")
+
+
+def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:
+    """Return `names`, checked, or all conditions of the family."""
+    if names is None:
+        return for_family(family)
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"key 'conditions' is {names!r}: it needs one or more different names")
+    for name in names:
+        if family not in get(name).families:
+            raise InputError(f"condition {name!r} is not for {family}: {nearest(name, for_family(family))}")
+    return tuple(names)
+
+
+@lru_cache(maxsize=8)
+def documents(selection: Selection) -> Dataset:
+    """Return one row per item and condition, the rows of an item next to each other.
+
+    Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt. Images are
+    not stored: `perturbed` makes them when they are needed. Raises InputError that names an item
+    without options or with an id that occurs twice.
+    """
+    bench = load(selection.source, selection.split)
+    return Dataset.from_list(list(_rows(bench, selection)))
+
+
+def _rows(bench: Benchmark, selection: Selection) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for item in bench.items:
+        if item.id in seen:
+            raise InputError(f"{bench.name}: item {item.id}: field 'id' occurs twice")
+        if not item.options:
+            raise InputError(f"{bench.name}: item {item.id}: field 'options' is missing or empty")
+        seen.add(item.id)
+        for name in selection.conditions:
+            changed = perturbed(bench, item, name, selection.seed)
+            yield {
+                "item_id": item.id,
+                "condition": name,
+                "seed": selection.seed,
+                "gold": changed.gold,
+                "named": changed.named and changed.letter(changed.named),
+                "prompt": prompts.user_text(changed),
+            }
+
+
+def perturbed(bench: Benchmark, item: Item, condition: str, seed: int) -> Item:
+    """Return `item` under `condition`, drawing from the benchmark's pools."""
+    return get(condition)(item, seed, bench.pools)

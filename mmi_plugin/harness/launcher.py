@@ -1,0 +1,172 @@
+"""The console script `lmms_eval`: upstream's command line, our tasks, an honest exit status."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.cli import dispatch
+
+from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.harness.checkpoint import stamp
+
+Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run lmms-eval's command line with `argv` (default: the process's own) and return the status.
+
+    0: everything was evaluated and written. 2: bad input, said in one line. 1: anything else.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    failures: list[str] = []
+    before, sys.argv = sys.argv, ["lmms_eval", *arguments]
+    try:
+        with _our_evaluation(failures) if _evaluates(arguments) else _nothing():
+            dispatch.main()
+    except SystemExit as stop:
+        return _status(stop)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        sys.argv = before
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _evaluates(arguments: Sequence[str]) -> bool:
+    """Whether upstream's dispatcher will evaluate, and not print help or run a subcommand."""
+    flags = arguments[1:] if arguments[:1] == ["eval"] else arguments
+    return bool(flags) and flags[0].startswith("-") and not {"-h", "--help", "--tui"} & set(flags)
+
+
+def _status(stop: SystemExit) -> int:
+    if stop.code is None:
+        return 0
+    if isinstance(stop.code, int):
+        return stop.code
+    print(stop.code, file=sys.stderr)
+    return 1
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _our_evaluation(failures: list[str]) -> Iterator[None]:
+    """Put ourselves between upstream's command line and its evaluation of one set of arguments.
+
+    Upstream catches every Exception of an evaluation, prints it and exits 0. An InputError leaves
+    as SystemExit, which upstream lets through; anything else is noted in `failures` on its way.
+    """
+    from lmms_eval import __main__ as upstream
+
+    evaluate, manager = upstream.cli_evaluate_single, upstream.TaskManager
+
+    def watched(args: argparse.Namespace) -> Any:
+        try:
+            return _evaluate(upstream, evaluate, args, failures)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
+        except Exception as error:
+            failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+            raise
+
+    upstream.cli_evaluate_single = watched
+    try:
+        yield
+    finally:
+        upstream.cli_evaluate_single, upstream.TaskManager = evaluate, manager
+
+
+def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failures: list[str]) -> Any:
+    """Run upstream's evaluation of `args` with our task manager, and check what came out."""
+    from mmi_plugin.harness.task_manager import LISTINGS, QuickTaskManager
+
+    _check(args)
+    limit = None if args.limit == -1 else args.limit
+    tasks = QuickTaskManager(args.tasks, args.include_path, args.verbosity, args.model, limit, args.offset)
+    upstream.TaskManager = lambda *_, **__: tasks
+    args = copy.copy(args)
+    if args.tasks not in LISTINGS:
+        names = tasks.match_tasks(args.tasks.split(","))
+        if limit is not None or args.offset:
+            if not tasks.all_own(names):
+                raise InputError("--limit and --offset: run tasks of this package and others separately")
+            # The tasks have cut themselves, by whole items; upstream must not cut again.
+            args.requested_limit, args.requested_offset = args.limit, args.offset
+            args.limit, args.offset = None, 0
+    if args.use_cache:
+        args.use_cache = _cache_of(args)
+    results, samples = evaluate(args)
+    if results is not None:
+        failures += _missing(args, tasks.own, results)
+    return results, samples
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise InputError for what upstream would answer with status 0 or a page of traceback."""
+    from lmms_eval.models import list_available_models
+
+    known = list_available_models(include_aliases=True)
+    if not args.tasks:
+        raise InputError("--tasks is missing")
+    if args.model not in known:
+        raise InputError(f"--model: no model {args.model!r}: {nearest(args.model, known)}")
+    if args.limit is not None and args.limit != -1 and args.limit <= 0:
+        raise InputError(f"--limit is {args.limit:g}: it must be positive, or -1 for all")
+    if args.offset < 0:
+        raise InputError(f"--offset is {args.offset}: it must not be negative")
+    if args.log_samples and not args.output_path:
+        raise InputError("--log_samples needs --output_path")
+
+
+def _cache_of(args: argparse.Namespace) -> str:
+    """Return a folder below `--use_cache` for this very checkpoint.
+
+    Upstream's key holds the checkpoint's path, not its content: after training into the same
+    folder it would bring back the answers of the old weights.
+    """
+    from lmms_eval.utils import simple_parse_args_string
+
+    options = simple_parse_args_string(args.model_args) if isinstance(args.model_args, str) else args.model_args
+    root = Path(args.use_cache)
+    root = root.parent if root.suffix == ".db" else root
+    return str(root / stamp(str(options.get("pretrained", ""))))
+
+
+def _missing(args: argparse.Namespace, own: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    """Return a line for every task of ours of which a record or a file is missing."""
+    from mmi_plugin.harness.results import newest_results, read_run
+
+    lines = []
+    for name, task in own.items():
+        row = results["results"].get(name, {})
+        if row.get("items,none") != task.expected_items:
+            lines.append(f"{name}: {row.get('items,none', 0)} of {task.expected_items} items are complete")
+    if args.output_path and own:
+        stamp_of_run = results["date"].replace(":", "-")
+        if not newest_results(args.output_path).name.startswith(stamp_of_run):
+            lines.append(f"{args.output_path}: the results of this run were not written")
+        elif args.log_samples:
+            lines += _unwritten(read_run(args.output_path), own)
+    return lines
+
+
+def _unwritten(written: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    counts = {name: len(written[name].records) if name in written else 0 for name in own}
+    return [
+        f"{name}: {counts[name]} of {len(task.test_docs())} records were written"
+        for name, task in own.items()
+        if counts[name] != len(task.test_docs())
+    ]

@@ -1,0 +1,115 @@
+"""Read what one run of the harness wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmi_plugin.errors import InputError
+from mmi_plugin.metrics import Record
+
+RESULTS = "_results.json"
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task of a run. `numbers` are the harness's own, by the names of `harness.numbers`;
+    `content_hash` identifies items, conditions and seed; `records` are in the order written."""
+
+    task: str
+    family: str
+    conditions: tuple[str, ...]
+    seed: int
+    content_hash: str
+    numbers: dict[str, float]
+    records: tuple[Record, ...]
+
+
+def read_run(folder: Path | str) -> dict[str, TaskResult]:
+    """Return task name -> result for our tasks in the newest run below `folder`.
+
+    The run must have been made with `--log_samples`. Raises InputError that names the file when
+    something is missing or malformed.
+    """
+    path = newest_results(folder)
+    results = _parse(path.read_text(encoding="utf-8"), str(path))
+    found = {}
+    for task, config in _field(results, "configs", dict, path).items():
+        metadata = config.get("metadata")
+        if isinstance(metadata, dict) and "content_hash" in metadata:
+            found[task] = _read_task(path, task, config, _field(results, "results", dict, path))
+    if not found:
+        raise InputError(f"{path}: holds no task of this package")
+    return found
+
+
+def newest_results(folder: Path | str) -> Path:
+    """Return the newest results file below `folder`; lmms-eval's file names begin with the time."""
+    found = sorted(Path(folder).rglob(f"*{RESULTS}"), key=lambda path: path.name)
+    if not found:
+        raise InputError(f"{folder}: holds no results of a run (no *{RESULTS})")
+    return found[-1]
+
+
+def _read_task(path: Path, task: str, config: Mapping[str, Any], results: Mapping[str, Any]) -> TaskResult:
+    row = _field(results, task, dict, path)
+    samples = path.with_name(path.name.removesuffix(RESULTS) + f"_samples_{task}.jsonl")
+    metadata, options = config["metadata"], _field(config, "dataset_kwargs", dict, path)
+    return TaskResult(
+        task=task,
+        family=_field(metadata, "family", str, path),
+        conditions=tuple(_field(options, "conditions", list, path)),
+        seed=_field(options, "seed", int, path),
+        content_hash=metadata["content_hash"],
+        numbers={key.removesuffix(",none"): value for key, value in row.items() if _is_number(key, value)},
+        records=tuple(_records(samples)),
+    )
+
+
+def _is_number(key: str, value: object) -> bool:
+    return isinstance(value, int | float) and key.endswith(",none") and "_stderr" not in key
+
+
+def _records(path: Path) -> Iterator[Record]:
+    if not path.is_file():
+        raise InputError(f"{path}: missing; run with --log_samples")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            where = f"{path}: row {number}"
+            row = _parse(line, where)
+            for field, kinds in _FIELDS.items():
+                _field(row, field, kinds, where)
+            yield Record.from_dict(row)
+
+
+_OPTIONAL_TEXT = (str, type(None))
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "item_id": str,
+    "condition": str,
+    "seed": int,
+    "gold": str,
+    "parsed": _OPTIONAL_TEXT,
+    "raw": str,
+    "named": _OPTIONAL_TEXT,
+}
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: not a JSON object")
+    return value
+
+
+def _field(row: Mapping[str, Any], name: str, kinds: type | tuple[type, ...], where: object) -> Any:
+    if name not in row:
+        raise InputError(f"{where}: field {name!r} is missing")
+    if not isinstance(row[name], kinds):
+        raise InputError(f"{where}: field {name!r} is {row[name]!r}")
+    return row[name]

@@ -1,0 +1,101 @@
+"""Find our tasks quickly, and check them before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from lmms_eval.tasks import TaskManager
+from lmms_eval.utils import pattern_match
+
+from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.harness.task import InterferenceTask
+
+LISTINGS = ("list", "list_groups", "list_tags", "list_subtasks")
+
+
+def tasks_folder() -> str:
+    """Return the folder of our task YAMLs, in a checkout as when installed."""
+    return find_spec("mmi_plugin.tasks").submodule_search_locations[0]
+
+
+class QuickTaskManager(TaskManager):
+    """lmms-eval's task manager with our tasks; its own 2,000 are indexed only when asked for.
+
+    `requested` is the value of `--tasks`; `limit` and `offset` apply to our tasks, by whole items.
+    """
+
+    def __init__(
+        self,
+        requested: str,
+        include_path: str | Sequence[str] | None = None,
+        verbosity: str = "INFO",
+        model_name: str | None = None,
+        limit: float | None = None,
+        offset: int = 0,
+    ) -> None:
+        more = [include_path] if isinstance(include_path, str) else list(include_path or ())
+        self.limit, self.offset = limit, offset
+        self.own: dict[str, InterferenceTask] = {}
+        options = {"verbosity": verbosity, "include_path": [tasks_folder(), *more], "model_name": model_name}
+        super().__init__(include_defaults=False, **options)
+        names = requested.split(",")
+        if requested in LISTINGS or not all(pattern_match(name, self.all_tasks) for name in names):
+            super().__init__(include_defaults=True, **options)
+
+    def match_tasks(self, task_list: Sequence[str]) -> list[str]:
+        """Return the names that match, without members of a group that also matches.
+
+        Builds our tasks among them, so that what is wrong with one is said before anything long
+        starts. Raises InputError for a name or pattern that matches nothing.
+        """
+        for name in task_list:
+            if not pattern_match(name, self.all_tasks):
+                raise InputError(f"--tasks: no task {name!r}: {_hint(name, self.all_tasks)}")
+        names = pattern_match(list(task_list), self.all_tasks)
+        nested = {member for name in names for member in self._members(name)}
+        names = [name for name in names if name not in nested]
+        self.load_task_or_group([name for name in names if self._is_own(name)])
+        return names
+
+    def load_task_or_group(self, task_list: Any = None, task_type: str = "simple") -> dict[Any, Any]:
+        tasks = super().load_task_or_group(task_list, task_type)
+        for task in _leaves(tasks):
+            if isinstance(task, InterferenceTask):
+                task.keep(self.limit, self.offset)
+                self.own[task.task_name] = task
+        return tasks
+
+    def all_own(self, names: Sequence[str]) -> bool:
+        """Whether every one of `names` is a task of ours or a group of only such tasks."""
+        return all(self._is_own(name) for name in names)
+
+    def _is_own(self, name: str) -> bool:
+        members = self._members(name)
+        if members:
+            return self.all_own(members)
+        task_class = self._get_config(name).get("class") if self._name_is_python_task(name) else None
+        return isinstance(task_class, type) and issubclass(task_class, InterferenceTask)
+
+    def _members(self, name: str) -> list[str]:
+        """Return the registered names of a group's or a tag's direct members; empty for a task."""
+        if self._name_is_tag(name):
+            return self._get_tasklist(name)
+        if not self._name_is_group(name):
+            return []
+        entries = [entry["task"] if isinstance(entry, dict) else entry for entry in self._get_config(name)["task"]]
+        return [entry for entry in entries if isinstance(entry, str) and self._name_is_registered(entry)]
+
+
+def _leaves(tasks: Mapping[Any, Any]) -> Iterator[Any]:
+    for task in tasks.values():
+        if isinstance(task, Mapping):
+            yield from _leaves(task)
+        else:
+            yield task
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    own = [task for task in known if task.startswith("mmi_")]
+    return "the pattern matches nothing" if "*" in name else nearest(name, own)

@@ -1,0 +1,63 @@
+"""The console script `mmi`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmi_plugin.errors import InputError
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="mmi", description=sys.modules["mmi_plugin"].__doc__)
+    commands = root.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="diagnose a small base model, mitigate, diagnose again; needs no network")
+    demo.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="results folder (default: %(default)s)"
+    )
+    demo.add_argument("--ablation", action="store_true", help="train every row of the ablation, not only ours")
+    demo.add_argument("--seeds", type=int, default=None, help="seeds of each row (default: 1; with --ablation 3)")
+    demo.add_argument("--rows", nargs="+", default=None, metavar="ROW", help="rows to train, for example d_aug ours")
+    demo.add_argument(
+        "--from-scratch", action="store_true", help="train the base model first instead of loading the shipped one"
+    )
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `mmi`; return the exit status: 0 done, 1 a step failed, 2 bad input."""
+    args = parser().parse_args(argv)
+    try:
+        return _demo(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from mmi_plugin.demo.command import CommandFailed
+    from mmi_plugin.demo.rows import TRAINED
+    from mmi_plugin.demo.run import DEFAULT_ROWS, demo
+
+    if args.seeds is not None and args.seeds < 1:
+        raise InputError(f"--seeds is {args.seeds}: it must be at least 1")
+    base = None
+    if args.from_scratch:
+        from mmi_plugin.demo.build_base import build
+
+        base = build(args.out / "base")
+    rows = args.rows or (TRAINED if args.ablation else DEFAULT_ROWS)
+    seeds = args.seeds or (3 if args.ablation else 1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        demo(args.out, rows, seeds, base)
+    except CommandFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

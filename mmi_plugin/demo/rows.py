@@ -1,0 +1,116 @@
+"""One row of the ablation table: a checkpoint, trained or not, and what the harness says of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mmi_plugin.configs
+import mmi_plugin.trainers
+from mmi_plugin.demo.base import WEIGHTS, file_hash
+from mmi_plugin.demo.command import run
+from mmi_plugin.harness.results import TaskResult, read_run
+from mmi_plugin.metrics import summarise
+from mmi_plugin.provenance import versions
+
+TASKS = ("mmi_demo_digits", "mmi_demo_capitals", "mmi_demo_arith")
+VANILLA = "vanilla"
+TRAINED = ("d_vqa", "d_aug", "kl", "js", "rg", "adv", "ours")
+LAUNCH = ("--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What `demo.json` says of one run; shares in [0, 1], keyed by task or task/condition."""
+
+    name: str
+    seed: int
+    seconds: float
+    accuracy: dict[str, float]
+    flip_rate: dict[str, float]
+    worst_case: dict[str, float]
+    worst_case_seen: dict[str, float]
+    unparseable: dict[str, float]
+    n: dict[str, int]
+    hashes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to make below `out`, from the checkpoint `base`."""
+
+    name: str
+    seed: int
+    base: Path
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.out / f"{self.name}-{self.seed}"
+
+    @property
+    def config(self) -> Path:
+        return Path(next(iter(mmi_plugin.configs.__path__))) / "demo" / f"{self.name}.yaml"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.base if self.name == VANILLA else self.folder / "checkpoint"
+
+    @property
+    def key(self) -> dict[str, object]:
+        """Everything that decides the row; a finished row is used again only under the same key."""
+        config = file_hash(self.config) if self.name != VANILLA else None
+        return {"base": file_hash(self.base / WEIGHTS), "config": config, "seed": self.seed, "versions": versions()}
+
+    def make(self, threads: int, show: bool) -> Row:
+        """Train, evaluate and return the row, or return the finished one of an earlier run."""
+        done = self.folder / "row.json"
+        key = json.loads(json.dumps(self.key))
+        if done.is_file() and (saved := json.loads(done.read_text()))["key"] == key:
+            return Row(**saved["row"])
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        start = time.perf_counter()
+        if self.name != VANILLA:
+            self._train(threads, show)
+        self._evaluate(threads, show)
+        row = as_row(self.name, self.seed, time.perf_counter() - start, self.results())
+        done.write_text(json.dumps({"key": key, "row": asdict(row)}, indent=1))
+        return row
+
+    def results(self) -> dict[str, TaskResult]:
+        return read_run(self.folder / "evaluation")
+
+    def _train(self, threads: int, show: bool) -> None:
+        script = Path(next(iter(mmi_plugin.trainers.__path__))) / "train.py"
+        command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, str(script)]
+        command += ["--config", str(self.config), "--model_name_or_path", str(self.base)]
+        command += ["--output_dir", str(self.checkpoint), "--seed", str(self.seed)]
+        run(command, self.folder / "train.log", f"train {self.name}", threads, show)
+
+    def _evaluate(self, threads: int, show: bool) -> None:
+        command = [sys.executable, "-m", "mmi_plugin.harness", "--model", "mmi_hf", "--tasks", ",".join(TASKS)]
+        command += ["--model_args", f"pretrained={self.checkpoint}", "--batch_size", "32", "--log_samples"]
+        command += ["--output_path", str(self.folder / "evaluation")]
+        run(command, self.folder / "evaluate.log", f"evaluate {self.name}", threads, show)
+
+
+def as_row(name: str, seed: int, seconds: float, results: dict[str, TaskResult]) -> Row:
+    """Gather the paired metrics of all tasks of one run."""
+    summaries = {task: summarise(result.records, result.family, result.conditions) for task, result in results.items()}
+    return Row(
+        name=name,
+        seed=seed,
+        seconds=round(seconds, 1),
+        accuracy={f"{task}/{c}": value for task, s in summaries.items() for c, value in s.accuracy.items()},
+        flip_rate={f"{task}/{c}": value for task, s in summaries.items() for c, value in s.flip_rate.items()},
+        worst_case={task: s.worst_case for task, s in summaries.items()},
+        worst_case_seen={task: s.worst_case_seen for task, s in summaries.items()},
+        unparseable={task: s.unparseable for task, s in summaries.items()},
+        n={task: s.items for task, s in summaries.items()},
+        hashes={task: result.content_hash for task, result in results.items()},
+    )

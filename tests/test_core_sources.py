@@ -1,0 +1,105 @@
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from mmi_plugin.conditions import Pools
+from mmi_plugin.errors import InputError
+from mmi_plugin.items import Item, check, image_hash
+from mmi_plugin.prompts import messages, target, user_text
+from mmi_plugin.sources import SOURCES, Benchmark, load
+from mmi_plugin.sources.demo.capitals import capitals
+from mmi_plugin.sources.demo.digits import WORDS, digit_images
+
+ITEM = Item("q1", "image_heavy", "Which?", "cat", ("dog", "cat"), Image.new("RGB", (2, 2)))
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_demo_sources(name: str) -> None:
+    test, train = load(name, "test"), load(name, "train")
+    assert len(test.items) >= 300
+    for bench in (test, train):
+        assert len({item.id for item in bench.items}) == len(bench.items)
+        for item in bench.items:
+            check(item, item.id)
+            assert len(item.options) == 4
+    assert not {item.id for item in test.items} & {item.id for item in train.items}
+    # The gold letters are spread, or a constant answer would do.
+    letters = [item.gold for item in test.items]
+    assert all(0.15 < letters.count(letter) / len(letters) < 0.35 for letter in "ABCD")
+
+
+def test_splits_share_no_digit_image_and_no_country() -> None:
+    images = {split: {image_hash(i) for i in load("demo_digits", split).pools.images} for split in ("test", "train")}
+    assert not images["test"] & images["train"]
+    for name in ("demo_digits", "demo_arith"):
+        assert {image_hash(item.image) for item in load(name, "test").items} <= images["test"]
+        assert {image_hash(item.image) for item in load(name, "train").items} <= images["train"]
+    seen = {split: set() for split in ("test", "train")}
+    for split, words in seen.items():
+        for item in load("demo_capitals", split).items:
+            words |= {item.question, *item.options}
+    assert not seen["test"] & seen["train"]
+    assert len(capitals()) >= 60
+
+
+def test_answers_are_right() -> None:
+    labels = {f"{index:04d}": digit for index, (_, digit) in enumerate(digit_images())}
+    for item in load("demo_digits").items:
+        assert item.answer == WORDS[labels[item.id[-4:]]]
+    for item in load("demo_arith").items:
+        addend = WORDS.index(item.question.removesuffix("?").split()[-1])
+        assert WORDS.index(item.answer) == labels[item.id[-4:]] + addend
+    for item in load("demo_capitals").items:
+        assert capitals()[item.question.removesuffix("?").split()[-1]] == item.answer
+
+
+def test_digest_follows_every_part() -> None:
+    bench = Benchmark("b", "image_heavy", (ITEM,), Pools(facts=("f",), images=()))
+    digest = bench.digest(("clean",), 0)
+    pixel = Image.new("RGB", (2, 2), (1, 0, 0))
+    others = [
+        bench.digest(("clean",), 1),
+        bench.digest(("clean", "ocr_text"), 0),
+        replace(bench, items=(replace(ITEM, image=pixel),)).digest(("clean",), 0),
+        replace(bench, items=(replace(ITEM, question="What?"),)).digest(("clean",), 0),
+        replace(bench, pools=Pools(facts=("g",), images=())).digest(("clean",), 0),
+    ]
+    assert len({digest, *others}) == 6
+    assert digest == replace(bench).digest(("clean",), 0)
+
+
+def test_prompt() -> None:
+    item = replace(ITEM, context="It rains.")
+    assert user_text(item) == (
+        "It rains.\nQuestion:\nWhich?\nOption:\nA: dog\nB: cat\nAnswer with the letter of one option."
+    )
+    assert [part["type"] for part in messages(item)[0]["content"]] == ["image", "text"]
+    assert target(item) == "B"
+    assert target(Item("v", "vqa", "Why?", "Because.")) == "Because."
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"id": ""}, "field 'id' is empty"),
+        ({"family": "audio"}, "field 'type' is 'audio'"),
+        ({"question": " "}, "field 'question' is empty"),
+        ({"answer": ""}, "field 'answer' is empty"),
+        ({"options": ()}, "field 'options' is missing"),
+        ({"options": ("cat",)}, "field 'options' has 1 entries"),
+        ({"options": ("cat", "cat")}, "repeats an option"),
+        ({"options": ("dog", "eel")}, "field 'answer' is 'cat', not among the options"),
+        ({"image": None}, "field 'image' is missing"),
+    ],
+)
+def test_bad_items(change: dict, complaint: str) -> None:
+    with pytest.raises(InputError, match=rf"^f\.json: row 3: .*{complaint}"):
+        check(replace(ITEM, **change), "f.json: row 3")
+
+
+def test_unknown_source_and_split() -> None:
+    with pytest.raises(InputError, match="did you mean 'demo_digits'"):
+        load("demo_digit")
+    with pytest.raises(InputError, match="unknown split 'dev'"):
+        load("demo_digits", "dev")

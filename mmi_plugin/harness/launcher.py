@@ -100,6 +100,7 @@ def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failu
     args = copy.copy(args)
     if args.tasks not in LISTINGS:
         names = tasks.match_tasks(args.tasks.split(","))
+        args.tasks = ",".join(names)
         if limit is not None or args.offset:
             if not tasks.all_own(names):
                 raise InputError("--limit and --offset: run tasks of this package and others separately")
@@ -110,7 +111,7 @@ def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failu
         args.use_cache = _cache_of(args)
     results, samples = evaluate(args)
     if results is not None:
-        failures += _missing(args, tasks.own, results)
+        failures.extend(_missing(args, tasks.own, results))
     return results, samples
 
 

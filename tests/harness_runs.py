@@ -1,0 +1,46 @@
+"""Run the real command lines, and checkpoints whose answers vary from prompt to prompt."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmi_plugin.harness.results import TaskResult
+from tests import tiny
+
+TASKS = Path(__file__).parents[1] / "tasks"
+SCRIPT = str(Path(sys.executable).with_name("lmms_eval"))
+OUR_MODEL = ["--model", "mmi_hf"]
+
+
+def save_varied(folder: Path, seed: int = 0, letters_only: bool = False) -> Path:
+    """Save a random LLaVA that answers with text of its own for every prompt, or with a letter A to D."""
+    tiny.save_llava(folder, seed, spread=0.4)
+    if letters_only:
+        vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+        others = [index for token, index in vocabulary.items() if token not in "ABCD"]
+        settings = folder / "generation_config.json"
+        config = json.loads(settings.read_text(encoding="utf-8"))
+        settings.write_text(json.dumps({**config, "suppress_tokens": others}), encoding="utf-8")
+    return folder
+
+
+def arguments(checkpoint: Path, tasks: str, out: Path, *more: str, limit: float | None = 40) -> list[str]:
+    """Return the flags that every run here has in common."""
+    flags = ["--model_args", f"pretrained={checkpoint}", "--tasks", tasks, "--output_path", str(out), "--log_samples"]
+    return [*flags, *([] if limit is None else ["--limit", str(limit)]), *more]
+
+
+def process(command: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command line as a user would, on the CPU and offline."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=300, check=False)
+
+
+def raw_answers(result: TaskResult) -> dict[tuple[str, str], str]:
+    """Return (item id, condition) -> the model's text."""
+    return {(record.item_id, record.condition): record.raw for record in result.records}

@@ -1,0 +1,151 @@
+"""`mmi_hf` through the real command line: batches, ranks, the stock model, errors."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mmi_plugin.harness.launcher import main
+from mmi_plugin.harness.results import read_run
+from tests.harness_runs import OUR_MODEL, SCRIPT, TASKS, arguments, process, raw_answers, save_varied
+
+Answers = dict[str, dict[tuple[str, str], str]]
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_varied(tmp_path_factory.mktemp("varied"))
+
+
+@pytest.fixture(scope="module")
+def single(varied: Path, tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """The answers of all three tasks, one row at a time."""
+    return _answers(varied, tmp_path_factory.mktemp("single"), "1")
+
+
+def _answers(checkpoint: Path, out: Path, batch_size: str) -> Answers:
+    assert main([*OUR_MODEL, *arguments(checkpoint, "mmi_demo", out, "--batch_size", batch_size)]) == 0
+    return {task: raw_answers(result) for task, result in read_run(out).items()}
+
+
+def test_answers_depend_on_image_and_on_text(single: Answers) -> None:
+    assert len(set(single["mmi_demo_arith"].values())) > 20
+    by_condition = {name: raw for (item, name), raw in single["mmi_demo_capitals"].items() if item.endswith("-0")}
+    assert len(set(by_condition.values())) > 1, "the same text with other images"
+
+
+@pytest.mark.parametrize("batch_size", ["4", "16"])
+def test_a_batch_answers_as_single_rows_do(varied: Path, single: Answers, tmp_path: Path, batch_size: str) -> None:
+    assert _answers(varied, tmp_path, batch_size) == single
+
+
+def test_stock_llava_hf_gives_the_same_answers_item_by_item(varied: Path, single: Answers, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lmms_eval", "--include_path", "tasks", "--model", "llava_hf", "--device", "cpu"]
+    run = arguments(varied, "mmi_demo_digits", tmp_path)
+    run[1] += ",device_map=cpu"
+    done = process([*command, *run], cwd=TASKS.parent)
+    assert done.returncode == 0, done.stderr
+    assert raw_answers(read_run(tmp_path)["mmi_demo_digits"]) == single["mmi_demo_digits"]
+
+
+def test_two_processes_give_what_one_gives(varied: Path, single: Answers, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", SCRIPT]
+    done = process([*launch, *OUR_MODEL, *arguments(varied, "mmi_demo*", tmp_path, "--batch_size", "4")])
+    assert done.returncode == 0, done.stderr
+    assert "Running on rank 1" in done.stdout, "both processes took part"
+    assert {task: raw_answers(result) for task, result in read_run(tmp_path).items()} == single
+
+
+def _copy(checkpoint: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, folder / "copy"))
+
+
+def _fails(capsys: pytest.CaptureFixture[str], checkpoint: Path, out: Path, *more: str) -> tuple[int, str]:
+    status = main([*OUR_MODEL, *arguments(checkpoint, "mmi_demo_arith", out, *more, limit=4)])
+    return status, capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_truncated_weights_are_named(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = _copy(tiny_llava, tmp_path)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    status, line = _fails(capsys, broken, tmp_path)
+    assert status == 2
+    assert line.startswith(f"error: {weights}: not a readable safetensors file")
+
+
+def test_a_missing_weight_is_not_filled_with_noise(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = _copy(tiny_llava, tmp_path)
+    weights = load_file(broken / "model.safetensors")
+    name = next(key for key in weights if "projector" in key)
+    del weights[name]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    status, line = _fails(capsys, broken, tmp_path)
+    assert status == 2
+    assert "1 weights are missing" in line and name.split(".", 1)[1] in line
+
+
+def test_pickled_weights_are_refused(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = _copy(tiny_llava, tmp_path)
+    torch.save(load_file(broken / "model.safetensors"), broken / "pytorch_model.bin")
+    (broken / "model.safetensors").unlink()
+    assert _fails(capsys, broken, tmp_path) == (2, f"error: {broken / 'model.safetensors'}: missing")
+
+
+def test_a_broken_config_and_a_missing_folder_are_named(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = _copy(tiny_llava, tmp_path)
+    (broken / "config.json").write_text("{", encoding="utf-8")
+    status, line = _fails(capsys, broken, tmp_path)
+    assert (status, line.startswith(f"error: {broken / 'config.json'}: not JSON")) == (2, True)
+    nowhere = tmp_path / "nowhere"
+    assert _fails(capsys, nowhere, tmp_path) == (2, f"error: {nowhere}: no such checkpoint folder")
+
+
+def test_a_processor_without_chat_template_is_refused(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = _copy(tiny_llava, tmp_path)
+    (broken / "chat_template.jinja").unlink()
+    for path in (broken / "tokenizer_config.json", broken / "processor_config.json"):
+        assert "chat_template" not in path.read_text(encoding="utf-8")
+    status, line = _fails(capsys, broken, tmp_path)
+    assert status == 2
+    assert line.endswith("no chat template, which mmi_hf needs")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--batch_size", "auto"), "--batch_size is 'auto'"),
+        (("--gen_kwargs", "do_sample=True"), "mmi_hf decodes greedily"),
+    ],
+)
+def test_what_the_model_cannot_do_is_said(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
+) -> None:
+    status, line = _fails(capsys, tiny_llava, tmp_path, *flags)
+    assert status == 2
+    assert said in line
+
+
+def test_a_generation_error_names_the_items_and_fails_the_run(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = _copy(tiny_llava, tmp_path)
+    settings = broken / "processor_config.json"
+    text = settings.read_text(encoding="utf-8")
+    assert '"num_additional_image_tokens": 1' in text
+    settings.write_text(text.replace('"num_additional_image_tokens": 1', '"num_additional_image_tokens": 2'))
+    status, line = _fails(capsys, broken, tmp_path, "--batch_size", "2")
+    assert status == 1
+    assert line.startswith("error: RuntimeError: generation failed on mmi_demo_arith item arith-")
+    assert line.count("(clean)") == 2

@@ -1,0 +1,209 @@
+"""Our tasks through the real command line: records, numbers, whole items, caches, exit status."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmi_plugin.harness.launcher import main
+from mmi_plugin.harness.results import TaskResult, newest_results, read_run
+from mmi_plugin.harness.task_manager import QuickTaskManager
+from mmi_plugin.sources import load
+from tests.harness_runs import OUR_MODEL, TASKS, arguments, process, raw_answers, save_varied
+
+ONE_TOKEN = ("--gen_kwargs", "max_new_tokens=1", "--batch_size", "16")
+CONDITIONS = {
+    "mmi_demo_digits": ("clean", "unrelated_text", "misleading_text", "ocr_text"),
+    "mmi_demo_capitals": ("random_pixels", "black", "white", "irrelevant_image", "screenshot"),
+    "mmi_demo_arith": ("clean",),
+}
+UNSEEN = {"ocr_text", "screenshot"}
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaVA that answers A, B, C or D."""
+    return save_varied(tmp_path_factory.mktemp("letters"), seed=1, letters_only=True)
+
+
+@pytest.fixture(scope="module")
+def run(letters: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskResult]:
+    """One run of all tasks; the wildcard matches the group and its members."""
+    out = tmp_path_factory.mktemp("run")
+    tasks = "mmi_demo*,mmi_demo_digits"
+    assert main([*OUR_MODEL, *arguments(letters, tasks, out, *ONE_TOKEN, limit=160)]) == 0
+    return read_run(out)
+
+
+def test_a_wildcard_runs_each_task_once(run: dict[str, TaskResult]) -> None:
+    assert {task: len(result.records) for task, result in run.items()} == dict.fromkeys(CONDITIONS, 160)
+
+
+@pytest.mark.parametrize("task", CONDITIONS)
+def test_records_hold_the_item_and_the_answer(run: dict[str, TaskResult], task: str) -> None:
+    result = run[task]
+    items = {item.id: item for item in load(task.replace("mmi_", ""), "test").items}
+    assert result.conditions == CONDITIONS[task]
+    assert len({record.parsed for record in result.records}) > 1, "the model's answers vary"
+    for position, record in enumerate(result.records):
+        item = items[record.item_id]
+        assert record.condition == CONDITIONS[task][position % len(CONDITIONS[task])], "contiguous per item"
+        assert item.options["ABCD".index(record.gold)] == item.answer
+        assert (record.seed, record.parsed) == (0, record.raw), "the raw answer is one letter"
+        assert (record.named is None) == (record.condition != "misleading_text")
+        assert record.named != record.gold
+
+
+@pytest.mark.parametrize("task", CONDITIONS)
+def test_numbers_equal_an_independent_count(run: dict[str, TaskResult], task: str) -> None:
+    names, records = CONDITIONS[task], run[task].records
+    table: dict[str, dict[str, tuple[str | None, bool]]] = {}
+    for record in records:
+        table.setdefault(record.item_id, {})[record.condition] = (record.parsed, record.parsed == record.gold)
+    n = len(table)
+    expected: dict[str, float] = {"items": n, "incomplete": 0, "unparseable": 0.0}
+    for name in names:
+        expected[f"accuracy/{name}"] = sum(row[name][1] for row in table.values()) / n
+    for name in names[1:]:
+        expected[f"flip_rate/{name}"] = sum(row[name][0] != row[names[0]][0] for row in table.values()) / n
+    seen = [name for name in names if name not in UNSEEN]
+    expected["worst_case"] = sum(all(row[name][1] for name in names) for row in table.values()) / n
+    expected["worst_case_seen"] = sum(all(row[name][1] for name in seen) for row in table.values()) / n
+    assert run[task].numbers == pytest.approx(expected)
+    assert 0 < expected[f"accuracy/{names[0]}"] < 1
+
+
+def test_the_content_hash_is_that_of_the_benchmark(run: dict[str, TaskResult]) -> None:
+    for task, result in run.items():
+        assert result.content_hash == load(task.replace("mmi_", ""), "test").digest(CONDITIONS[task], seed=0)
+
+
+@pytest.mark.parametrize(("limit", "items"), [(6, (2, 2, 6)), (0.001, (1, 1, 1))])
+def test_a_limit_takes_whole_items_of_every_task(
+    letters: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], limit: float, items: tuple[int, ...]
+) -> None:
+    assert main([*OUR_MODEL, *arguments(letters, "mmi_demo", tmp_path, *ONE_TOKEN, limit=limit)]) == 0
+    numbers = [read_run(tmp_path)[task].numbers for task in CONDITIONS]
+    assert tuple(row["items"] for row in numbers) == items
+    assert all(row["incomplete"] == 0 for row in numbers)
+    assert "items are whole under 4 conditions" in capfd.readouterr().out
+    config = json.loads(newest_results(tmp_path).read_text(encoding="utf-8"))["config"]
+    assert config["resolved_cli_args"]["requested_limit"] == limit
+
+
+def test_an_offset_takes_whole_items(letters: Path, tmp_path: Path) -> None:
+    run = arguments(letters, "mmi_demo_digits", tmp_path, *ONE_TOKEN, "--offset", "9", limit=4)
+    assert main([*OUR_MODEL, *run]) == 0
+    third, fourth = load("demo_digits", "test").items[2:4]
+    records = read_run(tmp_path)["mmi_demo_digits"].records
+    assert [record.item_id for record in records] == [third.id] * 4 + [fourth.id] * 4
+
+
+def test_the_stock_command_line_reports_items_cut_in_half(letters: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lmms_eval", "--include_path", str(TASKS), *OUR_MODEL]
+    done = process([*command, *arguments(letters, "mmi_demo_digits", tmp_path, *ONE_TOKEN, limit=10)])
+    result = read_run(tmp_path)["mmi_demo_digits"]
+    assert len(result.records) == 10
+    assert (result.numbers["items"], result.numbers["incomplete"]) == (2, 1)
+    assert f"1 items lack a condition and are in no number: {result.records[-1].item_id}" in done.stdout
+
+
+def _write_task(folder: Path, **options: object) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"include": str(TASKS / "_mmi_base"), "task": "mine", "dataset_kwargs": options}
+    (folder / "mine.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    return str(folder)
+
+
+def _answers(checkpoint: Path, out: Path, *more: str) -> dict[tuple[str, str], str]:
+    assert main([*OUR_MODEL, *arguments(checkpoint, "mine", out, "--batch_size", "8", *more, limit=20)]) == 0
+    return raw_answers(read_run(out)["mine"])
+
+
+def test_a_cache_brings_back_no_stale_answers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Text and document numbers stay the same, so only the hash and the weights tell the runs apart."""
+    checkpoint = save_varied(tmp_path / "checkpoint")
+    conditions = ["random_pixels", "irrelevant_image"]
+    seeds = [_write_task(tmp_path / f"seed{n}", source="demo_capitals", conditions=conditions, seed=n) for n in (0, 1)]
+    cache = ("--use_cache", str(tmp_path / "cache"))
+    first = _answers(checkpoint, tmp_path / "1", "--include_path", seeds[0], *cache)
+    capfd.readouterr()
+    assert _answers(checkpoint, tmp_path / "2", "--include_path", seeds[0], *cache) == first
+    assert "all 20 requests served from cache" in capfd.readouterr().out
+    other_seed = _answers(checkpoint, tmp_path / "3", "--include_path", seeds[1])
+    assert other_seed != first
+    assert _answers(checkpoint, tmp_path / "4", "--include_path", seeds[1], *cache) == other_seed
+    shutil.rmtree(checkpoint)
+    save_varied(checkpoint, seed=5)
+    retrained = _answers(checkpoint, tmp_path / "5", "--include_path", seeds[0])
+    assert retrained != first
+    assert _answers(checkpoint, tmp_path / "6", "--include_path", seeds[0], *cache) == retrained
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"source": "demo_digits", "conditions": ["clean", "mislead_text"]}, "did you mean 'misleading_text'?"),
+        ({"source": "demo_digits", "conditions": ["clean", "black"]}, "condition 'black' is not for image_heavy"),
+        ({"source": "demo_digits", "conditions": []}, "key 'conditions' is []"),
+        ({"source": "demo_digit"}, "did you mean 'demo_digits'?"),
+        ({"source": "demo_digits", "sed": 1}, "unknown key 'sed' in dataset_kwargs: did you mean 'seed'?"),
+        ({"conditions": ["clean"]}, "key 'source' is missing"),
+    ],
+)
+def test_a_wrong_task_is_said_before_the_model_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, object], said: str
+) -> None:
+    folder = _write_task(tmp_path / "tasks", **options)
+    nowhere = arguments(tmp_path / "nowhere", "mine", tmp_path, "--include_path", folder)
+    assert main([*OUR_MODEL, *nowhere]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: mine: ") and said in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--tasks", "mmi_demo_digit"], "did you mean 'mmi_demo_digits'?"),
+        (["--tasks", "mmi_nothing*"], "the pattern matches nothing"),
+        ([], "--tasks is missing"),
+        (["--tasks", "mmi_demo", "--model", "mmi_hff"], "did you mean 'mmi_hf'?"),
+        (["--tasks", "mmi_demo", "--limit", "0"], "--limit is 0"),
+        (["--tasks", "mmi_demo", "--offset", "99999"], "leaves none"),
+        (["--tasks", "mmi_demo", "--log_samples"], "--log_samples needs --output_path"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(
+    tiny_llava: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    assert main([*OUR_MODEL, "--model_args", f"pretrained={tiny_llava}", *flags]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert errors[-1].startswith("error: ") and said in errors[-1]
+    assert not any("Traceback" in line for line in errors)
+
+
+def test_a_stale_request_cache_is_refused(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = arguments(tiny_llava, "mmi_demo_arith", tmp_path, "--cache_requests", "true", limit=4)
+    assert main([*OUR_MODEL, *run]) == 2
+    assert "--cache_requests would bring back prompts" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_fail_the_run(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Upstream only warns when it cannot write."""
+    occupied = tmp_path / "file"
+    occupied.write_text("", encoding="utf-8")
+    assert main([*OUR_MODEL, *arguments(tiny_llava, "mmi_demo_arith", occupied, *ONE_TOKEN, limit=4)]) != 0
+    assert f"error: {occupied}: holds no results" in capsys.readouterr().err
+
+
+def test_our_tasks_are_found_without_indexing_the_others() -> None:
+    known = QuickTaskManager("mmi_demo*").all_tasks
+    assert known == ["mmi_demo", *sorted(CONDITIONS)]
+    everything = QuickTaskManager("mmi_demo,mme").all_tasks
+    assert {"mme", "mmi_demo", "mmi_demo_digits"} <= set(everything)

@@ -88,6 +88,9 @@ class MMIConfig(SFTConfig):
         metadata=about("Decoder modules that get LoRA."),
     )
 
+    pack_rows: bool = field(
+        default=True, metadata=about("Lay rows end to end in the decoder where that is exact, instead of padding.")
+    )
     gradient_checkpointing: bool | None = field(
         default=None, metadata=about("Recompute activations in the backward pass to save memory.")
     )

@@ -29,6 +29,7 @@ from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.decoder import AnswerTokens, Attack, before_decoder, hidden_states, unwrap
 from mmi_plugin.trainers.groups import Groups
 from mmi_plugin.trainers.losses import Rows, answer_losses, consistency_sum
+from mmi_plugin.trainers.packing import packable, packed_rows
 from mmi_plugin.trainers.sampler import RatioBatchSampler
 from mmi_plugin.trainers.vision import freeze_vision, shared_images
 
@@ -165,6 +166,8 @@ class MMITrainer(SFTTrainer):
             hooks.enter_context(shared_images(base, inputs.get("image_index"), images))
             if attack:
                 hooks.enter_context(before_decoder(base, attack.extend))
+            if self.args.pack_rows and packable(base.get_decoder()):
+                hooks.enter_context(packed_rows(base.get_decoder()))
             states = hooks.enter_context(hidden_states(base)) if self.args.consistency == "mse" else None
             outputs = model(**call, logits_to_keep=tokens.mask, use_cache=False)
         return outputs, states[-1][tokens.mask] if states else None

@@ -43,6 +43,10 @@ class Measure:
     def unseen(self) -> bool:
         return self.condition is not None and not get(self.condition).seen
 
+    @property
+    def higher_is_better(self) -> bool:
+        return self.field not in ("flip_rate", "unparseable")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -116,6 +120,18 @@ class Task:
         if self.perturbed:
             found += [self.whole("worst_case", "worst case"), self.mean_flip_rate()]
         return tuple(found)
+
+    def all_measures(self) -> tuple[Measure, ...]:
+        """`measures`, and what only the page has room for."""
+        found = [self.accuracy(name) for name in self.conditions]
+        if self.perturbed:
+            found += [
+                self.whole("worst_case", "worst case, all conditions"),
+                self.whole("worst_case_seen", "worst case, seen conditions"),
+                *map(self.flip_rate, self.perturbed),
+                self.mean_flip_rate(),
+            ]
+        return (*found, self.whole("unparseable", "answers without an option"))
 
 
 class Scores:

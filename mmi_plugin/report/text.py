@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 
-LIMIT = 1500  # characters of one text on the page
-
 # Marks that reorder or hide what stands around them; joiners are left alone, as scripts need them.
 _DECEPTIVE = frozenset(
     "\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
@@ -23,6 +21,6 @@ def _hidden(character: str) -> bool:
     return character in _DECEPTIVE or unicodedata.category(character) in ("Cc", "Cs")
 
 
-def shorten(text: str, limit: int = LIMIT) -> str:
+def shorten(text: str, limit: int) -> str:
     """Return `text`, cut at `limit` characters with a remark of its full length."""
     return text if len(text) <= limit else f"{text[:limit]} … ({len(text):,} characters in all)"

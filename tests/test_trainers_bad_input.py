@@ -1,0 +1,155 @@
+"""Every mistake of a user is one line on stderr and exit status 2, before training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mmi_plugin.trainers import run
+
+GOOD = {"id": "a", "type": "text_heavy", "question": "Which?", "answer": "x", "options": ["x", "y"]}
+
+
+def complaint(capsys: pytest.CaptureFixture, *argv: object) -> str:
+    """Run the command line; return its one line."""
+    capsys.readouterr()
+    assert run.main([str(arg) for arg in argv]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Loading weights" not in line]
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+@pytest.fixture
+def base(tiny_llava: Path, tmp_path: Path) -> list[str]:
+    fields = {"model_name_or_path": tiny_llava, "output_dir": tmp_path / "out", "max_steps": 1, "mix": "0 1 0"}
+    argv = [part for name, value in fields.items() for part in (f"--{name}", *str(value).split())]
+    return [*argv, "--per_device_train_batch_size", "1", "--report_to", "none", "--use_cpu", "true"]
+
+
+BAD_ROWS: dict[str, tuple[dict[str, Any], str]] = {
+    "no options": ({"options": []}, "'options'"),
+    "one option": ({"options": ["x"]}, "'options'"),
+    "options twice": ({"options": ["x", "x"]}, "'options'"),
+    "options no list": ({"options": "xy"}, "'options'"),
+    "gold missing": ({"answer": "z"}, "'answer'"),
+    "answer empty": ({"answer": " "}, "'answer'"),
+    "answer a number": ({"answer": 3}, "'answer'"),
+    "question empty": ({"question": ""}, "'question'"),
+    "question null": ({"question": None}, "'question'"),
+    "type unknown": ({"type": "texty"}, "'type'"),
+    "type missing": ({"type": ...}, "'type'"),
+    "id missing": ({"id": ...}, "'id'"),
+    "id twice": ({"id": "a"}, "'id'"),
+    "image gone": ({"image": "gone.png"}, "'image'"),
+    "image broken": ({"image": "broken.png"}, "'image'"),
+    "image cut": ({"image": "cut.png"}, "'image'"),
+    "image needed": ({"type": "image_heavy"}, "'image'"),
+    "facts a list": ({"facts": ["y"]}, "'facts'"),
+    "unknown field": ({"awnser": "x"}, "'awnser'.*'answer'"),
+}
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_a_bad_row_names_file_row_and_field(
+    base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, case: str, kind: str
+) -> None:
+    change, field = BAD_ROWS[case]
+    bad = {name: value for name, value in {**GOOD, "id": "b", **change}.items() if value is not ...}
+    image = tmp_path / "cut.png"
+    Image.effect_noise((64, 64), 50).save(image)
+    image.write_bytes(image.read_bytes()[:500])
+    (tmp_path / "broken.png").write_text("no image")
+    data = tmp_path / f"rows.{kind}"
+    rows = [GOOD, bad]
+    data.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
+    line = complaint(capsys, *base, "--train_file", data)
+    assert pytest.importorskip("re").search(rf"rows\.{kind}, row 2: .*{field}", line), line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--train_file", "gone.json"], ["gone.json", "cannot be read"]),
+        (["--sources", "demo_digit"], ["demo_digit", "demo_digits"]),
+        ([], ["sources", "train_file"]),
+        (["--sources", "demo_capitals", "--mix", "2", "2", "3"], ["mix", "2:2:3", "nearest"]),
+        (["--sources", "demo_capitals", "--mix", "1", "0", "0"], ["mix", "image_heavy"]),
+        (["--sources", "demo_capitals", "--mix", "1", "2"], ["mix"]),
+        (["--sources", "demo_capitals", "--text_heavy_conditions", "blakc"], ["text_heavy_conditions", "'black'"]),
+        (["--sources", "demo_capitals", "--text_heavy_conditions", "misleading_text"], ["text_heavy_conditions"]),
+        (["--sources", "demo_capitals", "--epz", "0.1"], ["--epz", "'eps'"]),
+        (["--sources", "demo_capitals", "--eps", "small"], ["eps", "small"]),
+        (["--sources", "demo_capitals", "--eps", "-1"], ["eps", "-1"]),
+        (["--sources", "demo_capitals", "--step_rule", "sing"], ["step_rule", "sing"]),
+        (["--sources", "demo_capitals", "--resume_from_checkpoint", "true"], ["resume_from_checkpoint"]),
+        (["--sources", "demo_capitals", "--resume_from_checkpoint", "gone"], ["resume_from_checkpoint", "gone"]),
+        (["--sources", "demo_capitals", "--lora_r", "4", "--lora_targets", "nothing"], ["lora_targets", "nothing"]),
+        (["--sources", "demo_capitals", "--model_name_or_path", "gone"], ["model_name_or_path", "gone"]),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) and value and value[0].startswith("--") else "",
+)
+def test_a_bad_field_is_named(
+    base: list[str], capsys: pytest.CaptureFixture, argv: list[str], words: list[str]
+) -> None:
+    line = complaint(capsys, *base, *argv)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("consistancy: js", ["consistancy", "'consistency'"]),
+        ("eps: small", ["eps", "small"]),
+        ("adversary: pdg", ["adversary", "'pgd'"]),
+        ("mix: [a, b, c]", ["mix"]),
+        ("max_steps: [1]", ["max_steps"]),
+        ("- a list", ["list"]),
+        ("eps: [", ["cannot be read"]),
+    ],
+)
+def test_a_bad_config_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture, text: str, words: list[str]) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    line = complaint(capsys, "--config", path, "--output_dir", tmp_path / "out")
+    assert all(word in line for word in words), line
+    assert "wrong.yaml" in line
+
+
+@pytest.mark.parametrize("damage", ["config", "weights", "missing weight", "no processor"])
+def test_a_damaged_checkpoint_is_named(
+    base: list[str], tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture, damage: str
+) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for file in tiny_llava.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    if damage == "config":
+        (folder / "config.json").write_text("{")
+    elif damage == "weights":
+        (folder / "model.safetensors").write_bytes((tiny_llava / "model.safetensors").read_bytes()[:5000])
+    elif damage == "missing weight":
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(tiny_llava / "model.safetensors")
+        weights.pop(next(name for name in weights if "linear_1.weight" in name))
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        (folder / "processor_config.json").unlink()
+        (folder / "chat_template.jinja").unlink()
+    line = complaint(capsys, *base, "--sources", "demo_capitals", "--model_name_or_path", folder)
+    assert str(folder) in line
+
+
+def test_one_id_in_two_places_is_named(base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from mmi_plugin.sources import load
+
+    data = tmp_path / "rows.json"
+    data.write_text(json.dumps([{**GOOD, "id": load("demo_capitals", "train").items[0].id}]))
+    line = complaint(capsys, *base, "--sources", "demo_capitals", "--train_file", data)
+    assert "rows.json" in line and "demo_capitals" in line and "'id'" in line

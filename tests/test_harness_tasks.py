@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
+from mmi_plugin.harness.documents import documents
 from mmi_plugin.harness.launcher import main
+from mmi_plugin.harness.model import MmiHf
 from mmi_plugin.harness.results import TaskResult, newest_results, read_run
+from mmi_plugin.harness.task import InterferenceTask
 from mmi_plugin.harness.task_manager import QuickTaskManager
-from mmi_plugin.sources import load
+from mmi_plugin.sources import SOURCES, load
 from tests.harness_runs import OUR_MODEL, TASKS, arguments, process, raw_answers, save_varied
 
 ONE_TOKEN = ("--gen_kwargs", "max_new_tokens=1", "--batch_size", "16")
@@ -22,6 +29,17 @@ CONDITIONS = {
     "mmi_demo_arith": ("clean",),
 }
 UNSEEN = {"ocr_text", "screenshot"}
+FOREIGN = """
+task: foreign
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: q
+doc_to_target: a
+generation_kwargs: {max_new_tokens: 2}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +59,13 @@ def run(letters: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ta
 
 def test_a_wildcard_runs_each_task_once(run: dict[str, TaskResult]) -> None:
     assert {task: len(result.records) for task, result in run.items()} == dict.fromkeys(CONDITIONS, 160)
+
+
+def test_group_and_members_are_asked_once(tiny_llava: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tasks = "mmi_demo*,mmi_demo_digits,mmi_demo"
+    assert main([*OUR_MODEL, *arguments(tiny_llava, tasks, tmp_path, *ONE_TOKEN, limit=1)]) == 0
+    said = capfd.readouterr().out
+    assert [said.count(f"Building contexts for {task} ") for task in CONDITIONS] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("task", CONDITIONS)
@@ -124,24 +149,35 @@ def _answers(checkpoint: Path, out: Path, *more: str) -> dict[tuple[str, str], s
     return raw_answers(read_run(out)["mine"])
 
 
-def test_a_cache_brings_back_no_stale_answers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Text and document numbers stay the same, so only the hash and the weights tell the runs apart."""
+def test_a_cache_brings_back_no_stale_answers(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The YAML, the text and the document numbers stay the same: the photographs change, then the weights."""
     checkpoint = save_varied(tmp_path / "checkpoint")
-    conditions = ["random_pixels", "irrelevant_image"]
-    seeds = [_write_task(tmp_path / f"seed{n}", source="demo_capitals", conditions=conditions, seed=n) for n in (0, 1)]
+    task = ("--include_path", _write_task(tmp_path / "tasks", source="changing", conditions=["irrelevant_image"]))
     cache = ("--use_cache", str(tmp_path / "cache"))
-    first = _answers(checkpoint, tmp_path / "1", "--include_path", seeds[0], *cache)
+    capitals = load("demo_capitals", "test")
+
+    def change_photographs(images: Sequence[Image.Image]) -> None:
+        pools = replace(capitals.pools, images=images)
+        monkeypatch.setitem(SOURCES, "changing", lambda split: replace(capitals, name="changing", pools=pools))
+        load.cache_clear()
+        documents.cache_clear()
+
+    change_photographs(capitals.pools.images[:20])
+    first = _answers(checkpoint, tmp_path / "1", *task, *cache)
     capfd.readouterr()
-    assert _answers(checkpoint, tmp_path / "2", "--include_path", seeds[0], *cache) == first
+    assert _answers(checkpoint, tmp_path / "2", *task, *cache) == first
     assert "all 20 requests served from cache" in capfd.readouterr().out
-    other_seed = _answers(checkpoint, tmp_path / "3", "--include_path", seeds[1])
-    assert other_seed != first
-    assert _answers(checkpoint, tmp_path / "4", "--include_path", seeds[1], *cache) == other_seed
+    change_photographs(capitals.pools.images[20:40])
+    changed = _answers(checkpoint, tmp_path / "3", *task)
+    assert changed != first
+    assert _answers(checkpoint, tmp_path / "4", *task, *cache) == changed
     shutil.rmtree(checkpoint)
     save_varied(checkpoint, seed=5)
-    retrained = _answers(checkpoint, tmp_path / "5", "--include_path", seeds[0])
-    assert retrained != first
-    assert _answers(checkpoint, tmp_path / "6", "--include_path", seeds[0], *cache) == retrained
+    retrained = _answers(checkpoint, tmp_path / "5", *task)
+    assert retrained != changed
+    assert _answers(checkpoint, tmp_path / "6", *task, *cache) == retrained
 
 
 @pytest.mark.parametrize(
@@ -198,8 +234,45 @@ def test_results_that_cannot_be_written_fail_the_run(
     """Upstream only warns when it cannot write."""
     occupied = tmp_path / "file"
     occupied.write_text("", encoding="utf-8")
-    assert main([*OUR_MODEL, *arguments(tiny_llava, "mmi_demo_arith", occupied, *ONE_TOKEN, limit=4)]) != 0
+    assert main([*OUR_MODEL, *arguments(tiny_llava, "mmi_demo_arith", occupied, *ONE_TOKEN, limit=4)]) == 1
     assert f"error: {occupied}: holds no results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "fault", "said"),
+    [
+        (MmiHf, "generate_until", lambda answers: answers[:-1], "error: RuntimeError: mmi_demo_arith: item arith-"),
+        (InterferenceTask, "process_results", lambda _: {}, "error: mmi_demo_arith: 0 of 4 items are complete"),
+    ],
+)
+def test_a_lost_record_fails_the_run(
+    tiny_llava: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    method: str,
+    fault: Callable[[Any], Any],
+    said: str,
+) -> None:
+    """A model that answers too few requests; a scorer that drops a document, which upstream lets pass."""
+    correct = getattr(owner, method)
+    monkeypatch.setattr(owner, method, lambda *args, **options: fault(correct(*args, **options)))
+    assert main([*OUR_MODEL, *arguments(tiny_llava, "mmi_demo_arith", tmp_path, *ONE_TOKEN, limit=4)]) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(said)
+
+
+def test_a_foreign_task_runs_with_upstreams_limit(tiny_llava: Path, tmp_path: Path) -> None:
+    """Text only, from a JSON file, as lmms-eval's own tasks are written."""
+    (tmp_path / "rows.jsonl").write_text('{"q": "one?", "a": "1"}\n{"q": "two?", "a": "2"}\n', encoding="utf-8")
+    (tmp_path / "foreign.yaml").write_text(FOREIGN, encoding="utf-8")
+    more = ("--include_path", str(tmp_path), "--batch_size", "2")
+    run = arguments(tiny_llava, "foreign", tmp_path / "out", *more, limit=1)
+    assert main([*OUR_MODEL, *run]) == 0
+    results = json.loads(newest_results(tmp_path / "out").read_text(encoding="utf-8"))
+    assert results["n-samples"]["foreign"] == {"original": 2, "effective": 1}
+    mixed = arguments(tiny_llava, "foreign,mmi_demo_arith", tmp_path / "mixed", *more, limit=1)
+    assert main([*OUR_MODEL, *mixed]) == 2
 
 
 def test_our_tasks_are_found_without_indexing_the_others() -> None:

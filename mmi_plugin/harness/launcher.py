@@ -101,7 +101,7 @@ def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failu
     if args.tasks not in LISTINGS:
         names = tasks.match_tasks(args.tasks.split(","))
         args.tasks = ",".join(names)
-        if limit is not None or args.offset:
+        if tasks.own and (limit is not None or args.offset):
             if not tasks.all_own(names):
                 raise InputError("--limit and --offset: run tasks of this package and others separately")
             # The tasks have cut themselves, by whole items; upstream must not cut again.
@@ -147,27 +147,32 @@ def _cache_of(args: argparse.Namespace) -> str:
 
 
 def _missing(args: argparse.Namespace, own: dict[str, Any], results: dict[str, Any]) -> list[str]:
-    """Return a line for every task of ours of which a record or a file is missing."""
-    from mmi_plugin.harness.results import newest_results, read_run
-
+    """Return a line for every task of ours that lacks records, and for files that were not written."""
     lines = []
     for name, task in own.items():
-        row = results["results"].get(name, {})
-        if row.get("items,none") != task.expected_items:
-            lines.append(f"{name}: {row.get('items,none', 0)} of {task.expected_items} items are complete")
-    if args.output_path and own:
-        stamp_of_run = results["date"].replace(":", "-")
-        if not newest_results(args.output_path).name.startswith(stamp_of_run):
-            lines.append(f"{args.output_path}: the results of this run were not written")
-        elif args.log_samples:
-            lines += _unwritten(read_run(args.output_path), own)
-    return lines
+        found = results["results"].get(name, {}).get("items,none", 0)
+        if found != task.expected_items:
+            lines.append(f"{name}: {found} of {task.expected_items} items are complete")
+    if lines or not own or not args.output_path:
+        return lines
+    try:
+        return _unwritten(args, own, results["date"].replace(":", "-"))
+    except InputError as error:
+        return [str(error)]
 
 
-def _unwritten(written: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    counts = {name: len(written[name].records) if name in written else 0 for name in own}
+def _unwritten(args: argparse.Namespace, own: dict[str, Any], date: str) -> list[str]:
+    """Return what the files lack. Upstream only warns when it cannot write one."""
+    from mmi_plugin.harness.results import newest_results, read_run
+
+    if not newest_results(args.output_path).name.startswith(date):
+        return [f"{args.output_path}: the results of this run were not written"]
+    if not args.log_samples:
+        return []
+    run = read_run(args.output_path)
+    written = {name: len(run[name].records) if name in run else 0 for name in own}
     return [
-        f"{name}: {counts[name]} of {len(task.test_docs())} records were written"
+        f"{name}: {written[name]} of {len(task.test_docs())} records were written"
         for name, task in own.items()
-        if counts[name] != len(task.test_docs())
+        if written[name] != len(task.test_docs())
     ]

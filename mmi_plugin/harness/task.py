@@ -7,6 +7,7 @@ from collections.abc import Callable, ItemsView, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from lmms_eval.api.instance import Instance
 from lmms_eval.api.task import ConfigurableMessagesTask
 from loguru import logger
 from PIL import Image
@@ -108,10 +109,16 @@ class InterferenceTask(ConfigurableMessagesTask):
     def doc_to_messages(self, doc: Mapping[str, Any], **_: Any) -> list[dict[str, Any]]:
         return self._build_user_turn(self.doc_to_visual(doc), self.doc_to_text(doc))
 
+    def apply_filters(self) -> list[Instance] | None:
+        """Raise RuntimeError for a request without an answer, which lmms-eval would take as an empty one."""
+        for request in self.instances:
+            if not request.resps:
+                doc = self.test_docs()[request.doc_id]
+                raise RuntimeError(f"{self.task_name}: item {doc['item_id']} ({doc['condition']}) has no answer")
+        return super().apply_filters()
+
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str], full_docs: Any = None) -> Scored:
-        """Return the record of one document; a missing answer raises InputError, never scores as wrong."""
-        if not results or not isinstance(results[0], str):
-            raise InputError(f"{self.task_name}: item {doc['item_id']} under {doc['condition']}: no answer")
+        """Return the record of one document."""
         raw = results[0]
         record = Record(
             item_id=doc["item_id"],

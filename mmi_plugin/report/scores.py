@@ -24,6 +24,8 @@ ROWS = {
 }
 """Row names in the order of the ablation, with the names that are shown."""
 
+FIELDS = ("name", "seed", "seconds", "accuracy", "flip_rate", "worst_case", "worst_case_seen", "unparseable", "n")
+
 Row = Mapping[str, Any]
 
 
@@ -155,7 +157,7 @@ class Scores:
             self._check(row)
 
     def _add(self, row: Row, where: str) -> None:
-        for field in ("name", "seed", "accuracy", "flip_rate", "worst_case", "worst_case_seen", "unparseable", "n"):
+        for field in FIELDS:
             if field not in row:
                 raise InputError(f"{where}: field {field!r} is missing")
         seeds = self._rows.setdefault(row["name"], {})
@@ -180,9 +182,9 @@ class Scores:
     def seeds(self, name: str) -> tuple[int, ...]:
         return tuple(self._rows[name])
 
-    def seconds(self, name: str) -> tuple[float | None, ...]:
-        """Training time per seed, None where the row does not say."""
-        return tuple(row.get("seconds") for row in self._rows[name].values())
+    def seconds(self, name: str) -> tuple[float, ...]:
+        """Training time of each seed."""
+        return tuple(row["seconds"] for row in self._rows[name].values())
 
     def cell(self, name: str, task: Task, measure: Measure) -> Cell:
         values = tuple(_share(row, measure, f"row {name}") for row in self._rows[name].values())

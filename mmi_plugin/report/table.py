@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from mmi_plugin.report.scores import Cell, Measure, Row, Scores, Task, shown
@@ -20,7 +21,7 @@ def table(rows: Sequence[Row], width: int = 120) -> str:
     columns = [_Column(scores, task, measure) for task in scores.tasks for measure in task.measures()]
     name_width = max(len(shown(name)) for name in scores.names)
     blocks = [_block(scores, block, name_width) for block in _pack(columns, width - name_width)]
-    return "\n\n".join([*blocks, "\n".join(_notes(scores))]) + "\n"
+    return "\n\n".join([*blocks, "\n".join(_notes(scores, width))]) + "\n"
 
 
 class _Column:
@@ -100,9 +101,9 @@ def _group_lines(group: Sequence[_Column]) -> list[str]:
     return [*titles, *(text.rjust(width) for text in body)]
 
 
-def _notes(scores: Scores) -> list[str]:
+def _notes(scores: Scores, width: int) -> list[str]:
     notes = [
-        "Accuracy in percent. Worst case: right under every condition. Flip rate: answers that differ from",
+        "Accuracy in percent. Worst case: right under every condition. Flip rate: answers that differ from "
         "those under the first condition, mean over the other conditions. * not used in training.",
     ]
     several = sorted({len(scores.seeds(name)) for name in scores.names} - {1})
@@ -115,4 +116,4 @@ def _notes(scores: Scores) -> list[str]:
         found = [f"{shown(name)} {100 * share:.1f}%" for name, share in shares.items() if share]
         if found:
             notes.append(f"Answers without an option on {task.label}, counted as wrong: {', '.join(found)}.")
-    return notes
+    return [line for note in notes for line in textwrap.wrap(note, width)]

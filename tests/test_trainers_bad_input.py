@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from mmi_plugin.sources import load
 from mmi_plugin.trainers import run
 
 GOOD = {"id": "a", "type": "text_heavy", "question": "Which?", "answer": "x", "options": ["x", "y"]}
@@ -18,7 +21,7 @@ def complaint(capsys: pytest.CaptureFixture, *argv: object) -> str:
     """Run the command line; return its one line."""
     capsys.readouterr()
     assert run.main([str(arg) for arg in argv]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if "Loading weights" not in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line and "Loading weights" not in line]
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     return lines[0]
 
@@ -68,7 +71,7 @@ def test_a_bad_row_names_file_row_and_field(
     rows = [GOOD, bad]
     data.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
     line = complaint(capsys, *base, "--train_file", data)
-    assert pytest.importorskip("re").search(rf"rows\.{kind}, row 2: .*{field}", line), line
+    assert re.search(rf"rows\.{kind}, row 2: .*{field}", line), line
     assert not (tmp_path / "out").exists()
 
 
@@ -108,7 +111,8 @@ def test_a_bad_field_is_named(
         ("eps: small", ["eps", "small"]),
         ("adversary: pdg", ["adversary", "'pgd'"]),
         ("mix: [a, b, c]", ["mix"]),
-        ("max_steps: [1]", ["max_steps"]),
+        ("max_steps: [1]", ["max_steps", "list"]),
+        ("temperature: 0", ["temperature"]),
         ("- a list", ["list"]),
         ("eps: [", ["cannot be read"]),
     ],
@@ -134,8 +138,6 @@ def test_a_damaged_checkpoint_is_named(
     elif damage == "weights":
         (folder / "model.safetensors").write_bytes((tiny_llava / "model.safetensors").read_bytes()[:5000])
     elif damage == "missing weight":
-        from safetensors.torch import load_file, save_file
-
         weights = load_file(tiny_llava / "model.safetensors")
         weights.pop(next(name for name in weights if "linear_1.weight" in name))
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -147,8 +149,6 @@ def test_a_damaged_checkpoint_is_named(
 
 
 def test_one_id_in_two_places_is_named(base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    from mmi_plugin.sources import load
-
     data = tmp_path / "rows.json"
     data.write_text(json.dumps([{**GOOD, "id": load("demo_capitals", "train").items[0].id}]))
     line = complaint(capsys, *base, "--sources", "demo_capitals", "--train_file", data)

@@ -7,6 +7,7 @@ import json
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import logging
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.trainers.config import MMIConfig
@@ -25,6 +26,8 @@ def load_checkpoint(args: MMIConfig) -> tuple[PreTrainedModel, ProcessorMixin]:
     if not name:
         raise InputError("field 'model_name_or_path' is missing")
     kwargs = {"dtype": torch.float32, **(args.model_init_kwargs or {}), "trust_remote_code": args.trust_remote_code}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what transformers warns of is an error below, in one line
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=args.trust_remote_code)
         model, info = AutoModelForImageTextToText.from_pretrained(
@@ -32,6 +35,8 @@ def load_checkpoint(args: MMIConfig) -> tuple[PreTrainedModel, ProcessorMixin]:
         )
     except UNREADABLE as error:
         raise InputError(f"{where} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise InputError(f"{where} lacks {len(missing)} weights, {missing[0]} among them")

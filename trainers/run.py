@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from transformers import HfArgumentParser
 from transformers.trainer_utils import get_last_checkpoint
-from trl import TrlParser
 
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.provenance import versions
@@ -60,52 +60,63 @@ def run_record(args: MMIConfig, benchmarks: list[Benchmark]) -> dict[str, Any]:
     }
 
 
-class _Parser(TrlParser):
-    """TrlParser whose complaints are one line, not a page of usage."""
+class _Parser(HfArgumentParser):
+    """HfArgumentParser whose complaints are one line, not a page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"command line: {message}")
+        raise InputError(message)
 
 
 def parse(argv: Sequence[str]) -> MMIConfig:
     """Return the config of `--config FILE --field value ...`; the command line wins over the file.
 
     Raises:
-        InputError: a file that cannot be read, an unknown key, a value of the wrong kind.
+        InputError: a file that cannot be read, an unknown field, a value of the wrong kind.
     """
-    argv = list(argv)
-    source = _check_file(argv)
-    parser = _Parser(MMIConfig, allow_abbrev=False)
+    argv, source, defaults = list(argv), "command line", []
+    if "--config" in argv:
+        place = argv.index("--config")
+        if place + 1 == len(argv):
+            raise InputError("command line: --config needs a file")
+        path = Path(argv[place + 1])
+        argv = argv[:place] + argv[place + 2 :]
+        defaults = _read_config(path)
+        source = f"{path} with command line" if argv else str(path)
     try:
-        args, unknown = parser.parse_args_and_config(argv, return_remaining_strings=True)
-    except InputError:
-        raise
+        args, unknown = _Parser(MMIConfig, allow_abbrev=False).parse_args_into_dataclasses(
+            [*defaults, *argv], return_remaining_strings=True
+        )
     except (ValueError, TypeError) as error:
-        raise InputError(f"{source}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{source}: {' '.join(str(error).split())}") from error
     if unknown:
-        name = unknown[0].lstrip("-").split("=")[0]
-        raise InputError(f"command line: unknown field {unknown[0]!r}: {nearest(name, MMIConfig.__dataclass_fields__)}")
+        raise InputError(f"command line: unknown field {unknown[0]!r}: {_nearest_field(unknown[0])}")
     return args
 
 
-def _check_file(argv: list[str]) -> str:
-    """Check the keys of the config file, if there is one; return what to call the source of values."""
-    if "--config" not in argv:
-        return "command line"
-    place = argv.index("--config") + 1
-    if place == len(argv):
-        raise InputError("command line: --config needs a file")
-    path = Path(argv[place])
+def _read_config(path: Path) -> list[str]:
+    """Return the fields of a YAML file as command-line arguments, so that both are checked alike."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds {type(content).__name__}, not fields and values")
-    for key in content:
-        if key not in MMIConfig.__dataclass_fields__:
-            raise InputError(f"{path}: unknown field {key!r}: {nearest(str(key), MMIConfig.__dataclass_fields__)}")
-    return str(path)
+    argv: list[str] = []
+    for name, value in content.items():
+        spec = MMIConfig.__dataclass_fields__.get(str(name))
+        if spec is None:
+            raise InputError(f"{path}: unknown field {name!r}: {_nearest_field(str(name))}")
+        if isinstance(value, list):
+            if "list" not in str(spec.type):
+                raise InputError(f"{path}: field '{name}' is a list")
+            argv += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            argv.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return argv
+
+
+def _nearest_field(name: str) -> str:
+    return nearest(name.lstrip("-").split("=")[0], MMIConfig.__dataclass_fields__)
 
 
 def _checkpoint_to_resume(args: MMIConfig) -> str | None:

@@ -14,7 +14,7 @@ from mmi_plugin.report.scores import Cell, Measure, Scores, Task
 from mmi_plugin.report.text import shorten
 
 THUMBNAIL = 320  # longest side in pixels of an example's image
-PROMPT_LIMIT, ANSWER_LIMIT = 1500, 300  # characters
+PROMPT_LIMIT, ANSWER_LIMIT, NAME_LIMIT = 1500, 300, 80  # characters
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class ExampleView:
 
     def __init__(self, example: Example, before: str, after: str) -> None:
         self.example = example
+        self.task, self.item_id = shorten(example.task, NAME_LIMIT), shorten(example.item_id, NAME_LIMIT)
         added = len(example.context) if example.prompt.startswith(example.context) else 0
         self.added = shorten(example.prompt[:added], PROMPT_LIMIT)
         self.prompt = shorten(example.prompt[added:], PROMPT_LIMIT)

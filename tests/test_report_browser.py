@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmi_plugin.report.page import write_page
 from tests.report_demo import ABLATION, demo
-from tests.test_report_page import example, hostile_page
+from tests.report_pages import example, hostile_page
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [

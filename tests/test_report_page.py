@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean
 
@@ -15,88 +13,10 @@ import pytest
 from PIL import Image
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.report.examples import Answer, Example
+from mmi_plugin.report.examples import Answer
 from mmi_plugin.report.page import write_page
 from tests.report_demo import ABLATION, SHAPE, demo
-
-VOID = {"meta", "img", "rect", "line", "circle", "br"}
-
-
-class Page(HTMLParser):
-    """Elements as (tag, attributes), the text of each, and tables as rows of cell texts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.source = text
-        self.elements: list[tuple[str, dict]] = []
-        self.texts: list[str] = []
-        self._open: list[int] = []
-        self.feed(text)
-        assert not self._open, f"unclosed: {[self.elements[i][0] for i in self._open]}"
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self.texts.append("")
-        if tag not in VOID:
-            self._open.append(len(self.elements) - 1)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.elements[self._open.pop()][0] == tag
-        if tag in ("th", "td"):
-            self.handle_data(" ")
-
-    def handle_data(self, data: str) -> None:
-        for index in self._open:
-            self.texts[index] += data
-
-    def all(self, tag: str, **attributes: str) -> list[str]:
-        """The texts of the elements with this tag and these attributes, white space folded."""
-        wanted = {name.rstrip("_"): value for name, value in attributes.items()}
-        return [
-            " ".join(text.split())
-            for (found, attrs), text in zip(self.elements, self.texts, strict=True)
-            if found == tag and wanted.items() <= attrs.items()
-        ]
-
-    def figures(self) -> dict[str, dict[str, list[str]]]:
-        """Task -> measure -> cells of the table of all figures."""
-        body = self.source[self.source.index('<table class="figures') :]
-        body = body[: body.index("</table>")]
-        found: dict[str, dict[str, list[str]]] = {}
-        for row in re.findall(r"<tr.*?</tr>", body, re.DOTALL)[1:]:
-            cells = [
-                " ".join(re.sub(r"<[^>]+>", " ", cell).split())
-                for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)
-            ]
-            if len(cells) == 1:
-                found[cells[0].split()[0]] = measures = {}
-            else:
-                measures[cells[0]] = cells[1:]
-        return found
-
-
-def example(**changes: object) -> Example:
-    values = {
-        "task": "demo_digits",
-        "item_id": "digits-0001",
-        "condition": "misleading_text",
-        "image": Image.new("RGB", (32, 32), (200, 30, 60)),
-        "prompt": "This picture seems to depict a two.\nQuestion:\nWhat digit?\nOption:\nA: one\nB: two",
-        "context": "This picture seems to depict a two.",
-        "options": ("one", "two"),
-        "gold": "A",
-        "named": "B",
-        "before": Answer("B", "B"),
-        "after": Answer("A.", "A"),
-    }
-    return Example(**{**values, **changes})
-
-
-def page(tmp_path: Path, content: dict, examples: list[Example] | None = None) -> Page:
-    path = tmp_path / "new" / "report.html"
-    write_page(content, examples or [], path)
-    return Page(path.read_text(encoding="utf-8"))
+from tests.report_pages import example, page
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -147,9 +67,9 @@ def test_several_seeds_are_averaged_and_the_best_row_is_bold(tmp_path: Path) -> 
 def test_the_headline_is_the_condition_that_was_hardest(tmp_path: Path) -> None:
     content = demo()
     content["rows"][0]["accuracy"]["mmi_demo_digits/misleading_text"] = 2 / 400
-    content["rows"][1]["accuracy"]["mmi_demo_digits/misleading_text"] = 387 / 400
+    content["rows"][1]["accuracy"]["mmi_demo_digits/misleading_text"] = 399 / 400
     (headline,) = page(tmp_path, content).all("h1")
-    assert headline == "Under misleading text, accuracy goes from 0.5 % to 96.8 %"
+    assert headline == "Under misleading text, accuracy goes from 0.5 % to 99.8 %"
 
 
 def test_bars_are_as_long_as_their_figures_and_marked_in_words(tmp_path: Path) -> None:
@@ -171,15 +91,20 @@ def test_bars_are_as_long_as_their_figures_and_marked_in_words(tmp_path: Path) -
     assert "ocr text unseen" in groups and "misleading text seen" in groups and "clean seen" in groups
 
 
-def test_ablation_panels_place_every_seed(tmp_path: Path) -> None:
+def test_there_is_a_panel_per_measure_of_an_ablation_only(tmp_path: Path) -> None:
+    assert len(page(tmp_path, demo(ABLATION)).all("figure")) == 14
+    assert not page(tmp_path, demo()).all("figure")
+
+
+@pytest.mark.parametrize("condition", ["clean", "misleading_text"])
+def test_ablation_panels_place_every_seed(tmp_path: Path, condition: str) -> None:
     content = demo(ABLATION, seeds=3)
-    found = page(tmp_path, content)
-    assert len(found.all("figure")) == 14 and not page(tmp_path, demo()).all("figure")
-    text = found.source[found.source.index('aria-label="misleading text, demo_digits') :]
+    text = page(tmp_path, content).source
+    text = text[text.index(f'aria-label="{condition.replace("_", " ")}, demo_digits') :]
     text = text[: text.index("</svg>")]
     ticks = [(float(x), float(share)) for x, share in re.findall(r'class="tick" x="([\d.]+)".*?>([\d.]+)<', text)]
     (left, low), _, (right, high) = ticks
-    shares = [100 * row["accuracy"]["mmi_demo_digits/misleading_text"] for row in content["rows"]]
+    shares = [100 * row["accuracy"][f"mmi_demo_digits/{condition}"] for row in content["rows"]]
     dots = [float(x) for x in re.findall(r'<circle class="seed" cx="([\d.]+)"', text)]
     assert len(dots) == 22 and low <= min(shares) and max(shares) <= high
     assert dots == pytest.approx([left + (s - low) / (high - low) * (right - left) for s in shares], abs=0.2)
@@ -190,74 +115,11 @@ def test_an_example_shows_image_prompt_and_verdicts_in_words(tmp_path: Path) -> 
     assert found.all("mark") == ["This picture seems to depict a two."] * 2
     assert found.all("div", class_="prompt", dir="auto")[0].endswith("Question: What digit? Option: A: one B: two")
     assert found.all("table", class_="answers")[0].endswith("Vanilla B B: two ✗ wrong Ours A. A: one ✓ right")
-    assert found.all("table", class_="answers")[1].endswith("Ours A or B no option recognised ✗ wrong")
+    assert found.all("table", class_="answers")[1].endswith("Ours A or B no option ✗ wrong")
     assert "Right answer: A: one; the added text names B: two" in found.all("p")
     uri = next(attrs["src"] for tag, attrs in found.elements if tag == "img")
     picture = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
     assert picture.size == (32, 32) and picture.getpixel((5, 5)) == (200, 30, 60)
-
-
-HOSTILE = (
-    "<script>document.title='owned'</script>",
-    '"><img src=x onerror="document.title=1">',
-    "</style></pre></mark></bdi>' onload='x",
-    "{{ 7*7 }}{% raw %}",
-    "\x00\x07\x1b[31m\x7f\x9f",
-    "\u202eright to left\u2066\ufeff\u200f",
-    "\ud800 lone",
-    "x" * 1_000_000,
-)
-
-
-def hostile_page(tmp_path: Path) -> Page:
-    text = "\n".join(HOSTILE)
-    content = demo()
-    content["config"] = {text[:200]: text}
-    content["versions"] = {HOSTILE[0]: HOSTILE[1]}
-    content["hashes"] = {HOSTILE[2]: HOSTILE[5]}
-    hostile = [
-        example(
-            item_id=bad,
-            task=bad,
-            prompt=f"{bad}\n{bad}",
-            context=bad,
-            options=(bad, "two"),
-            before=Answer(bad, None),
-            after=Answer(bad, "A"),
-            image=None if index else Image.new("RGBA", (3000, 7)),
-        )
-        for index, bad in enumerate(HOSTILE)
-    ]
-    return page(tmp_path, content, hostile)
-
-
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    clean, hostile = page(tmp_path, demo(), [example()]), hostile_page(tmp_path)
-    assert {tag for tag, _ in hostile.elements} <= {tag for tag, _ in clean.elements}
-    assert not [name for _, attrs in hostile.elements for name in attrs if name.startswith("on")]
-    assert HOSTILE[0] in hostile.all("mark") and "{{ 7*7 }}{% raw %}" in hostile.all("mark")
-    for hidden in "\x00\x07\x1b\x7f\x9f\u202e\u2066\ufeff\u200f":
-        assert hidden not in hostile.source and f"⟨U+{ord(hidden):04X}⟩" in hostile.source
-    assert "1,000,000 characters in all" in hostile.source
-    assert len(re.findall("x{1501,}", hostile.source)) == 1, "only the configuration is shown in full"
-
-
-def test_the_page_needs_nothing_else_and_allows_nothing_else(tmp_path: Path) -> None:
-    found = page(tmp_path, demo(ABLATION, 3), [example()])
-    (policy,) = [attrs["content"] for _, attrs in found.elements if attrs.get("http-equiv")]
-    (style,) = re.findall(r"<style>(.*?)</style>", found.source, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert policy.split("; ") == [
-        "default-src 'none'",
-        "img-src data:",
-        f"style-src 'sha256-{digest}'",
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
-    assert not {"script", "link", "iframe", "object", "form"} & {tag for tag, _ in found.elements}
-    assert not [attrs for _, attrs in found.elements if "style" in attrs or "href" in attrs]
-    assert all(attrs["src"].startswith("data:") for _, attrs in found.elements if "src" in attrs)
-    assert "url(" not in style and "@import" not in style and "http" not in style
 
 
 def test_tables_and_pictures_are_accessible(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mmi_plugin.sources import Benchmark
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote, and the letter that was read from it (None: no option recognised)."""
+    """What a model wrote, and the letter that was read from it (None: no option)."""
 
     raw: str
     parsed: str | None

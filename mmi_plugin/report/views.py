@@ -126,6 +126,6 @@ def _option(example: Example, letter: str) -> str:
 def _answer(example: Example, row: str, answer: Answer) -> AnswerView:
     raw = shorten(answer.raw, ANSWER_LIMIT)
     if answer.parsed is None:
-        return AnswerView(row, raw, "no option recognised", "wrong")
+        return AnswerView(row, raw, "no option", "wrong")
     verdict = "right" if answer.parsed == example.gold else "wrong"
     return AnswerView(row, raw, _option(example, answer.parsed), verdict)

@@ -276,7 +276,9 @@ def test_a_foreign_task_runs_with_upstreams_limit(tiny_llava: Path, tmp_path: Pa
 
 
 def test_our_tasks_are_found_without_indexing_the_others() -> None:
-    known = QuickTaskManager("mmi_demo*").all_tasks
-    assert known == ["mmi_demo", *sorted(CONDITIONS)]
-    everything = QuickTaskManager("mmi_demo,mme").all_tasks
-    assert {"mme", "mmi_demo", "mmi_demo_digits"} <= set(everything)
+    assert QuickTaskManager("mmi_demo*").all_tasks == ["mmi_demo", *sorted(CONDITIONS)]
+
+
+def test_the_list_of_tasks_holds_ours_and_upstreams(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tasks", "list"]) == 0
+    assert {"mme", "mmi_demo", "mmi_demo_digits"} <= set(capfd.readouterr().out.replace(" - ", "").splitlines())

@@ -93,26 +93,33 @@ def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failu
     """Run upstream's evaluation of `args` with our task manager, and check what came out."""
     from mmi_plugin.harness.task_manager import LISTINGS, QuickTaskManager
 
-    _check(args)
+    if not args.tasks:
+        raise InputError("--tasks is missing")
     limit = None if args.limit == -1 else args.limit
     tasks = QuickTaskManager(args.tasks, args.include_path, args.verbosity, args.model, limit, args.offset)
     upstream.TaskManager = lambda *_, **__: tasks
     args = copy.copy(args)
     if args.tasks not in LISTINGS:
-        names = tasks.match_tasks(args.tasks.split(","))
-        args.tasks = ",".join(names)
-        if tasks.own and (limit is not None or args.offset):
-            if not tasks.all_own(names):
-                raise InputError("--limit and --offset: run tasks of this package and others separately")
-            # The tasks have cut themselves, by whole items; upstream must not cut again.
-            args.requested_limit, args.requested_offset = args.limit, args.offset
-            args.limit, args.offset = None, 0
-    if args.use_cache:
-        args.use_cache = _cache_of(args)
+        _check(args)
+        _prepare(args, tasks)
     results, samples = evaluate(args)
     if results is not None:
         failures.extend(_missing(args, tasks.own, results))
     return results, samples
+
+
+def _prepare(args: argparse.Namespace, tasks: Any) -> None:
+    """Set in `args` what upstream is to do, now that our tasks are known to be sound."""
+    names = tasks.match_tasks(args.tasks.split(","))
+    args.tasks = ",".join(names)
+    if tasks.own and (tasks.limit is not None or tasks.offset):
+        if not tasks.all_own(names):
+            raise InputError("--limit and --offset: run tasks of this package and others separately")
+        # The tasks have cut themselves, by whole items; upstream must not cut again.
+        args.requested_limit, args.requested_offset = args.limit, args.offset
+        args.limit, args.offset = None, 0
+    if args.use_cache:
+        args.use_cache = _cache_of(args)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -120,8 +127,6 @@ def _check(args: argparse.Namespace) -> None:
     from lmms_eval.models import list_available_models
 
     known = list_available_models(include_aliases=True)
-    if not args.tasks:
-        raise InputError("--tasks is missing")
     if args.model not in known:
         raise InputError(f"--model: no model {args.model!r}: {nearest(args.model, known)}")
     if args.limit is not None and args.limit != -1 and args.limit <= 0:

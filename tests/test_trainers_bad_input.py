@@ -153,3 +153,12 @@ def test_one_id_in_two_places_is_named(base: list[str], tmp_path: Path, capsys: 
     data.write_text(json.dumps([{**GOOD, "id": load("demo_capitals", "train").items[0].id}]))
     line = complaint(capsys, *base, "--sources", "demo_capitals", "--train_file", data)
     assert "rows.json" in line and "demo_capitals" in line and "'id'" in line
+
+
+def test_an_image_placeholder_in_a_text_is_named(
+    base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = tmp_path / "rows.json"
+    data.write_text(json.dumps([{**GOOD, "options": ["x", "an <image>"]}]))
+    line = complaint(capsys, *base, "--train_file", data)
+    assert "rows.json" in line and "item a" in line and "'options'" in line

@@ -102,6 +102,7 @@ class MMIConfig(SFTConfig):
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and is_torch_bf16_gpu_available()
+        self.data_seed = self.seed if self.data_seed is None else self.data_seed
         self.dataset_kwargs = {"skip_prepare_dataset": True}
         self._check_values()
         for family in FAMILIES:

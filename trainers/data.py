@@ -31,14 +31,23 @@ def load_benchmarks(args: MMIConfig) -> list[Benchmark]:
     return benchmarks
 
 
+def check_placeholders(benchmarks: list[Benchmark], placeholder: str) -> None:
+    """Raise an InputError if a text holds what stands for an image in the prompt."""
+    for bench in benchmarks:
+        for item in bench.items:
+            for name in ("question", "answer", "options"):
+                if placeholder in "\n".join([getattr(item, name)] if name != "options" else item.options):
+                    raise InputError(f"{bench.name}, item {item.id}: field '{name}' contains {placeholder!r}")
+
+
 def make_groups(args: MMIConfig, benchmarks: list[Benchmark]) -> Groups:
-    """Return the groups of a run, whose draws depend on `seed`."""
-    return Groups(benchmarks, {family: args.conditions_of(family) for family in FAMILIES}, args.seed)
+    """Return the groups of a run, whose draws depend on `data_seed`."""
+    return Groups(benchmarks, {family: args.conditions_of(family) for family in FAMILIES}, args.data_seed)
 
 
 def data_hash(args: MMIConfig, benchmarks: list[Benchmark]) -> str:
     """SHA-256 of every item, pool and condition that the run can see, and its seed."""
-    digests = [bench.digest(args.conditions_of(bench.family), args.seed) for bench in benchmarks]
+    digests = [bench.digest(args.conditions_of(bench.family), args.data_seed) for bench in benchmarks]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 

@@ -17,7 +17,7 @@ from mmi_plugin.provenance import versions
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.checkpoint import load_checkpoint
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.data import data_hash, load_benchmarks, make_groups
+from mmi_plugin.trainers.data import check_placeholders, data_hash, load_benchmarks, make_groups
 from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
 
 RECORD = "training.json"
@@ -40,6 +40,7 @@ def train(args: MMIConfig) -> MMITrainer:
     sampler = sampler_of(args, groups)
     resume = _checkpoint_to_resume(args)
     model, processor = load_checkpoint(args)
+    check_placeholders(benchmarks, processor.image_token)
     trainer = MMITrainer(model, args, groups, sampler, processor)
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
@@ -55,7 +56,7 @@ def run_record(args: MMIConfig, benchmarks: list[Benchmark]) -> dict[str, Any]:
         "config": args.to_dict(),
         "conditions": {bench.family: args.conditions_of(bench.family) for bench in benchmarks},
         "data": {"hash": data_hash(args, benchmarks), "items": {bench.name: len(bench.items) for bench in benchmarks}},
-        "seeds": {"seed": args.seed, "data_seed": args.seed if args.data_seed is None else args.data_seed},
+        "seeds": {"seed": args.seed, "data_seed": args.data_seed},
         "versions": versions(),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -29,12 +28,13 @@ from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.decoder import AnswerTokens, Attack, before_decoder, hidden_states, unwrap
 from mmi_plugin.trainers.groups import Groups
 from mmi_plugin.trainers.losses import Rows, answer_losses, consistency_sum
+from mmi_plugin.trainers.meter import Meter
 from mmi_plugin.trainers.packing import packable, packed_rows
 from mmi_plugin.trainers.sampler import RatioBatchSampler
-from mmi_plugin.trainers.vision import freeze_vision, shared_images
+from mmi_plugin.trainers.vision import check_support, freeze_vision, shared_images
 
 OWN_COLUMNS = ("labels", "irrelevant", "origin", "seeds", "image_index")
-LOGGED = ("loss_sft", "loss_adv", "loss_consistency", "attack_strength", "delta_norm")
+RATES = ("rows_per_second", "tokens_per_second")
 
 
 class MMITrainer(SFTTrainer):
@@ -55,13 +55,13 @@ class MMITrainer(SFTTrainer):
         processing_class: ProcessorMixin,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
+        check_support(model)
         if args.freeze_vision:
             freeze_vision(model)
         self._groups = groups
         self._sampler = sampler
         self._adversary = adversary_of(args)
-        self._sums = None
-        self._logged_at = time.perf_counter()
+        self._meter = Meter()
         super().__init__(
             model=model,
             args=args,
@@ -93,7 +93,7 @@ class MMITrainer(SFTTrainer):
         samples = super().get_batch_samples(epoch_iterator, num_batches, device)[0]
         counts = torch.zeros(3, device=device)
         for sample in samples:
-            counts += self._rows(sample, training=True)[0].counts().to(device)
+            counts += self._counts(self._rows(sample, training=True)[0]).to(device)
         return samples, self.accelerator.reduce(counts, "sum")
 
     def compute_loss(
@@ -111,18 +111,10 @@ class MMITrainer(SFTTrainer):
         losses = answer_losses(outputs.logits, tokens)
         clean = tokens.row < rows.clean
         features = hidden if self.args.consistency == "mse" else outputs.logits
-        compare = self.args.consistency != "none" and bool(rows.compared.any())
-        sums = torch.stack(
-            [
-                losses[clean].sum(),
-                losses[~clean].sum(),
-                consistency_sum(self.args.consistency, features, tokens, rows, self.args.temperature)
-                if compare
-                else losses.new_zeros(()),
-            ]
-        )
-        counts = rows.counts()
-        self._record(sums.detach(), counts, losses.detach(), tokens, attacked, attack, inputs)
+        consistency = self._consistency(features, tokens, rows)
+        sums = torch.stack([losses[clean].sum(), losses[~clean].sum(), consistency])
+        counts = self._counts(rows)
+        self._measure(inputs, sums, counts, losses[torch.isin(tokens.row, attacked)].sum(), attack)
         weights = sums.new_tensor([1.0, self.args.adv_weight, self.args.consistency_weight])
         whole = counts if num_items_in_batch is None else num_items_in_batch
         loss = (weights * sums / whole.clamp(min=1)).sum()
@@ -132,18 +124,8 @@ class MMITrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss parts, the attack and the throughput since the last log."""
-        if self._sums is not None:
-            values, counts = self.accelerator.reduce(self._sums, "sum").unbind()
-            now = time.perf_counter()
-            logs |= {
-                name: (value / count).item()
-                for name, value, count in zip(LOGGED, values, counts, strict=False)
-                if count > 0
-            }
-            seconds = now - self._logged_at
-            logs |= {"rows_per_second": values[-2].item() / seconds, "tokens_per_second": values[-1].item() / seconds}
-            self._sums, self._logged_at = None, now
-        super().log(logs, start_time)
+        measured = self._meter.read(lambda sums: self.accelerator.reduce(sums, "sum"), RATES)
+        super().log(logs | measured, start_time)
 
     def _rows(self, inputs: Batch, training: bool) -> tuple[Rows, torch.Tensor]:
         """Return the batch's rows with their adversarial copies, and (A,) which rows are attacked."""
@@ -172,30 +154,33 @@ class MMITrainer(SFTTrainer):
             outputs = model(**call, logits_to_keep=tokens.mask, use_cache=False)
         return outputs, states[-1][tokens.mask] if states else None
 
-    def _record(
-        self,
-        sums: torch.Tensor,
-        counts: torch.Tensor,
-        losses: torch.Tensor,
-        tokens: AnswerTokens,
-        attacked: torch.Tensor,
-        attack: Attack | None,
-        inputs: Batch,
+    def _consistency(self, features: torch.Tensor, tokens: AnswerTokens, rows: Rows) -> torch.Tensor:
+        """Sum over the groups of the batch; a zero that costs nothing where nothing is compared."""
+        if self.args.consistency == "none" or not rows.compared.any():
+            return features.new_zeros(())
+        return consistency_sum(self.args.consistency, features, tokens, rows, self.args.temperature)
+
+    def _counts(self, rows: Rows) -> torch.Tensor:
+        """What the parts of the loss are means over, (3,); no groups where there is no consistency."""
+        counts = rows.counts()
+        return counts if self.args.consistency != "none" else counts * counts.new_tensor([1, 1, 0])
+
+    def _measure(
+        self, inputs: Batch, sums: torch.Tensor, counts: torch.Tensor, unattacked: torch.Tensor, attack: Attack | None
     ) -> None:
-        """Add to what the next log reports: (2, ·) numerators and denominators."""
-        strength = norm = losses.new_zeros(())
-        if attack:
-            strength = sums[1] - losses[torch.isin(tokens.row, attacked)].sum()
-            norm = attack.delta.flatten(1).norm(dim=1).sum().to(losses)
-        values = [*sums, strength, norm, inputs["attention_mask"].shape[0], inputs["attention_mask"].sum()]
-        over = [*counts, counts[1], len(attacked), 1, 1]
-        step = torch.stack(
-            [
-                torch.stack([torch.as_tensor(v, device=sums.device).to(sums.dtype) for v in side])
-                for side in (values, over)
-            ]
-        )
-        self._sums = step if self._sums is None else self._sums + step
+        """Note for the next log. unattacked: summed clean loss of the rows that were attacked."""
+        norms = attack.delta.flatten(1).norm(dim=1) if attack else sums.new_zeros(0)
+        mask = inputs["attention_mask"]
+        ratios = {
+            "loss_sft": (sums[0], counts[0]),
+            "loss_adv": (sums[1], counts[1]),
+            "loss_consistency": (sums[2], counts[2]),
+            "attack_strength": (sums[1] - unattacked if attack else 0.0, counts[1]),
+            "delta_norm": (norms.sum(), len(norms)),
+            "rows_per_second": (len(mask), 1),
+            "tokens_per_second": (mask.sum(), 1),
+        }
+        self._meter.add(ratios, sums.device)
 
 
 class _EpochCallback(TrainerCallback):
@@ -213,8 +198,7 @@ class _EpochCallback(TrainerCallback):
 def sampler_of(args: MMIConfig, groups: Groups) -> RatioBatchSampler:
     """Return the sampler of a run, or raise an InputError if the mix does not fit batch or data."""
     per_step = args.gradient_accumulation_steps * args.world_size
-    seed = args.seed if args.data_seed is None else args.data_seed
-    return RatioBatchSampler(groups.families, args.mix, args.per_device_train_batch_size, per_step, seed)
+    return RatioBatchSampler(groups.families, args.mix, args.per_device_train_batch_size, per_step, args.data_seed)
 
 
 def adversary_of(args: MMIConfig) -> Adversary | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mmi_plugin.errors import InputError
+
+
+def check_support(base: PreTrainedModel) -> None:
+    """Raise an InputError if the model cannot take features of images encoded beforehand."""
+    if "mm_encoder_outputs" not in inspect.signature(base.base_model.forward).parameters:
+        raise InputError(f"{type(base).__name__} is not supported: its forward lacks 'mm_encoder_outputs'")
 
 
 def freeze_vision(base: PreTrainedModel) -> None:

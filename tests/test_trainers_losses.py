@@ -130,9 +130,9 @@ def reference(
 PGD = {"adversary": "pgd", "eps": 0.5, "step_size": 0.3, "eps_mode": "relative", "adv_weight": 0.7}
 CASES = {
     "d_aug": {},
-    "kl": {"consistency": "kl", "consistency_weight": 0.8, "temperature": 0.5},
-    "sign_js": {**PGD, "consistency": "js", "consistency_weight": 2.0, "temperature": 1.5},
-    "l2_mse": {**PGD, "step_rule": "l2", "consistency": "mse", "consistency_weight": 0.3},
+    "kl": {"consistency": "kl", "consistency_weight": 8e3, "temperature": 0.5},
+    "sign_js": {**PGD, "consistency": "js", "consistency_weight": 2e4, "temperature": 1.5},
+    "l2_mse": {**PGD, "step_rule": "l2", "consistency": "mse", "consistency_weight": 30.0},
     "raw_kl": {
         **PGD,
         "step_rule": "raw",
@@ -140,6 +140,7 @@ CASES = {
         "eps_mode": "absolute",
         "consistency": "kl",
         "pgd_steps": 3,
+        "consistency_weight": 1e3,
     },
     "rg": {"adversary": "rg", "sigma": 0.4, "eps_mode": "relative"},
 }

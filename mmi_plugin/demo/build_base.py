@@ -6,17 +6,28 @@ captions that agree with their images, and is therefore misled by captions that 
 
 from __future__ import annotations
 
+import argparse
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
+from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mmi_plugin.demo import corpus
-from mmi_plugin.demo.architecture import IMAGE_TOKEN
+from mmi_plugin.demo.architecture import IMAGE_TOKEN, build_model, build_processor, build_tokenizer
 
 SEED = 0
 IMAGE, PATCH = 32, 8
-VISION, TEXT = (96, 3, 4), (128, 6, 4)
+VISION, TEXT = (96, 3, 4), (128, 4, 4)  # hidden size, layers, heads
 VOCABULARY = 2600
+# (most options, whether capitals and countries stand in the lists): a curriculum
+BINDING_LEVELS = ((2, False), (3, False), (4, False), (4, True))
+MOST_BINDING_STEPS, BOUND = 2000, 0.15
+WORD_STEPS, LETTER_STEPS = 800, 2200
 Batch = dict[str, torch.Tensor]
 IGNORED = -100
 
@@ -82,6 +93,91 @@ def optimisers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]
     chosen = set(map(id, inner))
     outer = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(inner, lr=lr * 7, weight_decay=0.0),
+        torch.optim.Muon(inner, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(outer, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
     ]
+
+
+@dataclass
+class Learner:
+    """Model, optimisers and the streams of chance of one build."""
+
+    model: LlavaForConditionalGeneration
+    processor: LlavaProcessor
+    lr: float = 2e-3
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(SEED)
+        self.generator = torch.Generator().manual_seed(SEED)
+        self.optimisers = optimisers(self.model, self.lr)
+
+    def step(self, batches: list[list[corpus.Chat]], scale: float) -> float:
+        """One update on the summed mean losses of `batches`, at `scale` of the learning rate."""
+        total = 0.0
+        for chats in batches:
+            batch = encode(chats, self.processor)
+            if "pixel_values" in batch:
+                batch["pixel_values"] = augment(batch["pixel_values"], self.generator)
+            loss = answer_loss(self.model, batch)
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.lr * scale
+            optimiser.step()
+            optimiser.zero_grad()
+        return total
+
+
+def learn_binding(learner: Learner) -> None:
+    """Option letters first, from two options to four: without it, letters hardly start to learn."""
+    bar = tqdm(total=len(BINDING_LEVELS), desc="option letters", unit="level")
+    for level in BINDING_LEVELS:
+        running = 1.0
+        for step in range(MOST_BINDING_STEPS):
+            chats = [corpus.binding_chat(learner.rng, *level) for _ in range(48)]
+            running += 0.05 * (learner.step([chats], min(1.0, (step + 1) / 50)) - running)
+            bar.set_postfix(step=step + 1, loss=f"{running:.3f}")
+            if running < BOUND:
+                break
+        else:
+            raise RuntimeError(f"option letters were not learned in {MOST_BINDING_STEPS} steps: loss {running:.3f}")
+        bar.update()
+    bar.close()
+
+
+def learn_questions(learner: Learner, steps: int, free_form: float, decay: bool) -> None:
+    """All kinds of questions; `free_form` of them answered by a word instead of a letter."""
+    bar = tqdm(range(steps), desc="words" if free_form == 1 else "letters", unit="step")
+    for step in bar:
+        questions = [kind(learner.rng, free_form) for kind in corpus.KINDS for _ in range(8)]
+        lists = [corpus.binding_chat(learner.rng) for _ in range(4)]
+        falling = (1 + math.cos(math.pi * step / steps)) / 2 if decay else 1.0
+        loss = learner.step([lists, questions], min(1.0, (step + 1) / 50) * max(0.02, falling))
+        bar.set_postfix(loss=f"{loss:.3f}")
+
+
+def build(folder: Path) -> Path:
+    """Train the base model and save it with its processor in `folder`. The same every time."""
+    torch.manual_seed(SEED)
+    tokenizer = build_tokenizer(corpus.vocabulary(), VOCABULARY)
+    processor = build_processor(tokenizer, IMAGE, PATCH)
+    model = build_model(tokenizer, IMAGE, PATCH, VISION, TEXT).train()
+    learner = Learner(model, processor)
+    learn_binding(learner)
+    learn_questions(learner, WORD_STEPS, free_form=1.0, decay=False)
+    learn_questions(learner, LETTER_STEPS, free_form=0.2, decay=True)
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/base"), help="folder of the checkpoint")
+    print(build(parser.parse_args().out))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmi_plugin import prompts
 from mmi_plugin.conditions import get
+from mmi_plugin.conditions.pools import general_facts
 from mmi_plugin.items import LETTERS, Item
 from mmi_plugin.sources import load
 from mmi_plugin.sources.demo.arith import arith_question
@@ -19,7 +20,6 @@ from mmi_plugin.sources.demo.capitals import capital_question, capitals
 from mmi_plugin.sources.demo.digits import FACTS, QUESTION, WORDS, digit_images, split_indices
 
 CAPTIONED = 0.4  # share of image questions whose image comes with a true caption
-FREE_FORM = 0.25  # share of questions answered by a word instead of a letter
 QUERIES = 16  # questions about one option list
 
 
@@ -31,25 +31,49 @@ class Chat:
     image: Image.Image | None = None
 
 
-def digits_chat(rng: random.Random) -> Chat:
+def vocabulary() -> list[str]:
+    """Texts for the tokenizer: every word of the benchmark often enough to become one token."""
+    rng = random.Random(0)
+    texts = [*general_facts()] * 3
+    for country, city in capitals().items():
+        texts += [f"Which option is {country}? capital of {country}?\nA: {country}\nB: {city}\n{city}"] * 12
+    chats = [chat(rng, 0.25) for _ in range(1500) for chat in KINDS]
+    chats += [binding_chat(rng) for _ in range(1500)]
+    texts += [f"USER: \n{text}\nASSISTANT:\n{answer}" for chat in chats for text, answer in chat.turns]
+    return texts
+
+
+def digits_chat(rng: random.Random, free_form: float) -> Chat:
     image, digit = digit_images()[rng.choice(split_indices("train"))]
     item = Item("", "image_heavy", QUESTION, WORDS[digit], image=image, context=_caption(rng, digit))
-    return _ask(rng, item, WORDS[:10])
+    return _ask(rng, item, WORDS[:10], free_form)
 
 
-def arith_chat(rng: random.Random) -> Chat:
+def arith_chat(rng: random.Random, free_form: float) -> Chat:
     image, digit = digit_images()[rng.choice(split_indices("train"))]
     addend = rng.randrange(1, 10)
     item = Item("", "vqa", arith_question(addend), WORDS[digit + addend], image=image)
-    return _ask(rng, item, WORDS)
+    return _ask(rng, item, WORDS, free_form)
 
 
-def capitals_chat(rng: random.Random) -> Chat:
+def sums_chat(rng: random.Random, free_form: float) -> Chat:
+    """Sums whose both terms stand in the text."""
+    first, second = rng.randrange(10), rng.randrange(1, 10)
+    question = f"What is {WORDS[first]} plus {WORDS[second]}?"
+    return _ask(rng, _with_noise(rng, question, WORDS[first + second]), WORDS, free_form)
+
+
+def capitals_chat(rng: random.Random, free_form: float) -> Chat:
     """Every country: a pre-trained language model knows them all."""
     country, city = rng.choice(sorted(capitals().items()))
-    item = Item(f"base-{rng.random()}", "text_heavy", capital_question(country), city)
-    item = get("random_pixels")(item, 0, load("demo_capitals", "train").pools)
-    return _ask(rng, item, tuple(capitals().values()))
+    return _ask(rng, _with_noise(rng, capital_question(country), city), tuple(capitals().values()), free_form)
+
+
+def which_chat(rng: random.Random, free_form: float) -> Chat:
+    """Which letter stands for a word that the question names, so always by letter."""
+    words = rng.choice([WORDS, tuple(capitals().values()), tuple(capitals())])
+    answer = rng.choice(words)
+    return _ask(rng, _with_noise(rng, f"Which option is {answer}?", answer), words, 0.0)
 
 
 def binding_chat(rng: random.Random, most_options: int = 4, all_words: bool = True) -> Chat:
@@ -71,10 +95,19 @@ def _caption(rng: random.Random, digit: int) -> str:
     return f"{caption} {FACTS[word]}" if rng.random() < 0.7 else caption
 
 
-def _ask(rng: random.Random, item: Item, words: tuple[str, ...]) -> Chat:
-    if rng.random() >= FREE_FORM:
+def _with_noise(rng: random.Random, question: str, answer: str) -> Item:
+    """A question that needs no image, under the reference image of such questions."""
+    item = Item(f"base-{rng.random()}", "text_heavy", question, answer)
+    return get("random_pixels")(item, 0, load("demo_capitals", "train").pools)
+
+
+def _ask(rng: random.Random, item: Item, words: tuple[str, ...], free_form: float) -> Chat:
+    if rng.random() >= free_form:
         wrong = [word for word in words if word != item.answer]
-        options = [item.answer, *rng.sample(wrong, 3)]
+        options = [item.answer, *rng.sample(wrong, rng.randint(1, 3))]
         rng.shuffle(options)
         item = replace(item, options=tuple(options))
     return Chat(((prompts.user_text(item), prompts.target(item)),), item.image)
+
+
+KINDS = (digits_chat, arith_chat, sums_chat, capitals_chat, which_chat)

@@ -16,6 +16,7 @@ from mmi_plugin.demo.command import run
 from mmi_plugin.harness.results import TaskResult, read_run
 from mmi_plugin.metrics import summarise
 from mmi_plugin.provenance import versions
+from mmi_plugin.sources import load
 
 TASKS = ("mmi_demo_digits", "mmi_demo_capitals", "mmi_demo_arith")
 VANILLA = "vanilla"
@@ -41,12 +42,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Job:
-    """One row to make below `out`, from the checkpoint `base`."""
+    """One row to make below `out`, from the checkpoint `base`; options are added to the two commands."""
 
     name: str
     seed: int
     base: Path
     out: Path
+    train_options: tuple[str, ...] = ()
+    evaluate_options: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -63,8 +66,15 @@ class Job:
     @property
     def key(self) -> dict[str, object]:
         """Everything that decides the row; a finished row is used again only under the same key."""
-        config = file_hash(self.config) if self.name != VANILLA else None
-        return {"base": file_hash(self.base / WEIGHTS), "config": config, "seed": self.seed, "versions": versions()}
+        benches = [load(task.removeprefix("mmi_")) for task in TASKS]
+        return {
+            "base": file_hash(self.base / WEIGHTS),
+            "config": None if self.name == VANILLA else file_hash(self.config),
+            "options": [*self.train_options, *self.evaluate_options],
+            "data": [bench.digest(bench.conditions, 0) for bench in benches],
+            "seed": self.seed,
+            "versions": versions(),
+        }
 
     def make(self, threads: int, show: bool) -> Row:
         """Train, evaluate and return the row, or return the finished one of an earlier run."""
@@ -89,13 +99,13 @@ class Job:
         script = Path(next(iter(mmi_plugin.trainers.__path__))) / "train.py"
         command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, str(script)]
         command += ["--config", str(self.config), "--model_name_or_path", str(self.base)]
-        command += ["--output_dir", str(self.checkpoint), "--seed", str(self.seed)]
+        command += ["--output_dir", str(self.checkpoint), "--seed", str(self.seed), *self.train_options]
         run(command, self.folder / "train.log", f"train {self.name}", threads, show)
 
     def _evaluate(self, threads: int, show: bool) -> None:
         command = [sys.executable, "-m", "mmi_plugin.harness", "--model", "mmi_hf", "--tasks", ",".join(TASKS)]
         command += ["--model_args", f"pretrained={self.checkpoint}", "--batch_size", "32", "--log_samples"]
-        command += ["--output_path", str(self.folder / "evaluation")]
+        command += ["--output_path", str(self.folder / "evaluation"), *self.evaluate_options]
         run(command, self.folder / "evaluate.log", f"evaluate {self.name}", threads, show)
 
 

@@ -27,7 +27,14 @@ from mmi_plugin.sources import load
 DEFAULT_ROWS = ("ours",)
 
 
-def demo(out: Path, rows: Sequence[str], seeds: int, base: Path | None = None) -> dict[str, Any]:
+def demo(
+    out: Path,
+    rows: Sequence[str],
+    seeds: int,
+    base: Path | None = None,
+    train_options: tuple[str, ...] = (),
+    evaluate_options: tuple[str, ...] = (),
+) -> dict[str, Any]:
     """Make every row, write `out`/demo.json and `out`/report.html, print the table.
 
     Rows that an earlier run finished with the same base, configuration and versions are kept.
@@ -37,8 +44,8 @@ def demo(out: Path, rows: Sequence[str], seeds: int, base: Path | None = None) -
         if name not in TRAINED:
             raise InputError(f"unknown row {name!r}: {nearest(name, TRAINED)}")
     base = base or base_folder()
-    jobs = [Job(VANILLA, 0, base, out)]
-    jobs += [Job(name, seed, base, out) for seed in range(seeds) for name in TRAINED if name in rows]
+    names = [(VANILLA, 0)] + [(name, seed) for seed in range(seeds) for name in TRAINED if name in rows]
+    jobs = [Job(name, seed, base, out, train_options, evaluate_options) for name, seed in names]
     made = _make_all(jobs)
     results = {
         "rows": [asdict(row) for row in made],

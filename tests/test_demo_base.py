@@ -1,0 +1,72 @@
+"""The base model's training text is what the harness and the trainer will show it."""
+
+import random
+
+import pytest
+import torch
+from transformers import LlavaProcessor
+
+from mmi_plugin import prompts
+from mmi_plugin.demo import corpus
+from mmi_plugin.demo.architecture import build_processor, build_tokenizer
+from mmi_plugin.demo.build_base import IGNORED, IMAGE, PATCH, augment, encode
+from mmi_plugin.demo.corpus import Chat
+from mmi_plugin.sources import load
+from mmi_plugin.sources.demo.digits import split_indices
+
+
+@pytest.fixture(scope="module")
+def processor() -> LlavaProcessor:
+    return build_processor(build_tokenizer(["Question:\nWhat digit is shown? A: seven B: two"], 400), IMAGE, PATCH)
+
+
+def test_encoding_equals_the_chat_template(processor: LlavaProcessor) -> None:
+    item = load("demo_digits", "train").items[0]
+    batch = encode([Chat(((prompts.user_text(item), prompts.target(item)),), item.image)], processor)
+    chat = prompts.messages(item, prompts.target(item))
+    expected = processor.apply_chat_template(
+        chat, tokenize=True, return_dict=True, processor_kwargs={"return_tensors": "pt"}
+    )
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+    prompt = processor.apply_chat_template(
+        chat[:1], add_generation_prompt=True, tokenize=True, return_dict=True, processor_kwargs={"return_tensors": "pt"}
+    )["input_ids"]
+    assert torch.equal(batch["input_ids"][:, : prompt.shape[1]], prompt)
+    assert (batch["labels"][0, : prompt.shape[1]] == IGNORED).all()
+    answer = batch["labels"][0, prompt.shape[1] :]
+    assert processor.decode(answer) == f"{item.gold}</s>"
+
+
+def test_base_sees_no_test_image_and_true_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(corpus, "split_indices", lambda split: asked.append(split) or split_indices(split))
+    rng = random.Random(0)
+    captioned = 0
+    for _ in range(300):
+        chat = corpus.digits_chat(rng, 1.0)
+        ((text, answer),) = chat.turns
+        if text.startswith("This picture"):
+            captioned += 1
+            assert text.split(".")[0].endswith(f" {answer}")
+    assert set(asked) == {"train"}
+    assert 0.3 < captioned / 300 < 0.5
+
+
+def test_binding_lists_are_answered_rightly() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        (listed, nothing), *queries = corpus.binding_chat(rng).turns
+        assert nothing == ""
+        letters = dict(line.split(": ")[::-1] for line in listed.strip().splitlines()[1:])
+        assert all(letters[word.strip()] == letter for word, letter in queries)
+
+
+def test_augmentation_is_small_and_seeded() -> None:
+    pixels = torch.rand(4, 3, 32, 32).round()
+    first, second = (augment(pixels, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == pixels.shape
+    assert not torch.equal(first, pixels)
+    blank = torch.full((1, 3, 32, 32), 0.25)
+    assert torch.allclose(augment(blank, torch.Generator()), blank)

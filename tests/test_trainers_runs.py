@@ -41,8 +41,9 @@ def test_one_seed_gives_one_result_and_another_gives_another(tiny_llava: Path, t
     assert training.largest_difference(first, other) > 1e-5
 
 
-@pytest.mark.parametrize("stop", [2, 3], ids=["inside-an-epoch", "between-epochs"])
-def test_resuming_equals_never_having_stopped(tiny_llava: Path, tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize("stop", [2, 3, 4], ids=["inside-an-epoch", "between-epochs", "inside-the-second"])
+@pytest.mark.parametrize("tuned", [{}, {"lora_r": 4, "lora_dropout": 0.1}], ids=["full", "lora"])
+def test_resuming_equals_never_having_stopped(tiny_llava: Path, tmp_path: Path, stop: int, tuned: dict) -> None:
     """Three steps make an epoch of this small data set; five are trained."""
     rows = [
         {"id": f"q{i}", "type": "text_heavy", "question": f"Which is number {i}?", "answer": "a", "options": ["a", "b"]}
@@ -57,9 +58,8 @@ def test_resuming_equals_never_having_stopped(tiny_llava: Path, tmp_path: Path, 
         "mix": [0, 1, 0],
         "per_device_train_batch_size": 2,
         "max_steps": 5,
-        "lora_dropout": 0.1,
-        "lora_r": 4,
         "learning_rate": 1e-2,
+        **tuned,
     }
     whole = training.trained(tiny_llava, tmp_path / "whole", **fields)
     saved = training.config(tiny_llava, tmp_path / "cut", **fields, save_strategy="steps", save_steps=stop)

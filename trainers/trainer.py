@@ -127,6 +127,16 @@ class MMITrainer(SFTTrainer):
         measured = self._meter.read(lambda sums: self.accelerator.reduce(sums, "sum"), RATES)
         super().log(logs | measured, start_time)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load the weights as from_pretrained does: the Trainer matches raw names, and a LLaVA is saved
+        under other names than it has in memory, so that it would silently go on with the weights it began with."""
+        model = self.model if model is None else model
+        if not isinstance(model, PreTrainedModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict())
+
     def _rows(self, inputs: Batch, training: bool) -> tuple[Rows, torch.Tensor]:
         """Return the batch's rows with their adversarial copies, and (A,) which rows are attacked."""
         attackable = inputs["irrelevant"].any(1) & (self._adversary is not None and training)

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.pictures import ImageField, Picture
 
 Family = Literal["image_heavy", "text_heavy", "vqa"]
 FAMILIES: tuple[str, ...] = get_args(Family)
@@ -22,7 +23,8 @@ class Item:
     """One question.
 
     `options` is empty for a free-form question. A condition fills `context` (text put before
-    the question), `named` (the wrong option which that text asserts) or replaces `image`.
+    the question), `named` (the wrong option which that text asserts) or replaces `image`. `image`
+    may be given as a Picture, which is decoded whenever the image is read.
     """
 
     id: str
@@ -30,7 +32,7 @@ class Item:
     question: str
     answer: str
     options: tuple[str, ...] = ()
-    image: Image.Image | None = None
+    image: Image.Image | None = ImageField()  # type: ignore[assignment]
     facts: Mapping[str, str] = field(default_factory=dict)
     context: str = ""
     named: str | None = None
@@ -43,6 +45,11 @@ class Item:
     @property
     def wrong_options(self) -> tuple[str, ...]:
         return tuple(option for option in self.options if option != self.answer)
+
+    @property
+    def picture(self) -> Image.Image | Picture | None:
+        """The image as it was given, not decoded."""
+        return vars(self)["image"]
 
     def letter(self, option: str) -> str:
         return LETTERS[self.options.index(option)]
@@ -62,7 +69,7 @@ def check(item: Item, where: str) -> Item:
         raise InputError(f"{where}: field 'options' is missing or empty")
     if item.options:
         _check_options(item, where)
-    if item.family == "image_heavy" and item.image is None:
+    if item.family == "image_heavy" and item.picture is None:
         raise InputError(f"{where}: field 'image' is missing")
     return item
 
@@ -76,10 +83,12 @@ def _check_options(item: Item, where: str) -> None:
         raise InputError(f"{where}: field 'answer' is {item.answer!r}, not among the options {list(item.options)}")
 
 
-def image_hash(image: Image.Image | None) -> str:
-    """SHA-256 of mode, size and pixels, independent of the file format."""
+def image_hash(image: Image.Image | Picture | None) -> str:
+    """SHA-256 of mode, size and pixels, or of a Picture's encoded bytes, which are not decoded for it."""
     if image is None:
         return "none"
+    if isinstance(image, Picture):
+        return image.digest()
     head = f"{image.mode}:{image.size}:".encode()
     return hashlib.sha256(head + image.tobytes()).hexdigest()
 
@@ -88,5 +97,5 @@ def item_hash(item: Item) -> str:
     """SHA-256 of everything in `item` that a model or a scorer can see."""
     parts = [item.id, item.family, item.question, item.answer, *item.options, item.context, repr(item.named)]
     parts += [f"{option}={fact}" for option, fact in sorted(item.facts.items())]
-    parts.append(image_hash(item.image))
+    parts.append(image_hash(item.picture))
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import FAMILIES, Item, check
+from mmi_plugin.pictures import Picture
 
 FIELDS = ("id", "type", "image", "question", "options", "answer", "facts")
 REQUIRED = ("id", "type", "question", "answer")
 
 
 def read_records(path: str | Path) -> tuple[Item, ...]:
-    """Return the items of a `.json` list or a `.jsonl` file, every row checked, every image decoded.
+    """Return the items of a `.json` list or a `.jsonl` file, every row and image checked.
 
     A record is {"id", "type", "image"?, "question", "options"?, "answer", "facts"?}; `type` is
     image_heavy, text_heavy or VQA; `image` is a path relative to the file; `facts` maps wrong
@@ -105,14 +104,11 @@ def _facts(facts: Any, where: str) -> dict[str, str]:
     return facts
 
 
-def _image(name: Any, where: str, folder: Path) -> Image.Image | None:
+def _image(name: Any, where: str, folder: Path) -> Picture | None:
     if not name:
         return None
     if not isinstance(name, str):
         raise InputError(f"{where}: field 'image' is {type(name).__name__}, not a path")
-    try:
-        with Image.open(folder / name) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{where}: field 'image' {name!r} does not decode: {reason}") from error
+    picture = Picture((folder / name).read_bytes, f"{where}: field 'image' {name!r}")
+    picture.digest()
+    return picture

@@ -12,7 +12,8 @@ from mmi_plugin.errors import InputError
 
 @dataclass(frozen=True)
 class Record:
-    """One answer: an item under one condition. `parsed` and `named` are letters or None."""
+    """One answer: an item under one condition. `parsed` and `named` are letters or None;
+    `probabilities` of the options, in their order, where the model gave them."""
 
     item_id: str
     condition: str
@@ -21,6 +22,7 @@ class Record:
     parsed: str | None
     raw: str
     named: str | None = None
+    probabilities: Sequence[float] | None = None
 
     @property
     def right(self) -> bool:
@@ -28,7 +30,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Record:
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

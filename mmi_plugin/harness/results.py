@@ -17,15 +17,20 @@ RESULTS = "_results.json"
 @dataclass(frozen=True)
 class TaskResult:
     """One task of a run. `numbers` are the harness's own, by the names of `harness.numbers`;
-    `content_hash` identifies items, conditions and seed; `records` are in the order written."""
+    `content_hash` identifies items, conditions and seed, of which `condition_versions` (empty in old
+    results) names a part; `records` and their `prompts` are in the order written."""
 
     task: str
     family: str
+    source: str
+    split: str
     conditions: tuple[str, ...]
     seed: int
     content_hash: str
+    condition_versions: dict[str, int]
     numbers: dict[str, float]
     records: tuple[Record, ...]
+    prompts: tuple[str, ...]
 
 
 def read_run(folder: Path | str) -> dict[str, TaskResult]:
@@ -34,7 +39,11 @@ def read_run(folder: Path | str) -> dict[str, TaskResult]:
     The run must have been made with `--log_samples`. Raises InputError that names the file when
     something is missing or malformed.
     """
-    path = newest_results(folder)
+    return read_results(newest_results(folder))
+
+
+def read_results(path: Path) -> dict[str, TaskResult]:
+    """Return what `read_run` does, for one results file."""
     results = _parse(path.read_text(encoding="utf-8"), str(path))
     found = {}
     for task, config in _field(results, "configs", dict, path).items():
@@ -58,14 +67,19 @@ def _read_task(path: Path, task: str, config: Mapping[str, Any], results: Mappin
     row = _field(results, task, dict, path)
     samples = path.with_name(path.name.removesuffix(RESULTS) + f"_samples_{task}.jsonl")
     metadata, options = config["metadata"], _field(config, "dataset_kwargs", dict, path)
+    rows = list(_rows(samples))
     return TaskResult(
         task=task,
         family=_field(metadata, "family", str, path),
+        source=_field(options, "source", str, path),
+        split=_field(config, "test_split", str, path),
         conditions=tuple(_field(options, "conditions", list, path)),
         seed=_field(options, "seed", int, path),
         content_hash=metadata["content_hash"],
+        condition_versions=metadata.get("condition_versions", {}),
         numbers={key.removesuffix(",none"): value for key, value in row.items() if _is_number(key, value)},
-        records=tuple(_records(samples)),
+        records=tuple(map(Record.from_dict, rows)),
+        prompts=tuple(row["input"] for row in rows),
     )
 
 
@@ -73,7 +87,7 @@ def _is_number(key: str, value: object) -> bool:
     return isinstance(value, int | float) and key.endswith(",none") and "_stderr" not in key
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: missing; run with --log_samples")
     with path.open(encoding="utf-8") as lines:
@@ -82,7 +96,15 @@ def _records(path: Path) -> Iterator[Record]:
             row = _parse(line, where)
             for field, kinds in _FIELDS.items():
                 _field(row, field, kinds, where)
-            yield Record.from_dict(row)
+            if row.get("probabilities") is not None:
+                _check_probabilities(row["probabilities"], where)
+            yield row
+
+
+def _check_probabilities(values: object, where: str) -> None:
+    numbers = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+    if not numbers or not all(0 <= value <= 1 for value in values) or not 0 < sum(values) < 1 + 1e-3:
+        raise InputError(f"{where}: field 'probabilities' is {values!r}, not a share per option")
 
 
 _OPTIONAL_TEXT = (str, type(None))
@@ -94,6 +116,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "parsed": _OPTIONAL_TEXT,
     "raw": str,
     "named": _OPTIONAL_TEXT,
+    "input": str,
 }
 
 

@@ -13,6 +13,7 @@ from loguru import logger
 from PIL import Image
 
 from mmi_plugin.answers import parse_letter
+from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.documents import Selection, documents, perturbed
 from mmi_plugin.harness.numbers import flatten, higher_is_better
@@ -63,6 +64,7 @@ class InterferenceTask(ConfigurableMessagesTask):
         self.config.metadata = {
             **(self.config.metadata or {}),
             "family": self.bench.family,
+            "condition_versions": {name: get(name).version for name in selection.conditions},
             "content_hash": self.bench.digest(selection.conditions, selection.seed),
         }
         self.metrics = tuple(flatten(self.summarise(())))

@@ -1,0 +1,97 @@
+"""Two models on the same items: refusal, paired difference, test, correction for many tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmi_plugin.errors import InputError
+from mmi_plugin.statistics.estimates import RESAMPLES, bootstrap_interval
+from mmi_plugin.statistics.measures import PerItem
+from mmi_plugin.statistics.outcomes import Outcomes
+
+MCNEMAR, PERMUTATION = "McNemar, exact", "sign-flip permutation"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second model minus first, with its 95% bootstrap interval over `n` pairs and the two-sided p."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p: float
+    test: str
+
+
+def check_comparable(first: Outcomes, second: Outcomes, names: tuple[str, str]) -> None:
+    """Raise InputError with the reason when the two were not asked the very same things."""
+
+    def refuse(reason: str) -> None:
+        raise InputError(f"{names[0]} and {names[1]} cannot be compared on {first.task}: {reason}")
+
+    if (first.task, first.family) != (second.task, second.family):
+        refuse(f"the second is of {second.task}, {second.family}")
+    if odd := sorted(set(first.conditions) ^ set(second.conditions)):
+        refuse(f"condition {odd[0]!r} was asked of {names[odd[0] not in first.conditions]} only")
+    if first.seed != second.seed:
+        refuse(f"the conditions were drawn with seed {first.seed} and seed {second.seed}")
+    for name, version in first.condition_versions.items():
+        if (other := second.condition_versions.get(name, version)) != version:
+            refuse(f"condition {name!r} has version {version} and version {other}")
+    if odd := sorted(set(first.items) ^ set(second.items)):
+        who = names[odd[0] not in first.items]
+        refuse(f"{len(odd)} items differ; item {odd[0]} was asked of {who} only")
+    if first.content_hash != second.content_hash:
+        hashes = f"{first.content_hash[:12]} and {second.content_hash[:12]}"
+        refuse(f"the items, their images or the conditions' versions differ (content hashes {hashes})")
+
+
+def difference(first: PerItem, second: PerItem) -> Difference:
+    """Return second minus first over the items of both, row by row the same.
+
+    Binary values are tested with McNemar's exact test, others by permutation within pairs.
+    """
+    both = ~(np.isnan(first.values) | np.isnan(second.values))
+    old, new = first.values[both], second.values[both]
+    change, n = new - old, int(both.sum())
+    if n == 0:
+        return Difference(math.nan, math.nan, math.nan, 0, math.nan, MCNEMAR)
+    binary = first.binary and second.binary
+    p = _mcnemar(old, new) if binary else _permutation(old, new)
+    interval = bootstrap_interval([change])
+    return Difference(float(change.mean()), *interval, n, p, MCNEMAR if binary else PERMUTATION)
+
+
+def _mcnemar(old: np.ndarray, new: np.ndarray) -> float:
+    from statsmodels.stats.contingency_tables import mcnemar  # slow to import
+
+    old, new = old.astype(bool), new.astype(bool)
+    table = [[(old & new).sum(), (old & ~new).sum()], [(~old & new).sum(), (~old & ~new).sum()]]
+    return float(mcnemar(table, exact=True).pvalue)
+
+
+def _permutation(old: np.ndarray, new: np.ndarray) -> float:
+    from scipy.stats import permutation_test  # slow to import
+
+    found = permutation_test(
+        (old, new),
+        lambda x, y, axis: (y - x).mean(axis),
+        permutation_type="samples",
+        n_resamples=RESAMPLES,
+        batch=max(1, 1_000_000 // len(old)),
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values after Holm's correction (Holm, 1979), for all of them together."""
+    from statsmodels.stats.multitest import multipletests  # slow to import
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.statistics import Measure, PerItem, check_comparable, difference, estimate, holm, per_item
+from mmi_plugin.statistics import Difference, Measure, PerItem, check_comparable, difference, estimate, holm, per_item
 from tests.statistics_records import outcomes, records
 
 Z = statistics.NormalDist().inv_cdf(0.975)
@@ -56,6 +56,10 @@ def test_one_value_has_no_bootstrap_interval() -> None:
     assert (found.value, found.n) == (0.5, 1) and math.isnan(found.low) and math.isnan(found.high)
 
 
+def _difference(first: PerItem, second: PerItem) -> Difference:
+    return difference([first], [second])
+
+
 def _discordant(only_first: int, only_second: int, both: int = 7, neither: int = 4) -> tuple[PerItem, PerItem]:
     rows = [(1, 1)] * both + [(1, 0)] * only_first + [(0, 1)] * only_second + [(0, 0)] * neither
     random.Random(0).shuffle(rows)
@@ -67,7 +71,7 @@ def _discordant(only_first: int, only_second: int, both: int = 7, neither: int =
 def test_mcnemar_is_the_binomial_test_on_discordant_pairs(only_first: int, only_second: int) -> None:
     n = only_first + only_second
     tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
-    found = difference(*_discordant(only_first, only_second))
+    found = _difference(*_discordant(only_first, only_second))
     assert found.p == pytest.approx(min(1.0, 2 * tail))
     assert found.value == pytest.approx((only_second - only_first) / (n + 11))
     assert found.test == "McNemar, exact"
@@ -76,7 +80,7 @@ def test_mcnemar_is_the_binomial_test_on_discordant_pairs(only_first: int, only_
 def test_mcnemar_on_agrestis_table() -> None:
     """Approval of a prime minister, twice asked of 1600 (Agresti, Categorical Data Analysis, table 10.1):
     944 kept to their answer, 150 and 86 changed it; z = -4.17 (p = 3e-5), difference -0.04 +- 0.0188."""
-    found = difference(*_discordant(150, 86, both=794, neither=570))
+    found = _difference(*_discordant(150, 86, both=794, neither=570))
     assert found.value == pytest.approx(-64 / 1600)
     assert (found.low, found.high) == pytest.approx((-0.0588, -0.0212), abs=0.002)
     assert found.p == pytest.approx(3.05e-5, rel=0.3), "the exact test beside the normal one"
@@ -88,21 +92,35 @@ def test_a_difference_that_is_not_of_shares_is_tested_by_all_sign_flips() -> Non
     change = second - first
     flips = [abs(np.mean(change * signs)) for signs in itertools.product((1, -1), repeat=8)]
     expected = np.mean([flip >= abs(change.mean()) - 1e-12 for flip in flips])
-    found = difference(PerItem(first, binary=False), PerItem(second, binary=False))
+    found = _difference(PerItem(first, binary=False), PerItem(second, binary=False))
     assert found.p == pytest.approx(expected) and found.test == "sign-flip permutation"
+
+
+def test_the_difference_over_two_data_sets_by_all_exchanges() -> None:
+    first = [np.array([1, 0, 0, 1.0]), np.array([0, 0, 1, 0, 0, 1.0])]
+    second = [np.array([1, 1, 1, 1.0]), np.array([1, 0, 1, 1, 1, 0.0])]
+    changes = [new - old for old, new in zip(first, second, strict=True)]
+
+    def mean(signs: tuple[int, ...]) -> float:
+        return (np.mean(changes[0] * signs[:4]) + np.mean(changes[1] * signs[4:])) / 2
+
+    flips = [abs(mean(signs)) for signs in itertools.product((1, -1), repeat=10)]
+    found = difference([PerItem(values) for values in first], [PerItem(values) for values in second])
+    assert (found.value, found.n) == (pytest.approx((0.5 + 2 / 6) / 2), 10)
+    assert found.p == pytest.approx(np.mean([flip >= mean((1,) * 10) - 1e-12 for flip in flips]))
 
 
 def test_a_model_against_itself() -> None:
     values = per_item(outcomes(records()))
     for measure in (Measure("worst_case"), Measure("flip_rate")):
-        found = difference(values[measure], values[measure])
+        found = _difference(values[measure], values[measure])
         assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
 def test_items_that_do_not_count_for_one_model_are_left_out_of_the_pairs() -> None:
-    found = difference(PerItem(np.array([1, 0, np.nan, 1.0])), PerItem(np.array([1, 1, 1, np.nan])))
+    found = _difference(PerItem(np.array([1, 0, np.nan, 1.0])), PerItem(np.array([1, 1, 1, np.nan])))
     assert (found.value, found.n) == (0.5, 2)
-    assert difference(PerItem(np.array([np.nan])), PerItem(np.array([1.0]))).n == 0
+    assert _difference(PerItem(np.array([np.nan])), PerItem(np.array([1.0]))).n == 0
 
 
 def test_holm_on_a_table_computed_by_hand() -> None:

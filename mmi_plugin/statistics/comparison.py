@@ -51,20 +51,27 @@ def check_comparable(first: Outcomes, second: Outcomes, names: tuple[str, str]) 
         refuse(f"the items, their images or the conditions' versions differ (content hashes {hashes})")
 
 
-def difference(first: PerItem, second: PerItem) -> Difference:
-    """Return second minus first over the items of both, row by row the same.
+def difference(first: Sequence[PerItem], second: Sequence[PerItem]) -> Difference:
+    """Return second minus first: the mean over data sets of their mean differences over items.
 
-    Binary values are tested with McNemar's exact test, others by permutation within pairs.
+    Takes one part per data set, the items of both models in the same order; items that do not count
+    for one of them are left out. Binary values of one data set are tested with McNemar's exact test,
+    everything else by exchanging the two models within items at random.
     """
-    both = ~(np.isnan(first.values) | np.isnan(second.values))
-    old, new = first.values[both], second.values[both]
-    change, n = new - old, int(both.sum())
-    if n == 0:
-        return Difference(math.nan, math.nan, math.nan, 0, math.nan, MCNEMAR)
-    binary = first.binary and second.binary
-    p = _mcnemar(old, new) if binary else _permutation(old, new)
-    interval = bootstrap_interval([change])
-    return Difference(float(change.mean()), *interval, n, p, MCNEMAR if binary else PERMUTATION)
+    pairs = [_pair(old, new) for old, new in zip(first, second, strict=True)]
+    n = sum(len(old) for old, _ in pairs)
+    exact = len(pairs) == 1 and first[0].binary and second[0].binary
+    test = MCNEMAR if exact else PERMUTATION
+    if not all(len(old) for old, _ in pairs):
+        return Difference(math.nan, math.nan, math.nan, n, math.nan, test)
+    changes = [new - old for old, new in pairs]
+    p = _mcnemar(*pairs[0]) if exact else _permutation(pairs)
+    return Difference(float(np.mean([change.mean() for change in changes])), *bootstrap_interval(changes), n, p, test)
+
+
+def _pair(old: PerItem, new: PerItem) -> tuple[np.ndarray, np.ndarray]:
+    both = ~(np.isnan(old.values) | np.isnan(new.values))
+    return old.values[both], new.values[both]
 
 
 def _mcnemar(old: np.ndarray, new: np.ndarray) -> float:
@@ -75,12 +82,14 @@ def _mcnemar(old: np.ndarray, new: np.ndarray) -> float:
     return float(mcnemar(table, exact=True).pvalue)
 
 
-def _permutation(old: np.ndarray, new: np.ndarray) -> float:
+def _permutation(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Weigh each item so that every data set weighs the same; an exchange then changes a sum."""
     from scipy.stats import permutation_test  # slow to import
 
+    old, new = (np.concatenate([pair[side] / len(pair[side]) for pair in pairs]) for side in (0, 1))
     found = permutation_test(
         (old, new),
-        lambda x, y, axis: (y - x).mean(axis),
+        lambda x, y, axis: (y - x).sum(axis),
         permutation_type="samples",
         n_resamples=RESAMPLES,
         batch=max(1, 1_000_000 // len(old)),

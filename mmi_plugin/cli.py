@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.report import leaderboard_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +24,10 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--from-scratch", action="store_true", help="train the base model first instead of loading the shipped one"
     )
+    demo.set_defaults(run=_demo)
+    board = commands.add_parser("leaderboard", help=leaderboard_command.DESCRIPTION)
+    leaderboard_command.add_arguments(board)
+    board.set_defaults(run=leaderboard_command.run)
     return root
 
 
@@ -30,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `mmi`; return the exit status: 0 done, 1 a step failed, 2 bad input."""
     args = parser().parse_args(argv)
     try:
-        return _demo(args)
+        return args.run(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

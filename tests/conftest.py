@@ -2,10 +2,25 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
+from mmi_plugin.harness.launcher import main
+from tests import harness_runs, tiny
 
 
 @pytest.fixture(scope="session")
 def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random LLaVA checkpoint."""
     return tiny.save_llava(tmp_path_factory.mktemp("tiny_llava"))
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Results folders of two random LLaVAs, both asked the same items of the embedded benchmark."""
+    folders = []
+    for seed in (0, 1):
+        folder = tmp_path_factory.mktemp(f"evaluated{seed}")
+        checkpoint = harness_runs.save_varied(folder / "model", seed, letters_only=True)
+        options = ("--gen_kwargs", "max_new_tokens=1", "--batch_size", "16")
+        run = harness_runs.arguments(checkpoint, "mmi_demo*", folder / "out", *options, limit=60)
+        assert main([*harness_runs.OUR_MODEL, *run]) == 0
+        folders.append(folder / "out")
+    return folders

@@ -37,7 +37,7 @@ def write_page(demo: Mapping[str, Any], examples: Sequence[Example], path: Path)
     figures = FiguresView(Scores(demo["rows"]))
     style = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
     page = (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             figures=figures,
@@ -54,8 +54,9 @@ def write_page(demo: Mapping[str, Any], examples: Sequence[Example], path: Path)
     path.write_text(page, encoding="utf-8")
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return the templates of this folder: all text escaped, its hidden characters spelt out."""
+    made = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
@@ -63,15 +64,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    environment.filters.update(percent=percent, points=points, words=words, shown=shown)
-    environment.globals.update(
+    made.filters.update(percent=percent, points=points, words=words, shown=shown)
+    made.globals.update(
         family_names=FAMILY_NAMES,
         panel_left=PANEL_LEFT,
         panel_right=PANEL_RIGHT,
         panel_top=PANEL_TOP,
         panel_width=PANEL_WIDTH,
     )
-    return environment
+    return made
 
 
 def percent(share: float) -> str:

@@ -22,22 +22,20 @@ class Measure(NamedTuple):
 
 LABELS = {
     "accuracy": "accuracy",
+    "reference_accuracy": "reference accuracy",
+    "worst_case": "worst case",
+    "worst_case_seen": "worst case, seen",
     "drop": "drop",
     "flip_rate": "flip rate",
     "right_to_wrong": "right to wrong",
     "wrong_to_right": "wrong to right",
     "wrong_to_wrong": "wrong to another wrong",
     "text_preference": "text preference",
-    "unparseable": "unparseable",
     "js": "JS causal effect",
     "tv": "TV causal effect",
-    "reference_accuracy": "reference accuracy",
-    "worst_case": "worst case",
-    "worst_case_seen": "worst case, seen",
+    "unparseable": "unparseable",
 }
-"""Names of measures as they are shown. Higher is better for accuracies, worst cases and wrong_to_right."""
-
-HIGHER_IS_BETTER = frozenset({"accuracy", "reference_accuracy", "worst_case", "worst_case_seen", "wrong_to_right"})
+"""Names of measures as they are shown, in the order of tables."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,153 @@
+"""A leaderboard as CSV, JSON and Markdown; the Markdown is also what the terminal shows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from mmi_plugin.conditions import get
+from mmi_plugin.provenance import versions
+from mmi_plugin.report.leaderboard import Key, Leaderboard, Number, Scope
+from mmi_plugin.report.leaderboard_text import FAMILY_LABELS, escape, interval, label, p_value, table
+from mmi_plugin.statistics import Measure
+from mmi_plugin.statistics.measures import LABELS
+
+_CHANGE = ("difference", "difference_low", "difference_high", "difference_n", "p", "p_holm", "test")
+
+
+def rows(board: Leaderboard) -> list[dict[str, Any]]:
+    """Return one flat row per number; None where there is none. Shares are in [0, 1], `js` in bits."""
+    return [
+        {
+            "rank": board.ranks[key.model],
+            "model": key.model,
+            "scope": key.scope.kind,
+            "over": key.scope.name,
+            "measure": key.measure.name,
+            "condition": key.measure.condition,
+            "seen": None if key.measure.condition is None else get(key.measure.condition).seen,
+            "value": _finite(number.estimate.value),
+            "low": _finite(number.estimate.low),
+            "high": _finite(number.estimate.high),
+            "n": number.estimate.n,
+            **_change(number),
+        }
+        for name in board.names
+        for key, number in board.numbers.items()
+        if key.model == name
+    ]
+
+
+def _change(number: Number) -> dict[str, Any]:
+    change = number.change
+    if change is None:
+        return dict.fromkeys(_CHANGE)
+    numbers = change.value, change.low, change.high, change.n, change.p, number.p_holm
+    return dict(zip(_CHANGE, [*map(_finite, numbers), change.test], strict=True))
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def to_csv(board: Leaderboard) -> str:
+    """Return `rows` as CSV with a head line."""
+    found, text = rows(board), io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return text.getvalue()
+
+
+def to_json(board: Leaderboard) -> str:
+    """Return models, data sets, provenance and `rows` as JSON."""
+    tasks = {
+        task: {
+            "family": outcomes.family,
+            "conditions": outcomes.conditions,
+            "condition_versions": outcomes.condition_versions,
+            "items": len(outcomes.items),
+            "seed": outcomes.seed,
+            "content_hash": outcomes.content_hash,
+        }
+        for task, outcomes in board.outcomes.items()
+    }
+    content = {
+        "models": [{"rank": board.ranks[run.name], "name": run.name, "results": str(run.folder)} for run in board.runs],
+        "baseline": board.baseline,
+        "tests": board.tests,
+        "tasks": tasks,
+        "versions": versions(),
+        "numbers": rows(board),
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def overview_columns(board: Leaderboard) -> list[tuple[str, Scope, Measure]]:
+    """Return (label, scope, measure) of the table that ranks: all perturbed data sets, then families."""
+    overall = board.scopes_of("all")[0]
+    names = ("worst_case", "worst_case_seen", "reference_accuracy", "flip_rate", "unparseable")
+    columns = [(LABELS[name], overall, Measure(name)) for name in names if Measure(name) in board.measures(overall)]
+    for family in board.scopes_of("family"):
+        columns.append((f"{FAMILY_LABELS[family.name]}, worst case", family, Measure("worst_case")))
+    return columns
+
+
+def overview(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
+    """Return the table that ranks, in percent with 95% intervals, as aligned Markdown.
+
+    `show` makes a model's name fit: `escape` for a file, `plain` for a terminal.
+    """
+    columns = overview_columns(board)
+    body = [
+        [
+            str(board.ranks[name]),
+            _name(board, name, show),
+            *(interval(board.numbers[Key(name, scope, measure)].estimate) for _, scope, measure in columns),
+        ]
+        for name in board.names
+    ]
+    return table(["rank", "model", *(label for label, _, _ in columns)], body)
+
+
+def to_markdown(board: Leaderboard) -> str:
+    """Return the whole leaderboard as Markdown: ranking, then a table per data set."""
+    parts = ["# Leaderboard", note(board), overview(board)]
+    for scope in board.scopes_of("task"):
+        outcomes = board.outcomes[scope.name]
+        parts.append(f"## {escape(scope.name)} ({FAMILY_LABELS[outcomes.family]}, {len(outcomes.items)} items)")
+        body = [
+            [label(measure), *(_cell(board.numbers[Key(name, scope, measure)]) for name in board.names)]
+            for measure in board.measures(scope)
+        ]
+        parts.append(table(["measure", *(_name(board, name, escape) for name in board.names)], body))
+    return "\n\n".join(parts) + "\n"
+
+
+def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
+    """Return what a reader must know of the numbers, in one paragraph."""
+    text = (
+        "Percent with 95% intervals (Wilson; bootstrap over items for means and differences), JS in bits times 100. "
+        "Ranked by worst case: right under every condition, mean over the perturbed data sets. * not used in training."
+    )
+    if board.baseline is not None:
+        text += (
+            f" Δ: difference to {show(board.baseline)} in points, paired by item, with p "
+            f"(McNemar's exact test; permutation for means) after Holm's correction over {board.tests} tests."
+        )
+    return text
+
+
+def _cell(number: Number) -> str:
+    shown = interval(number.estimate)
+    if number.change is None:
+        return shown
+    return f"{shown} Δ {100 * number.change.value:+.1f}, {p_value(number.p_holm)}"
+
+
+def _name(board: Leaderboard, name: str, show: Callable[[str], str]) -> str:
+    return show(name) + (" (baseline)" if name == board.baseline else "")

@@ -32,7 +32,7 @@ class Item:
     question: str
     answer: str
     options: tuple[str, ...] = ()
-    image: Image.Image | None = ImageField()  # type: ignore[assignment]
+    image: Image.Image | None = ImageField()  # noqa: RUF009
     facts: Mapping[str, str] = field(default_factory=dict)
     context: str = ""
     named: str | None = None

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 
 from PIL import Image
 
+from mmi_plugin.errors import InputError
 from mmi_plugin.items import image_hash
+from mmi_plugin.pictures import Picture
 
 
 @lru_cache
@@ -34,13 +37,23 @@ def sample_photos(crops_per_photo: int = 12, size: int = 224) -> tuple[Image.Ima
     return tuple(crops)
 
 
+@lru_cache
+def folder_photos(folder: str) -> tuple[Picture, ...]:
+    """Every image file at or below `folder`, by name. Raises InputError when there is none."""
+    known = Image.registered_extensions()
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in known and path.is_file())
+    if not files:
+        raise InputError(f"pool {folder!r}: the folder holds no image")
+    return tuple(Picture(path.read_bytes, f"pool image {path}") for path in files)
+
+
 @dataclass(frozen=True)
 class Pools:
     """`facts`: unrelated sentences. `images`: irrelevant photographs. `canvas`: side in pixels of
     generated images. `draws`: how many distinct noise images and screenshots there are."""
 
     facts: Sequence[str] = field(default_factory=general_facts)
-    images: Sequence[Image.Image] = field(default_factory=sample_photos)
+    images: Sequence[Image.Image | Picture] = field(default_factory=sample_photos)
     canvas: int = 224
     draws: int = 64
 

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from datasets import Dataset
+from PIL import Image
 
 from mmi_plugin import prompts
 from mmi_plugin.conditions import for_family, get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Item
-from mmi_plugin.sources import Benchmark, load
+from mmi_plugin.pictures import Picture
+from mmi_plugin.sources import Benchmark, load, options_of, pool_images
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which benchmark a task asks, under which conditions; `conditions` is never empty."""
+    """Which benchmark a task asks, under which conditions; `conditions` is never empty.
+
+    options: the source's own, as (name, value). pool: where irrelevant photographs come from.
+    """
 
     source: str
     split: str
     conditions: tuple[str, ...]
     seed: int
+    options: tuple[tuple[str, Any], ...] = ()
+    pool: str | None = None
 
     @classmethod
     def parse(cls, options: Mapping[str, Any], split: str, task: str) -> Selection:
@@ -32,23 +39,43 @@ class Selection:
         Raises InputError that begins with the task's name for an unknown or missing key, source or
         condition, a condition of another family, or a seed that is not an integer.
         """
-        for key in options:
-            if key not in _OPTIONS:
-                raise InputError(f"{task}: unknown key {key!r} in dataset_kwargs: {nearest(key, _OPTIONS)}")
         if "source" not in options:
             raise InputError(f"{task}: key 'source' is missing in dataset_kwargs")
         seed = options.get("seed", 0)
         if not isinstance(seed, int):
             raise InputError(f"{task}: key 'seed' is {seed!r}, not an integer")
         try:
-            family = load(options["source"], split).family
+            own = options_of(options["source"])
+            for key in options:
+                if key not in (*_OPTIONS, *own):
+                    raise InputError(f"unknown key {key!r} in dataset_kwargs: {nearest(key, (*_OPTIONS, *own))}")
+            chosen = tuple(sorted((key, value) for key, value in options.items() if key in own))
+            family = load(options["source"], split, **dict(chosen)).family
             conditions = _conditions(options.get("conditions"), family)
         except InputError as error:
             raise InputError(f"{task}: {error}") from error
-        return cls(options["source"], split, conditions, seed)
+        return cls(options["source"], split, conditions, seed, chosen, options.get("pool"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the `dataset_kwargs` that describe this selection in full."""
+        pool = {} if self.pool is None else {"pool": self.pool}
+        return {
+            "source": self.source,
+            "conditions": list(self.conditions),
+            "seed": self.seed,
+            **dict(self.options),
+            **pool,
+        }
+
+    def benchmark(self) -> Benchmark:
+        """Return the benchmark with the pools to draw from. Raises InputError when the pool is none."""
+        bench = load(self.source, self.split, **dict(self.options))
+        if self.pool is None:
+            return bench
+        return replace(bench, pools=replace(bench.pools, images=pool_images(self.pool)))
 
 
-_OPTIONS = ("source", "conditions", "seed")
+_OPTIONS = ("source", "conditions", "seed", "pool")
 
 
 def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:
@@ -63,6 +90,9 @@ def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+_STAND_IN = Image.new("RGB", (32, 32))
+
+
 @lru_cache(maxsize=8)
 def documents(selection: Selection) -> Dataset:
     """Return one row per item and condition, the rows of an item next to each other.
@@ -71,7 +101,7 @@ def documents(selection: Selection) -> Dataset:
     not stored: `perturbed` makes them when they are needed. Raises InputError that names an item
     without options or with an id that occurs twice.
     """
-    bench = load(selection.source, selection.split)
+    bench = selection.benchmark()
     return Dataset.from_list(list(_rows(bench, selection)))
 
 
@@ -83,8 +113,10 @@ def _rows(bench: Benchmark, selection: Selection) -> Iterator[dict[str, Any]]:
         if not item.options:
             raise InputError(f"{bench.name}: item {item.id}: field 'options' is missing or empty")
         seen.add(item.id)
+        # A prompt does not depend on pixels: no picture is decoded for it.
+        unseen = replace(item, image=_STAND_IN) if isinstance(item.picture, Picture) else item
         for name in selection.conditions:
-            changed = perturbed(bench, item, name, selection.seed)
+            changed = perturbed(bench, unseen, name, selection.seed)
             yield {
                 "item_id": item.id,
                 "condition": name,

@@ -18,7 +18,6 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.harness.documents import Selection, documents, perturbed
 from mmi_plugin.harness.numbers import flatten, higher_is_better
 from mmi_plugin.metrics import Record, Summary, summarise
-from mmi_plugin.sources import load
 
 
 class Scored(dict[str, Any]):
@@ -40,7 +39,8 @@ class InterferenceTask(ConfigurableMessagesTask):
     """A benchmark of `mmi_plugin.sources` as a task for chat and for simple models.
 
     YAML: `test_split`, and `dataset_kwargs` with `source`, `conditions` (default: all of the
-    family) and `seed` (default 0). Raises InputError for anything else in there.
+    family), `seed` (default 0), `pool` (a folder of images or a source: irrelevant photographs)
+    and the source's own options, as `path`. Raises InputError for anything else in there.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -51,16 +51,12 @@ class InterferenceTask(ConfigurableMessagesTask):
         split = self.config.test_split
         selection = Selection.parse(dataset_kwargs or {}, split, self.config.task)
         self.selection = selection
-        self.bench = load(selection.source, split)
+        self.bench = selection.benchmark()
         self.items = {item.id: item for item in self.bench.items}
         self.dataset = {split: documents(selection)}
         self.dataset_no_image = self.dataset
         # Both go into the results file, and into the key of lmms-eval's response cache.
-        self.config.dataset_kwargs = {
-            "source": selection.source,
-            "conditions": list(selection.conditions),
-            "seed": selection.seed,
-        }
+        self.config.dataset_kwargs = selection.to_dict()
         self.config.metadata = {
             **(self.config.metadata or {}),
             "family": self.bench.family,

@@ -8,6 +8,7 @@ from typing import Any
 
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import pattern_match
+from loguru import logger
 
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.task import InterferenceTask
@@ -45,7 +46,10 @@ class QuickTaskManager(TaskManager):
             super().__init__(include_defaults=True, **options)
 
     def match_tasks(self, task_list: Sequence[str]) -> list[str]:
-        """Return the names that match, without members of a group that also matches.
+        """Return the names that match, so that no task is in two of them.
+
+        A group stands for its members. Of two groups that overlap the larger one is kept whole,
+        and the other one is replaced by those of its tasks that are left.
 
         Builds our tasks among them, so that what is wrong with one is said before anything long
         starts. Raises InputError for a name or pattern that matches nothing.
@@ -53,9 +57,7 @@ class QuickTaskManager(TaskManager):
         for name in task_list:
             if not pattern_match(name, self.all_tasks):
                 raise InputError(f"--tasks: no task {name!r}: {_hint(name, self.all_tasks)}")
-        names = pattern_match(list(task_list), self.all_tasks)
-        nested = {member for name in names for member in self._members(name)}
-        names = [name for name in names if name not in nested]
+        names = self._disjoint(pattern_match(list(task_list), self.all_tasks))
         self.load_task_or_group([name for name in names if self._is_own(name)])
         return names
 
@@ -77,6 +79,30 @@ class QuickTaskManager(TaskManager):
             return self.all_own(members)
         task_class = self._get_config(name).get("class") if self._name_is_python_task(name) else None
         return isinstance(task_class, type) and issubclass(task_class, InterferenceTask)
+
+    def _disjoint(self, names: Sequence[str]) -> list[str]:
+        tasks = {name: self._tasks_of(name) for name in names}
+        kept: list[str] = []
+        covered: set[str] = set()
+        for name in sorted(names, key=lambda name: (-len(tasks[name]), not self._members(name))):
+            left = tasks[name] - covered
+            if len(left) < len(tasks[name]) and not self._is_nested(name, kept) and self._members(name):
+                logger.warning(
+                    f"--tasks: {name} overlaps a larger group and gets no numbers of its own; ask for it alone"
+                )
+            kept += [name] if left == tasks[name] else sorted(left)
+            covered |= left
+        return sorted(kept)
+
+    def _tasks_of(self, name: str) -> set[str]:
+        """Return the tasks that `name` stands for, through all groups below it."""
+        members = self._members(name)
+        return {task for member in members for task in self._tasks_of(member)} if members else {name}
+
+    def _is_nested(self, name: str, groups: Sequence[str]) -> bool:
+        return any(
+            name == member or self._is_nested(name, [member]) for group in groups for member in self._members(group)
+        )
 
     def _members(self, name: str) -> list[str]:
         """Return the registered names of a group's or a tag's direct members; empty for a task."""

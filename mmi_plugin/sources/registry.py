@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
+from PIL import Image
+
+from mmi_plugin.conditions.pools import folder_photos
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.pictures import Picture
 from mmi_plugin.sources.benchmark import Benchmark
 
-SOURCES: dict[str, Callable[[str], Benchmark]] = {}
+Source = Callable[..., Benchmark]
+SOURCES: dict[str, Source] = {}
 
 
-def source(load_split: Callable[[str], Benchmark]) -> Callable[[str], Benchmark]:
-    """Register a function `split -> Benchmark` under its own name."""
+def source(load_split: Source) -> Source:
+    """Register a function `(split, *, options of its own) -> Benchmark` under its own name."""
     SOURCES[load_split.__name__] = load_split
     return load_split
 
 
-@lru_cache(maxsize=32)
-def load(name: str, split: str = "test") -> Benchmark:
-    """Return the benchmark `name`, or raise an InputError with the nearest valid name."""
+def options_of(name: str) -> tuple[str, ...]:
+    """Return the names of a source's own options. Raises InputError with the nearest source."""
     if name not in SOURCES:
         raise InputError(f"unknown source {name!r}: {nearest(name, SOURCES)}")
-    return SOURCES[name](split)
+    parameters = inspect.signature(SOURCES[name]).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+
+@lru_cache(maxsize=32)
+def load(name: str, split: str = "test", **options: str | int | None) -> Benchmark:
+    """Return the benchmark `name`, or raise an InputError with the nearest valid name."""
+    known = options_of(name)
+    for key in options:
+        if key not in known:
+            raise InputError(f"source {name!r} takes no option {key!r}: {nearest(key, known)}")
+    return SOURCES[name](split, **options)
+
+
+def pool_images(where: str) -> Sequence[Image.Image | Picture]:
+    """Return irrelevant photographs: those in the folder `where`, or those of the source `where`.
+
+    Raises InputError when it is neither, or holds no image.
+    """
+    if Path(where).is_dir():
+        return folder_photos(where)
+    if where not in SOURCES:
+        raise InputError(f"pool {where!r} is neither a folder nor a source: {nearest(where, SOURCES)}")
+    images = tuple(item.picture for item in load(where).items if item.picture is not None)
+    if not images:
+        raise InputError(f"pool {where!r}: the source has no images")
+    return images

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from mmi_plugin.harness.launcher import main
 from tests import harness_runs, tiny
 
 
@@ -15,6 +14,8 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Results folders of two random LLaVAs, both asked the same items of the embedded benchmark."""
+    from mmi_plugin.harness.launcher import main  # imports lmms-eval, which most tests do without
+
     folders = []
     for seed in (0, 1):
         folder = tmp_path_factory.mktemp(f"evaluated{seed}")

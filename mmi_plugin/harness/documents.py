@@ -36,8 +36,8 @@ class Selection:
     def parse(cls, options: Mapping[str, Any], split: str, task: str) -> Selection:
         """Return the selection that a task's `dataset_kwargs` describe.
 
-        Raises InputError that begins with the task's name for an unknown or missing key, source or
-        condition, a condition of another family, or a seed that is not an integer.
+        Raises InputError that begins with the task's name for an unknown or missing key, source,
+        pool or condition, a condition of another family, a seed that is not an integer, bad data.
         """
         if "source" not in options:
             raise InputError(f"{task}: key 'source' is missing in dataset_kwargs")
@@ -52,9 +52,11 @@ class Selection:
             chosen = tuple(sorted((key, value) for key, value in options.items() if key in own))
             family = load(options["source"], split, **dict(chosen)).family
             conditions = _conditions(options.get("conditions"), family)
+            selection = cls(options["source"], split, conditions, seed, chosen, options.get("pool"))
+            selection.benchmark()
         except InputError as error:
             raise InputError(f"{task}: {error}") from error
-        return cls(options["source"], split, conditions, seed, chosen, options.get("pool"))
+        return selection
 
     def to_dict(self) -> dict[str, Any]:
         """Return the `dataset_kwargs` that describe this selection in full."""
@@ -94,14 +96,13 @@ _STAND_IN = Image.new("RGB", (32, 32))
 
 
 @lru_cache(maxsize=8)
-def documents(selection: Selection) -> Dataset:
+def documents(bench: Benchmark, selection: Selection) -> Dataset:
     """Return one row per item and condition, the rows of an item next to each other.
 
     Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt. Images are
     not stored: `perturbed` makes them when they are needed. Raises InputError that names an item
     without options or with an id that occurs twice.
     """
-    bench = selection.benchmark()
     return Dataset.from_list(list(_rows(bench, selection)))
 
 

@@ -53,7 +53,7 @@ class InterferenceTask(ConfigurableMessagesTask):
         self.selection = selection
         self.bench = selection.benchmark()
         self.items = {item.id: item for item in self.bench.items}
-        self.dataset = {split: documents(selection)}
+        self.dataset = {split: documents(self.bench, selection)}
         self.dataset_no_image = self.dataset
         # Both go into the results file, and into the key of lmms-eval's response cache.
         self.config.dataset_kwargs = selection.to_dict()

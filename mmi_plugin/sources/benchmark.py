@@ -10,7 +10,7 @@ from mmi_plugin.conditions import Pools, for_family, get
 from mmi_plugin.items import Item, item_hash
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Benchmark:
     """Items of one family, checked, with ids that stay the same from run to run."""
 

@@ -34,7 +34,10 @@ def options_of(name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=32)
 def load(name: str, split: str = "test", **options: str | int | None) -> Benchmark:
-    """Return the benchmark `name`, or raise an InputError with the nearest valid name."""
+    """Return the benchmark `name`, or raise an InputError with the nearest valid name.
+
+    Loaded once per process: after a change of files or of MMI_DATA_ROOT, `load.cache_clear()`.
+    """
     known = options_of(name)
     for key in options:
         if key not in known:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.statistics.estimates import RESAMPLES, bootstrap_interval
+from mmi_plugin.statistics.estimates import bootstrap_interval
 from mmi_plugin.statistics.measures import PerItem
 from mmi_plugin.statistics.outcomes import Outcomes
+from mmi_plugin.statistics.resampling import sign_flip_p
 
 MCNEMAR, PERMUTATION = "McNemar, exact", "sign-flip permutation"
 
@@ -65,7 +66,8 @@ def difference(first: Sequence[PerItem], second: Sequence[PerItem]) -> Differenc
     if not all(len(old) for old, _ in pairs):
         return Difference(math.nan, math.nan, math.nan, n, math.nan, test)
     changes = [new - old for old, new in pairs]
-    p = _mcnemar(*pairs[0]) if exact else _permutation(pairs)
+    weighed = np.concatenate([change / len(change) for change in changes])  # every data set weighs the same
+    p = _mcnemar(*pairs[0]) if exact else sign_flip_p(weighed)
     return Difference(float(np.mean([change.mean() for change in changes])), *bootstrap_interval(changes), n, p, test)
 
 
@@ -80,23 +82,6 @@ def _mcnemar(old: np.ndarray, new: np.ndarray) -> float:
     old, new = old.astype(bool), new.astype(bool)
     table = [[(old & new).sum(), (old & ~new).sum()], [(~old & new).sum(), (~old & ~new).sum()]]
     return float(mcnemar(table, exact=True).pvalue)
-
-
-def _permutation(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Weigh each item so that every data set weighs the same; an exchange then changes a sum."""
-    from scipy.stats import permutation_test  # slow to import
-
-    old, new = (np.concatenate([pair[side] / len(pair[side]) for pair in pairs]) for side in (0, 1))
-    found = permutation_test(
-        (old, new),
-        lambda x, y, axis: (y - x).sum(axis),
-        permutation_type="samples",
-        n_resamples=RESAMPLES,
-        batch=max(1, 1_000_000 // len(old)),
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    return float(found.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmi_plugin.statistics.measures import PerItem
+from mmi_plugin.statistics.resampling import bootstrap_means
 
 CONFIDENCE = 0.95
-RESAMPLES = 2000
-_BATCH = 4_000_000  # numbers that a bootstrap holds at a time
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,9 @@ def bootstrap_interval(samples: Sequence[np.ndarray]) -> tuple[float, float]:
 
     NaN twice when a sample has a single value.
     """
-    from scipy.stats import bootstrap  # slow to import
-
     if min(map(len, samples)) < 2:
         return math.nan, math.nan
-    found = bootstrap(
-        samples,
-        lambda *drawn, axis: np.mean([part.mean(axis) for part in drawn], 0),
-        n_resamples=RESAMPLES,
-        batch=max(1, _BATCH // max(map(len, samples))),
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    rng = np.random.default_rng(0)
+    means = np.mean([bootstrap_means(sample, rng) for sample in samples], axis=0)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)

@@ -127,6 +127,9 @@ def test_options_of_a_source_and_a_pool_in_a_task(letters: Path, tmp_path: Path)
     ("options", "said"),
     [
         ({"source": "food101", "optoins": 6}, "unknown key 'optoins' in dataset_kwargs: did you mean 'options'?"),
+        ({"source": "food101", "options": "6"}, "key 'options' is '6', not int"),
+        ({"source": "food101", "path": ["a", "b"]}, "key 'path' is ['a', 'b'], not str"),
+        ({"source": "food101", "seed": 1.5}, "key 'seed' is 1.5, not int"),
         ({"source": "food101", "options": 6, "path": "gone"}, "food101: path 'gone' does not exist"),
         ({"source": "mmlu", "path": at("mmlu"), "pool": "gone"}, "pool 'gone' is neither a folder nor a source"),
         ({"source": "mmlu", "path": at("openbookqa")}, "openbookqa holds no split 'test'"),

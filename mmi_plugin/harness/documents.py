@@ -37,22 +37,22 @@ class Selection:
         """Return the selection that a task's `dataset_kwargs` describe.
 
         Raises InputError that begins with the task's name for an unknown or missing key, source,
-        pool or condition, a condition of another family, a seed that is not an integer, bad data.
+        pool or condition, a condition of another family, a value of another type, bad data.
         """
-        if "source" not in options:
+        if not isinstance(options.get("source"), str):
             raise InputError(f"{task}: key 'source' is missing in dataset_kwargs")
-        seed = options.get("seed", 0)
-        if not isinstance(seed, int):
-            raise InputError(f"{task}: key 'seed' is {seed!r}, not an integer")
         try:
             own = options_of(options["source"])
             for key in options:
                 if key not in (*_OPTIONS, *own):
                     raise InputError(f"unknown key {key!r} in dataset_kwargs: {nearest(key, (*_OPTIONS, *own))}")
+                if key != "conditions" and not isinstance(options[key], _TYPES.get(key, str)):
+                    raise InputError(f"key {key!r} is {options[key]!r}, not {_TYPES.get(key, str).__name__}")
             chosen = tuple(sorted((key, value) for key, value in options.items() if key in own))
             family = load(options["source"], split, **dict(chosen)).family
             conditions = _conditions(options.get("conditions"), family)
-            selection = cls(options["source"], split, conditions, seed, chosen, options.get("pool"))
+            seed, pool = options.get("seed", 0), options.get("pool")
+            selection = cls(options["source"], split, conditions, seed, chosen, pool)
             selection.benchmark()
         except InputError as error:
             raise InputError(f"{task}: {error}") from error
@@ -78,6 +78,7 @@ class Selection:
 
 
 _OPTIONS = ("source", "conditions", "seed", "pool")
+_TYPES = {"seed": int, "options": int, "hard": bool}  # every other key is a text
 
 
 def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:

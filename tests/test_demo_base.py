@@ -53,13 +53,19 @@ def test_base_sees_no_test_image_and_true_captions(monkeypatch: pytest.MonkeyPat
     assert 0.3 < captioned / 300 < 0.5
 
 
-def test_binding_lists_are_answered_rightly() -> None:
+def test_option_letters_are_right_in_lists_and_chats() -> None:
     rng = random.Random(0)
     for _ in range(50):
-        (listed, nothing), *queries = corpus.binding_chat(rng).turns
+        (listed, nothing), *queries = corpus.binding_list(rng).turns
         assert nothing == ""
         letters = dict(line.split(": ")[::-1] for line in listed.strip().splitlines()[1:])
         assert all(letters[word.strip()] == letter for word, letter in queries)
+        chat = corpus.binding_chat(rng)
+        letters = dict(line.split(": ")[::-1] for line in chat.turns[0][0].splitlines()[3:-1])
+        assert 2 <= len(letters) <= 4
+        assert all(
+            letters[text.splitlines()[1].removeprefix("Which option is ")[:-1]] == letter for text, letter in chat.turns
+        )
 
 
 def test_augmentation_is_small_and_seeded() -> None:

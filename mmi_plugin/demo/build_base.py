@@ -24,10 +24,33 @@ SEED = 0
 IMAGE, PATCH = 32, 8
 VISION, TEXT = (96, 3, 4), (128, 4, 4)  # hidden size, layers, heads
 VOCABULARY = 2600
-# (most options, whether capitals and countries stand in the lists): a curriculum
-BINDING_LEVELS = ((2, False), (3, False), (4, False), (4, True))
-MOST_BINDING_STEPS, BOUND = 2000, 0.15
-WORD_STEPS, LETTER_STEPS = 800, 2200
+# What is learned first: (kind of text, most options, whether capitals and countries are listed).
+LEVELS = tuple(
+    (kind, options, all_words)
+    for kind in (corpus.binding_list, corpus.binding_chat)
+    for options, all_words in ((2, False), (3, False), (4, False), (4, True))
+)
+MOST_STEPS, LEARNED = 2000, 0.1  # of one level: steps at most, and the loss that ends it
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of questions at a rate that falls to nothing from `fall_from` (a share of `steps`) on.
+
+    `mix`: chats of each of corpus.QUESTIONS in a step; `words`: steps at the start whose questions
+    are all answered by word; `free_form`: the share of such questions after that; `lists`: chats
+    about option letters in a step, which keep them known.
+    """
+
+    steps: int
+    mix: tuple[int, int, int, int]
+    words: int
+    free_form: float
+    lists: int
+    fall_from: float
+
+
+PHASES = (Phase(1600, (9, 9, 9, 9), 300, 0.3, 5, 0.4), Phase(1300, (10, 14, 7, 8), 0, 0.15, 2, 0.0))
 Batch = dict[str, torch.Tensor]
 IGNORED = -100
 
@@ -41,13 +64,11 @@ def encode(chats: list[corpus.Chat], processor: LlavaProcessor) -> Batch:
         ids: list[int] = []
         wanted: list[int] = []
         for number, (text, answer) in enumerate(chat.turns):
-            image = f"{image_tokens}\n" if chat.image is not None and number == 0 else ""
-            if chat.image is None:
-                prompt = tokenizer.encode(text, add_special_tokens=False)
-                reply = tokenizer.encode(answer, add_special_tokens=False)
-            else:
-                prompt = tokenizer.encode(f"USER: {image}{text}\nASSISTANT:\n", add_special_tokens=False)
-                reply = tokenizer.encode(f"{answer}</s>", add_special_tokens=False)
+            if chat.template:
+                image = f"{image_tokens}\n" if chat.image is not None and number == 0 else ""
+                text, answer = f"USER: {image}{text}\nASSISTANT:\n", f"{answer}</s>"
+            prompt = tokenizer.encode(text, add_special_tokens=False)
+            reply = tokenizer.encode(answer, add_special_tokens=False)
             ids += prompt + reply
             wanted += [IGNORED] * len(prompt) + reply
         rows.append(torch.tensor(ids))
@@ -131,31 +152,35 @@ class Learner:
 
 
 def learn_binding(learner: Learner) -> None:
-    """Option letters first, from two options to four: without it, letters hardly start to learn."""
-    bar = tqdm(total=len(BINDING_LEVELS), desc="option letters", unit="level")
-    for level in BINDING_LEVELS:
+    """Option letters first, from two options to four, from lists to chats.
+
+    Asked for letters right away, a model of this size does not begin to learn them.
+    Raises RuntimeError when a level is not learned in MOST_STEPS.
+    """
+    bar = tqdm(LEVELS, desc="option letters", unit="level")
+    for kind, *level in bar:
         running = 1.0
-        for step in range(MOST_BINDING_STEPS):
-            chats = [corpus.binding_chat(learner.rng, *level) for _ in range(48)]
+        for step in range(MOST_STEPS):
+            chats = [kind(learner.rng, *level) for _ in range(32)]
             running += 0.05 * (learner.step([chats], min(1.0, (step + 1) / 50)) - running)
             bar.set_postfix(step=step + 1, loss=f"{running:.3f}")
-            if running < BOUND:
+            if running < LEARNED:
                 break
         else:
-            raise RuntimeError(f"option letters were not learned in {MOST_BINDING_STEPS} steps: loss {running:.3f}")
-        bar.update()
-    bar.close()
+            raise RuntimeError(f"{kind.__name__} {level}: not learned in {MOST_STEPS} steps, loss {running:.3f}")
 
 
-def learn_questions(learner: Learner, steps: int, free_form: float, decay: bool) -> None:
-    """All kinds of questions; `free_form` of them answered by a word instead of a letter."""
-    bar = tqdm(range(steps), desc="words" if free_form == 1 else "letters", unit="step")
+def learn_questions(learner: Learner, phase: Phase) -> None:
+    """Digits, sums and capitals, first by word, then mostly by letter."""
+    bar = tqdm(range(phase.steps), desc="questions", unit="step")
     for step in bar:
-        questions = [kind(learner.rng, free_form) for kind in corpus.KINDS for _ in range(8)]
-        lists = [corpus.binding_chat(learner.rng) for _ in range(4)]
-        falling = (1 + math.cos(math.pi * step / steps)) / 2 if decay else 1.0
-        loss = learner.step([lists, questions], min(1.0, (step + 1) / 50) * max(0.02, falling))
-        bar.set_postfix(loss=f"{loss:.3f}")
+        free_form = 1.0 if step < phase.words else phase.free_form
+        counted = zip(corpus.QUESTIONS, phase.mix, strict=True)
+        questions = [kind(learner.rng, free_form) for kind, count in counted for _ in range(count)]
+        lists = [corpus.binding_chat(learner.rng) for _ in range(phase.lists)]
+        done = max(0.0, step / phase.steps - phase.fall_from) / (1 - phase.fall_from)
+        scale = min(1.0, (step + 1) / 50) * max(0.02, (1 + math.cos(math.pi * done)) / 2)
+        bar.set_postfix(loss=f"{learner.step([lists, questions], scale):.3f}")
 
 
 def build(folder: Path) -> Path:
@@ -166,8 +191,8 @@ def build(folder: Path) -> Path:
     model = build_model(tokenizer, IMAGE, PATCH, VISION, TEXT).train()
     learner = Learner(model, processor)
     learn_binding(learner)
-    learn_questions(learner, WORD_STEPS, free_form=1.0, decay=False)
-    learn_questions(learner, LETTER_STEPS, free_form=0.2, decay=True)
+    for phase in PHASES:
+        learn_questions(learner, phase)
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

@@ -20,15 +20,19 @@ from mmi_plugin.sources.demo.capitals import capital_question, capitals
 from mmi_plugin.sources.demo.digits import FACTS, QUESTION, WORDS, digit_images, split_indices
 
 CAPTIONED = 0.4  # share of image questions whose image comes with a true caption
-QUERIES = 16  # questions about one option list
+LIST_QUERIES, CHAT_QUERIES = 16, 8  # questions about one option list
 
 
 @dataclass(frozen=True)
 class Chat:
-    """Turns of (user text, answer), and the image of the first turn."""
+    """Turns of (user text, answer), and the image of the first turn.
+
+    Without `template` the texts stand as they are, as in a document, not in a chat.
+    """
 
     turns: tuple[tuple[str, str], ...]
     image: Image.Image | None = None
+    template: bool = True
 
 
 def vocabulary() -> list[str]:
@@ -37,8 +41,8 @@ def vocabulary() -> list[str]:
     texts = [*general_facts()] * 3
     for country, city in capitals().items():
         texts += [f"Which option is {country}? capital of {country}?\nA: {country}\nB: {city}\n{city}"] * 12
-    chats = [chat(rng, 0.25) for _ in range(1500) for chat in KINDS]
-    chats += [binding_chat(rng) for _ in range(1500)]
+    chats = [chat(rng, 0.25) for _ in range(1500) for chat in QUESTIONS]
+    chats += [chat(rng) for _ in range(1000) for chat in (binding_list, binding_chat)]
     texts += [f"USER: \n{text}\nASSISTANT:\n{answer}" for chat in chats for text, answer in chat.turns]
     return texts
 
@@ -69,22 +73,29 @@ def capitals_chat(rng: random.Random, free_form: float) -> Chat:
     return _ask(rng, _with_noise(rng, capital_question(country), city), tuple(capitals().values()), free_form)
 
 
-def which_chat(rng: random.Random, free_form: float) -> Chat:
-    """Which letter stands for a word that the question names, so always by letter."""
-    words = rng.choice([WORDS, tuple(capitals().values()), tuple(capitals())])
-    answer = rng.choice(words)
-    return _ask(rng, _with_noise(rng, f"Which option is {answer}?", answer), words, 0.0)
+def binding_list(rng: random.Random, most_options: int = 4, all_words: bool = True) -> Chat:
+    """A document: one option list, then which letter stands for which word, many times."""
+    options = _option_list(rng, most_options, all_words)
+    listed = "\n".join(f"{letter}: {option}" for letter, option in zip(LETTERS, options, strict=False))
+    turns = [(f"Option:\n{listed}\n", "")]
+    for answer in rng.choices(options, k=LIST_QUERIES):
+        turns.append((f" {answer}\n", LETTERS[options.index(answer)]))
+    return Chat(tuple(turns), template=False)
 
 
 def binding_chat(rng: random.Random, most_options: int = 4, all_words: bool = True) -> Chat:
-    """Text only: one option list, then which letter stands for which word, many times."""
-    lists = [WORDS, tuple(capitals().values()), tuple(capitals())] if all_words else [WORDS]
-    options = rng.sample(rng.choice(lists), rng.randint(2, most_options))
-    listed = "\n".join(f"{letter}: {option}" for letter, option in zip(LETTERS, options, strict=False))
-    turns = [(f"Option:\n{listed}\n", "")]
-    for answer in rng.choices(options, k=QUERIES):
-        turns.append((f" {answer}\n", LETTERS[options.index(answer)]))
+    """The same as a chat: which letter stands for the word that the question names."""
+    options = _option_list(rng, most_options, all_words)
+    turns = []
+    for answer in rng.choices(options, k=CHAT_QUERIES):
+        item = Item("", "vqa", f"Which option is {answer}?", answer, () if turns else options)
+        turns.append((prompts.user_text(item), LETTERS[options.index(answer)]))
     return Chat(tuple(turns))
+
+
+def _option_list(rng: random.Random, most_options: int, all_words: bool) -> tuple[str, ...]:
+    words = [WORDS, tuple(capitals().values()), tuple(capitals())] if all_words else [WORDS]
+    return tuple(rng.sample(rng.choice(words), rng.randint(2, most_options)))
 
 
 def _caption(rng: random.Random, digit: int) -> str:
@@ -110,4 +121,4 @@ def _ask(rng: random.Random, item: Item, words: tuple[str, ...], free_form: floa
     return Chat(((prompts.user_text(item), prompts.target(item)),), item.image)
 
 
-KINDS = (digits_chat, arith_chat, sums_chat, capitals_chat, which_chat)
+QUESTIONS = (digits_chat, arith_chat, sums_chat, capitals_chat)

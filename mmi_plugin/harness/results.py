@@ -16,13 +16,14 @@ RESULTS = "_results.json"
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One task of a run. `numbers` are the harness's own, by the names of `harness.numbers`;
-    `content_hash` identifies items, conditions and seed, of which `condition_versions` (empty in old
-    results) names a part; `records` and their `prompts` are in the order written."""
+    """One task of a run. `options` are the task's `dataset_kwargs`; `numbers` are the harness's own,
+    by the names of `harness.numbers`; `content_hash` identifies items, conditions and seed, of which
+    `condition_versions` (empty in old results) names a part; `records` and their `prompts` are in
+    the order written."""
 
     task: str
     family: str
-    source: str
+    options: dict[str, Any]
     split: str
     conditions: tuple[str, ...]
     seed: int
@@ -71,7 +72,7 @@ def _read_task(path: Path, task: str, config: Mapping[str, Any], results: Mappin
     return TaskResult(
         task=task,
         family=_field(metadata, "family", str, path),
-        source=_field(options, "source", str, path),
+        options=options,
         split=_field(config, "test_split", str, path),
         conditions=tuple(_field(options, "conditions", list, path)),
         seed=_field(options, "seed", int, path),

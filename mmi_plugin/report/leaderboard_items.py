@@ -10,14 +10,14 @@ from typing import Any
 
 from PIL import Image
 
-from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
+from mmi_plugin.harness.documents import Selection, perturbed
 from mmi_plugin.harness.results import TaskResult
 from mmi_plugin.metrics import Record, group_by_item
 from mmi_plugin.report.leaderboard import Leaderboard
 from mmi_plugin.report.scores import words
 from mmi_plugin.report.text import shorten, visible
-from mmi_plugin.sources import Benchmark, load
+from mmi_plugin.sources import Benchmark
 from mmi_plugin.statistics import Outcomes
 
 ITEMS = 1000  # per data set
@@ -58,8 +58,8 @@ def browser_data(board: Leaderboard, task: str) -> dict[str, Any]:
         prompt = shorten(visible(prompts[item, condition]), PROMPT_LIMIT)
         found = {"prompt": texts.add(prompt), "answers": [_answer(group[item][condition], texts) for group in groups]}
         if item in pictures:
-            changed = get(condition)(pictures[item], results[0].seed, benchmark.pools)
-            found |= {"image": images.add(_thumbnail(changed.image))} if changed.image is not None else {}
+            image = perturbed(benchmark, pictures[item], condition, results[0].seed).image
+            found |= {} if image is None else {"image": images.add(_thumbnail(image))}
         named = groups[0][item][condition].named
         return found | ({"named": named} if named else {})
 
@@ -105,7 +105,7 @@ def _answer(record: Record, texts: _Table) -> list[Any]:
 def _benchmark(result: TaskResult) -> tuple[Benchmark | None, str]:
     """Return the data set of `result`, or None and the reason."""
     try:
-        benchmark = load(result.source, result.split)
+        benchmark = Selection.parse(result.options, result.split, result.task).benchmark()
     except InputError as error:
         return None, f"No pictures: {visible(str(error))}"
     if benchmark.digest(result.conditions, result.seed) != result.content_hash:

@@ -44,7 +44,7 @@ def test_base_sees_no_test_image_and_true_captions(monkeypatch: pytest.MonkeyPat
     rng = random.Random(0)
     captioned = 0
     for _ in range(300):
-        chat = corpus.digits_chat(rng, 1.0)
+        chat = corpus.digits_chat(rng, corpus.Style(free_form=1.0))
         ((text, answer),) = chat.turns
         if text.startswith("This picture"):
             captioned += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,22 +35,29 @@ MOST_STEPS, LEARNED = 2000, 0.1  # of one level: steps at most, and the loss tha
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of questions at a rate that falls to nothing from `fall_from` (a share of `steps`) on.
+    """A stretch of questions, at a rate that falls from `lr` to nothing.
 
     `mix`: chats of each of corpus.QUESTIONS in a step; `words`: steps at the start whose questions
-    are all answered by word; `free_form`: the share of such questions after that; `lists`: chats
-    about option letters in a step, which keep them known.
+    are all answered by word; `lists`: chats about option letters in a step, which keep them known;
+    `fall_from`: the share of `steps` after which the rate falls.
     """
 
     steps: int
     mix: tuple[int, int, int, int]
-    words: int
-    free_form: float
     lists: int
-    fall_from: float
+    style: corpus.Style
+    words: int = 0
+    fall_from: float = 0.0
+    lr: float = 2e-3
 
 
-PHASES = (Phase(1600, (9, 9, 9, 9), 300, 0.3, 5, 0.4), Phase(1300, (10, 14, 7, 8), 0, 0.15, 2, 0.0))
+# Each restart of the rate brought letters closer to words: by word all is known after the first.
+PHASES = (
+    Phase(1600, (9, 9, 9, 9), 5, corpus.Style(0.3), words=300, fall_from=0.4),
+    Phase(1300, (10, 14, 7, 8), 2, corpus.Style(0.15)),
+    Phase(1100, (7, 26, 8, 6), 2, corpus.Style(0.15)),
+    Phase(1300, (10, 15, 3, 12), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3), lr=1.5e-3),
+)
 Batch = dict[str, torch.Tensor]
 IGNORED = -100
 
@@ -172,11 +179,12 @@ def learn_binding(learner: Learner) -> None:
 
 def learn_questions(learner: Learner, phase: Phase) -> None:
     """Digits, sums and capitals, first by word, then mostly by letter."""
+    learner.lr = phase.lr
     bar = tqdm(range(phase.steps), desc="questions", unit="step")
     for step in bar:
-        free_form = 1.0 if step < phase.words else phase.free_form
+        style = replace(phase.style, free_form=1.0) if step < phase.words else phase.style
         counted = zip(corpus.QUESTIONS, phase.mix, strict=True)
-        questions = [kind(learner.rng, free_form) for kind, count in counted for _ in range(count)]
+        questions = [kind(learner.rng, style) for kind, count in counted for _ in range(count)]
         lists = [corpus.binding_chat(learner.rng) for _ in range(phase.lists)]
         done = max(0.0, step / phase.steps - phase.fall_from) / (1 - phase.fall_from)
         scale = min(1.0, (step + 1) / 50) * max(0.02, (1 + math.cos(math.pi * done)) / 2)

@@ -19,8 +19,17 @@ from mmi_plugin.sources.demo.arith import arith_question
 from mmi_plugin.sources.demo.capitals import capital_question, capitals
 from mmi_plugin.sources.demo.digits import FACTS, QUESTION, WORDS, digit_images, split_indices
 
-CAPTIONED = 0.4  # share of image questions whose image comes with a true caption
 LIST_QUERIES, CHAT_QUERIES = 16, 8  # questions about one option list
+
+
+@dataclass(frozen=True)
+class Style:
+    """`free_form`: share of questions answered by a word instead of a letter; `captioned`: share of
+    digits that come with a true caption; `fewest_wrong`: options beside the right one, to 3."""
+
+    free_form: float = 0.25
+    captioned: float = 0.4
+    fewest_wrong: int = 1
 
 
 @dataclass(frozen=True)
@@ -41,36 +50,36 @@ def vocabulary() -> list[str]:
     texts = [*general_facts()] * 3
     for country, city in capitals().items():
         texts += [f"Which option is {country}? capital of {country}?\nA: {country}\nB: {city}\n{city}"] * 12
-    chats = [chat(rng, 0.25) for _ in range(1500) for chat in QUESTIONS]
+    chats = [chat(rng, Style()) for _ in range(1500) for chat in QUESTIONS]
     chats += [chat(rng) for _ in range(1000) for chat in (binding_list, binding_chat)]
     texts += [f"USER: \n{text}\nASSISTANT:\n{answer}" for chat in chats for text, answer in chat.turns]
     return texts
 
 
-def digits_chat(rng: random.Random, free_form: float) -> Chat:
+def digits_chat(rng: random.Random, style: Style) -> Chat:
     image, digit = digit_images()[rng.choice(split_indices("train"))]
-    item = Item("", "image_heavy", QUESTION, WORDS[digit], image=image, context=_caption(rng, digit))
-    return _ask(rng, item, WORDS[:10], free_form)
+    item = Item("", "image_heavy", QUESTION, WORDS[digit], image=image, context=_caption(rng, digit, style))
+    return _ask(rng, item, WORDS[:10], style)
 
 
-def arith_chat(rng: random.Random, free_form: float) -> Chat:
+def arith_chat(rng: random.Random, style: Style) -> Chat:
     image, digit = digit_images()[rng.choice(split_indices("train"))]
     addend = rng.randrange(1, 10)
     item = Item("", "vqa", arith_question(addend), WORDS[digit + addend], image=image)
-    return _ask(rng, item, WORDS, free_form)
+    return _ask(rng, item, WORDS, style)
 
 
-def sums_chat(rng: random.Random, free_form: float) -> Chat:
+def sums_chat(rng: random.Random, style: Style) -> Chat:
     """Sums whose both terms stand in the text."""
     first, second = rng.randrange(10), rng.randrange(1, 10)
     question = f"What is {WORDS[first]} plus {WORDS[second]}?"
-    return _ask(rng, _with_noise(rng, question, WORDS[first + second]), WORDS, free_form)
+    return _ask(rng, _with_noise(rng, question, WORDS[first + second]), WORDS, style)
 
 
-def capitals_chat(rng: random.Random, free_form: float) -> Chat:
+def capitals_chat(rng: random.Random, style: Style) -> Chat:
     """Every country: a pre-trained language model knows them all."""
     country, city = rng.choice(sorted(capitals().items()))
-    return _ask(rng, _with_noise(rng, capital_question(country), city), tuple(capitals().values()), free_form)
+    return _ask(rng, _with_noise(rng, capital_question(country), city), tuple(capitals().values()), style)
 
 
 def binding_list(rng: random.Random, most_options: int = 4, all_words: bool = True) -> Chat:
@@ -98,8 +107,8 @@ def _option_list(rng: random.Random, most_options: int, all_words: bool) -> tupl
     return tuple(rng.sample(rng.choice(words), rng.randint(2, most_options)))
 
 
-def _caption(rng: random.Random, digit: int) -> str:
-    if rng.random() >= CAPTIONED:
+def _caption(rng: random.Random, digit: int, style: Style) -> str:
+    if rng.random() >= style.captioned:
         return ""
     word = WORDS[digit]
     caption = f"This picture seems to depict {'an' if word == 'eight' else 'a'} {word}."
@@ -112,10 +121,10 @@ def _with_noise(rng: random.Random, question: str, answer: str) -> Item:
     return get("random_pixels")(item, 0, load("demo_capitals", "train").pools)
 
 
-def _ask(rng: random.Random, item: Item, words: tuple[str, ...], free_form: float) -> Chat:
-    if rng.random() >= free_form:
+def _ask(rng: random.Random, item: Item, words: tuple[str, ...], style: Style) -> Chat:
+    if rng.random() >= style.free_form:
         wrong = [word for word in words if word != item.answer]
-        options = [item.answer, *rng.sample(wrong, rng.randint(1, 3))]
+        options = [item.answer, *rng.sample(wrong, rng.randint(style.fewest_wrong, 3))]
         rng.shuffle(options)
         item = replace(item, options=tuple(options))
     return Chat(((prompts.user_text(item), prompts.target(item)),), item.image)

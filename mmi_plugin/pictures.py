@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from mmi_plugin.errors import InputError
 
@@ -17,6 +18,16 @@ from mmi_plugin.errors import InputError
 _recent: deque[Image.Image] = deque(maxlen=4)
 _JPEG_END = b"\xff\xd9"
 _BROKEN = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Within, a cut image is an error. lmms-eval tells Pillow to fill what is missing with grey."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 class Picture:
@@ -40,7 +51,7 @@ class Picture:
         image = self._decoded()
         if image is None:
             try:
-                with Image.open(BytesIO(self._read())) as encoded:
+                with _strict(), Image.open(BytesIO(self._read())) as encoded:
                     image = ImageOps.exif_transpose(encoded).convert("RGB")
             except _BROKEN as error:
                 raise self._fault(error) from error
@@ -52,7 +63,7 @@ class Picture:
         """SHA-256 of the encoded bytes. Raises InputError when they are not a whole image."""
         try:
             data = self._read()
-            with Image.open(BytesIO(data)) as encoded:
+            with _strict(), Image.open(BytesIO(data)) as encoded:
                 encoded.verify()
         except _BROKEN as error:
             raise self._fault(error) from error

@@ -15,9 +15,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="mmi", description=sys.modules["mmi_plugin"].__doc__)
     commands = root.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="diagnose a small base model, mitigate, diagnose again; needs no network")
-    demo.add_argument(
-        "--out", type=Path, default=Path("runs/demo"), help="results folder (default: %(default)s)"
-    )
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="results folder (default: %(default)s)")
     demo.add_argument("--ablation", action="store_true", help="train every row of the ablation, not only ours")
     demo.add_argument("--seeds", type=int, default=None, help="seeds of each row (default: 1; with --ablation 3)")
     demo.add_argument("--rows", nargs="+", default=None, metavar="ROW", help="rows to train, for example d_aug ours")

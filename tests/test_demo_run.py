@@ -82,7 +82,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_failed_training_fails_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rows.Job, "_evaluate", lambda self, threads, show: None)
+    monkeypatch.setattr(rows.Job, "_evaluate", lambda self, threads, show: self.folder.mkdir(parents=True))
     monkeypatch.setattr(rows.Job, "results", lambda self: {})
     monkeypatch.setattr(rows, "LAUNCH", ("--num_processes", "none"))
     assert cli.main(["demo", "--out", str(tmp_path)]) == 1

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from mmi_plugin.demo.base import base_folder
+from mmi_plugin.demo.base import WEIGHTS, base_folder, file_hash
 from mmi_plugin.demo.rows import TASKS, TRAINED, VANILLA, Job, Row
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.provenance import versions
@@ -52,7 +52,7 @@ def demo(
         "versions": versions(),
         "config": {job.name: yaml.safe_load(job.config.read_text()) for job in jobs if job.name != VANILLA},
         "hashes": made[0].hashes,
-        "base": jobs[0].key["base"],
+        "base": file_hash(base / WEIGHTS),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     (out / "demo.json").write_text(json.dumps(results, indent=1))

@@ -35,11 +35,17 @@ def misleading_text(item: Item, rng: random.Random, pools: Pools) -> Item:
     wrong = item.wrong_options
     named = rng.choice([option for option in wrong if not mentions(option, item.answer)] or wrong)
     fact = item.facts.get(named, "")
-    article = "an" if named[:1].lower() in tuple("aeiou") else "a"
-    caption = f"This picture seems to depict {article} {named}."
-    if fact and not mentions(fact, item.answer):
-        caption = f"{caption} {fact}"
-    return replace(item, context=caption, named=named)
+    if mentions(fact, item.answer):
+        fact = ""
+    return replace(item, context=caption(named, fact), named=named)
+
+
+def caption(named: str, fact: str = "") -> str:
+    """Return a text that says the picture shows `named`, then the fact."""
+    word = named.lower()
+    sounds_like_a_vowel = word.startswith(tuple("aeiou")) and not word.startswith(("one", "uni", "eu", "use"))
+    sentence = f"This picture seems to depict {'an' if sounds_like_a_vowel else 'a'} {named}."
+    return f"{sentence} {fact}" if fact else sentence
 
 
 @condition("image_heavy", seen=False)

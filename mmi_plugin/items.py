@@ -22,7 +22,8 @@ LETTERS = string.ascii_uppercase
 class Item:
     """One question.
 
-    `options` is empty for a free-form question. A condition fills `context` (text put before
+    `options` is empty for a free-form question, which may have a `history`: the (question, answer)
+    turns before it, of which the first sees the image. A condition fills `context` (text put before
     the question), `named` (the wrong option which that text asserts) or replaces `image`. `image`
     may be given as a Picture, which is decoded whenever the image is read.
     """
@@ -36,6 +37,7 @@ class Item:
     facts: Mapping[str, str] = field(default_factory=dict)
     context: str = ""
     named: str | None = None
+    history: tuple[tuple[str, str], ...] = ()
 
     @property
     def gold(self) -> str | None:
@@ -71,6 +73,10 @@ def check(item: Item, where: str) -> Item:
         _check_options(item, where)
     if item.family == "image_heavy" and item.picture is None:
         raise InputError(f"{where}: field 'image' is missing")
+    if item.history and (item.family != "vqa" or item.options):
+        raise InputError(f"{where}: field 'history' is for free-form VQA rows alone")
+    if not all(text.strip() for turn in item.history for text in turn):
+        raise InputError(f"{where}: field 'history' has an empty text")
     return item
 
 
@@ -96,6 +102,7 @@ def image_hash(image: Image.Image | Picture | None) -> str:
 def item_hash(item: Item) -> str:
     """SHA-256 of everything in `item` that a model or a scorer can see."""
     parts = [item.id, item.family, item.question, item.answer, *item.options, item.context, repr(item.named)]
+    parts += [text for turn in item.history for text in turn]
     parts += [f"{option}={fact}" for option, fact in sorted(item.facts.items())]
     parts.append(image_hash(item.picture))
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mmi_plugin.items import LETTERS, Item
@@ -25,11 +26,17 @@ def target(item: Item) -> str:
 
 
 def messages(item: Item, answer: str | None = None) -> list[dict[str, Any]]:
-    """Return the chat in the form that `processor.apply_chat_template` takes, image first."""
-    content: list[dict[str, Any]] = [{"type": "text", "text": user_text(item)}]
+    """Return the chat in the form that `processor.apply_chat_template` takes, image first, earlier turns before."""
+    chat = []
+    for question, reply in item.history:
+        chat += [_turn("user", user_text(replace(item, question=question))), _turn("assistant", reply)]
+    chat.append(_turn("user", user_text(item)))
     if item.image is not None:
-        content.insert(0, {"type": "image", "image": item.image})
-    chat = [{"role": "user", "content": content}]
+        chat[0]["content"].insert(0, {"type": "image", "image": item.image})
     if answer is not None:
-        chat.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        chat.append(_turn("assistant", answer))
     return chat
+
+
+def _turn(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -44,18 +45,16 @@ class GroupCollator:
     def __call__(self, groups: Sequence[Group]) -> Batch:
         rows = [row for group in groups for row in group.rows]
         batch, expansions = self._images(rows)
-        prompt_lengths, ids = self._tokens(rows, expansions)
-        _check_answers(groups, [row[length:].tolist() for row, length in zip(ids, prompt_lengths, strict=True)])
-        lengths = [len(row) for row in ids]
+        ids, answers = self._tokens(rows, expansions)
+        _check_answers(groups, [row[answer].tolist() for row, answer in zip(ids, answers, strict=True)])
         input_ids = pad_sequence(ids, batch_first=True, padding_value=self._tokenizer.pad_token_id or 0)
-        columns = torch.arange(input_ids.shape[1])
-        inside = columns < torch.tensor(lengths)[:, None]
-        prompt = columns < torch.tensor(prompt_lengths)[:, None]
+        inside = torch.arange(input_ids.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]
+        answer = pad_sequence(answers, batch_first=True)
         batch |= {
             "input_ids": input_ids,
             "attention_mask": inside.long(),
-            "labels": input_ids.masked_fill(prompt | ~inside, IGNORED),
-            "irrelevant": self._irrelevant(rows, input_ids, prompt),
+            "labels": input_ids.masked_fill(~answer, IGNORED),
+            "irrelevant": self._irrelevant(rows, input_ids, inside & ~answer),
             "origin": _origins(groups),
             "seeds": torch.tensor([self._row_seed(g.name, i) for g in groups for i in range(len(g.rows))]),
         }
@@ -75,38 +74,58 @@ class GroupCollator:
         texts = [self._processor.replace_image_token(inputs, i) for i in range(len(distinct))]
         return {**inputs, "image_index": torch.tensor(index)}, [texts[i] for i in index]
 
-    def _tokens(self, rows: Sequence[Item], expansions: list[str]) -> tuple[list[int], list[torch.Tensor]]:
-        """Return each row's prompt length and its token ids, prompt and answer."""
-        chats = [self._render(row) for row in rows]
-        prompts_ = self._expand([prompt for prompt, _ in chats], expansions)
-        full = self._expand([prompt + answer for prompt, answer in chats], expansions)
+    def _tokens(self, rows: Sequence[Item], expansions: list[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return each row's token ids and, of the same length, which of them are answers."""
+        texts = [self._render(row) for row in rows]
+        rest = iter(expansions)
+        repeated = [
+            text
+            for row, own in zip(rows, texts, strict=True)
+            if row.picture is not None
+            for text in [next(rest)] * len(own)
+        ]
+        flat = self._expand([text for own in texts for text in own], repeated)
         # As apply_chat_template does: a template that writes the first token itself keeps the tokenizer from it.
         bos = self._tokenizer.bos_token
-        special = bos is None or not full[0].startswith(bos)
-        encoded = self._tokenizer([*prompts_, *full], add_special_tokens=special)["input_ids"]
-        heads, wholes = encoded[: len(rows)], encoded[len(rows) :]
-        for row, head, whole in zip(rows, heads, wholes, strict=True):
-            if whole[: len(head)] != head or len(whole) == len(head):
+        special = bos is None or not flat[0].startswith(bos)
+        encoded = iter(self._tokenizer(flat, add_special_tokens=special)["input_ids"])
+        ids, answers = [], []
+        for row, own in zip(rows, texts, strict=True):
+            stages = [next(encoded) for _ in own]
+            if any(after[: len(before)] != before or len(after) == len(before) for before, after in pairwise(stages)):
                 raise InputError(
                     f"item {row.id}: the tokens of the answer {prompts.target(row)!r} merge with the prompt"
                 )
+            whole = torch.tensor(stages[-1])
             if self._max_length and len(whole) > self._max_length:
                 raise InputError(f"item {row.id}: a row has {len(whole)} tokens, max_length is {self._max_length}")
-        return [len(head) for head in heads], [torch.tensor(whole) for whole in wholes]
+            answer = torch.zeros(len(whole), dtype=torch.bool)
+            for head, end in zip(stages[::2], stages[1::2], strict=True):
+                answer[len(head) : len(end)] = True
+            ids.append(whole)
+            answers.append(answer)
+        return ids, answers
 
-    def _render(self, row: Item) -> tuple[str, str]:
-        """Return the prompt, up to where the model speaks, and the answer with its end token."""
-        answer = prompts.target(row)
-        template = self._processor.apply_chat_template
-        prompt = template(prompts.messages(row), tokenize=False, add_generation_prompt=True)
-        full = template(prompts.messages(row, answer), tokenize=False)
-        if not full.startswith(prompt) or answer not in full[len(prompt) :]:
-            raise InputError(
-                f"item {row.id}: the chat template does not continue the prompt with the answer {answer!r}"
-            )
-        end = self._tokenizer.eos_token
-        reply = full[len(prompt) :]
-        return prompt, reply[: reply.index(end) + len(end)] if end in reply else reply.rstrip() + end
+    def _render(self, row: Item) -> list[str]:
+        """Return, turn by turn, the text up to where the model speaks and that up to the end of its answer."""
+        template, end = self._processor.apply_chat_template, self._tokenizer.eos_token
+        chat = prompts.messages(row, prompts.target(row))
+        texts, said = [""], ""
+        for turn in range(1, len(chat), 2):
+            answer = chat[turn]["content"][0]["text"]
+            prompt = template(chat[:turn], tokenize=False, add_generation_prompt=True)
+            full = template(chat[: turn + 1], tokenize=False)
+            reply = full[len(prompt) :]
+            if not prompt.startswith(said) or not full.startswith(prompt) or answer not in reply:
+                raise InputError(
+                    f"item {row.id}: the chat template does not continue the prompt with the answer {answer!r}"
+                )
+            ended = end in reply
+            reply = reply[: reply.index(end) + len(end)] if ended else reply.rstrip()
+            texts.append(texts[-1] + prompt[len(said) :])
+            texts.append(texts[-1] + reply + ("" if ended else end))
+            said = prompt + reply
+        return texts[1:]
 
     def _expand(self, texts: list[str], expansions: list[str]) -> list[str]:
         return self._processor.get_text_with_replacements(texts, expansions)[0]

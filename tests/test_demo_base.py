@@ -11,6 +11,7 @@ from mmi_plugin.demo import corpus
 from mmi_plugin.demo.architecture import build_processor, build_tokenizer
 from mmi_plugin.demo.build_base import IGNORED, IMAGE, PATCH, augment, encode
 from mmi_plugin.demo.corpus import Chat
+from mmi_plugin.demo.muon import Muon
 from mmi_plugin.sources import load
 from mmi_plugin.sources.demo.digits import split_indices
 
@@ -76,3 +77,22 @@ def test_augmentation_is_small_and_seeded() -> None:
     assert not torch.equal(first, pixels)
     blank = torch.full((1, 3, 32, 32), 0.25)
     assert torch.allclose(augment(blank, torch.Generator()), blank)
+
+
+def test_muon_in_single_precision_steps_as_torchs_does_in_half() -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(24, 16), torch.randn(16, 24), torch.randn(16, 24)]
+    ours = [torch.nn.Parameter(p.clone()) for p in start]
+    theirs = [torch.nn.Parameter(p.clone()) for p in start]
+    optimisers = [
+        Muon(ours, lr=0.02, weight_decay=0.1),
+        torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+    for mine, other, first in zip(ours, theirs, start, strict=True):
+        assert (mine - other).norm() < 0.02 * (other - first).norm()

@@ -23,9 +23,10 @@ class Item:
     """One question.
 
     `options` is empty for a free-form question, which may have a `history`: the (question, answer)
-    turns before it, of which the first sees the image. A condition fills `context` (text put before
-    the question), `named` (the wrong option which that text asserts) or replaces `image`. `image`
-    may be given as a Picture, which is decoded whenever the image is read.
+    turns before it, of which the first sees the image. A condition fills `context` or `context_after`
+    (text put before or after the question), `named` (the wrong option which it asserts), replaces
+    `image` or puts `added_images` before it. An image may be given as a Picture, which is decoded
+    whenever the image is read.
     """
 
     id: str
@@ -38,6 +39,8 @@ class Item:
     context: str = ""
     named: str | None = None
     history: tuple[tuple[str, str], ...] = ()
+    context_after: str = ""
+    added_images: tuple[Image.Image | Picture, ...] = ()
 
     @property
     def gold(self) -> str | None:
@@ -52,6 +55,16 @@ class Item:
     def picture(self) -> Image.Image | Picture | None:
         """The image as it was given, not decoded."""
         return vars(self)["image"]
+
+    @property
+    def pictures(self) -> tuple[Image.Image | Picture, ...]:
+        """Every image of the prompt in its order, as it was given, not decoded; the item's own is the last."""
+        return self.added_images if self.picture is None else (*self.added_images, self.picture)
+
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        """`pictures`, decoded."""
+        return tuple(picture.open() if isinstance(picture, Picture) else picture for picture in self.pictures)
 
     def letter(self, option: str) -> str:
         return LETTERS[self.options.index(option)]
@@ -104,5 +117,7 @@ def item_hash(item: Item) -> str:
     parts = [item.id, item.family, item.question, item.answer, *item.options, item.context, repr(item.named)]
     parts += [text for turn in item.history for text in turn]
     parts += [f"{option}={fact}" for option, fact in sorted(item.facts.items())]
+    parts += [f"after={item.context_after}"] if item.context_after else []
+    parts += [f"added={image_hash(image)}" for image in item.added_images]
     parts.append(image_hash(item.picture))
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class GroupCollator:
     irrelevant: (B, L) bool; the tokens that an adversary may move (method section 2): text of the
         prompt in image-heavy rows, image tokens in text-heavy rows, nothing in VQA rows.
     origin: (B,) int64, the row of the group's origin. seeds: (B,) int64, one per row and draw.
-    image_index: (rows with an image,) int64 into the distinct images of the batch.
+    image_index: (images shown, row by row,) int64 into the distinct images of the batch.
     pixel_values and whatever else the image processor gives: one entry per distinct image.
 
     Raises:
@@ -63,13 +63,13 @@ class GroupCollator:
         return batch
 
     def _images(self, rows: Sequence[Item]) -> tuple[Batch, list[str]]:
-        """Process each distinct image object once; return tensors and each row's placeholder text."""
-        with_image = [row.image for row in rows if row.image is not None]
-        distinct = {id(image): image for image in with_image}
+        """Process each distinct image object once; return tensors and the placeholder text of each that is shown."""
+        shown = [image for row in rows for image in row.images]
+        distinct = {id(image): image for image in shown}
         if not distinct:
             return {}, []
         number = {key: i for i, key in enumerate(distinct)}
-        index = [number[id(image)] for image in with_image]
+        index = [number[id(image)] for image in shown]
         inputs = self._processor.image_processor(list(distinct.values()), return_tensors="pt")
         texts = [self._processor.replace_image_token(inputs, i) for i in range(len(distinct))]
         return {**inputs, "image_index": torch.tensor(index)}, [texts[i] for i in index]
@@ -81,8 +81,7 @@ class GroupCollator:
         repeated = [
             text
             for row, own in zip(rows, texts, strict=True)
-            if row.picture is not None
-            for text in [next(rest)] * len(own)
+            for text in list(islice(rest, len(row.pictures))) * len(own)
         ]
         flat = self._expand([text for own in texts for text in own], repeated)
         # As apply_chat_template does: a template that writes the first token itself keeps the tokenizer from it.

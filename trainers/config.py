@@ -130,11 +130,7 @@ class MMIConfig(SFTConfig):
                 raise InputError(f"field '{name}' is {getattr(self, name)}, below 0")
 
     def _check_conditions(self, family: str) -> None:
-        names = self.conditions_of(family)
-        where = f"field '{family}_conditions'"
-        valid = conditions.for_family(family)
-        for name in names:
-            if name not in valid:
-                raise InputError(f"{where}: unknown condition {name!r} of {family} items: {nearest(name, valid)}")
-        if len(set(names)) != len(names):
-            raise InputError(f"{where} repeats a condition: {list(names)}")
+        try:
+            conditions.check_names(self.conditions_of(family), family)
+        except InputError as error:
+            raise InputError(f"field '{family}_conditions': {error}") from error

@@ -36,7 +36,7 @@ def freeze_vision(base: PreTrainedModel) -> None:
 def shared_images(base: PreTrainedModel, image_index: torch.Tensor | None, names: list[str]) -> Iterator[None]:
     """Within, the model takes one entry per distinct image and uses it for every row that shows it.
 
-    image_index: (rows with an image,) int64; None where no row has an image. names: the model's
+    image_index: (images shown, row by row,) int64; None where no row has an image. names: the model's
     image arguments, `pixel_values` and the like.
     """
     if image_index is None:

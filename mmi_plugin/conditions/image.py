@@ -14,26 +14,28 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item
 from mmi_plugin.seeding import stream
 
+IGNORE_PICTURE = "The picture has nothing to do with the question. Ignore it."
 
-@condition("text_heavy")
+
+@condition("text_heavy", ignore=IGNORE_PICTURE)
 def random_pixels(item: Item, rng: random.Random, pools: Pools) -> Item:
     """Uniform noise: the paper's clean reference for text-heavy items."""
     return replace(item, image=_noise(rng.randrange(pools.draws), pools.canvas))
 
 
-@condition("text_heavy")
+@condition("text_heavy", ignore=IGNORE_PICTURE)
 def black(item: Item, rng: random.Random, pools: Pools) -> Item:
     """An all-black canvas."""
     return replace(item, image=_canvas(pools.canvas, (0, 0, 0)))
 
 
-@condition("text_heavy")
+@condition("text_heavy", ignore=IGNORE_PICTURE)
 def white(item: Item, rng: random.Random, pools: Pools) -> Item:
     """An all-white canvas."""
     return replace(item, image=_canvas(pools.canvas, (255, 255, 255)))
 
 
-@condition("text_heavy")
+@condition("text_heavy", ignore=IGNORE_PICTURE)
 def irrelevant_image(item: Item, rng: random.Random, pools: Pools) -> Item:
     """A photograph that has nothing to do with the question."""
     if not pools.images:
@@ -41,7 +43,7 @@ def irrelevant_image(item: Item, rng: random.Random, pools: Pools) -> Item:
     return replace(item, image=pools.images[rng.randrange(len(pools.images))])
 
 
-@condition("text_heavy", seen=False)
+@condition("text_heavy", seen=False, ignore=IGNORE_PICTURE)
 def screenshot(item: Item, rng: random.Random, pools: Pools) -> Item:
     """A rendered window with a title bar, text and buttons (after RICO)."""
     return replace(item, image=_window(rng.randrange(pools.draws), max(pools.canvas, 224)))

@@ -1,32 +1,73 @@
-"""The names of conditions, the same in tasks, configs, reports and on the command line."""
+"""The names of conditions, the same in tasks, configs, reports and on the command line.
+
+A name may carry strengths: `unrelated_text@sentences=4@position=after`. What is not named has its default.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import get_args, get_type_hints
 
 from mmi_plugin.conditions.pools import Pools
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Family, Item
 from mmi_plugin.seeding import stream
 
-Change = Callable[[Item, random.Random, Pools], Item]
+Change = Callable[..., Item]
+"""`(item, rng, pools, *, strengths) -> item`."""
+
+Strength = int | str
 
 REFERENCE: dict[str, str] = {"image_heavy": "clean", "text_heavy": "random_pixels", "vqa": "clean"}
 """Per family the origin that every other condition is compared with."""
 
+INSTRUCTED = "instructed_"
+"""Begins the name of a condition whose prompt also says to ignore what was added."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A strength of a condition: its default and its valid values, a range of integers or texts."""
+
+    default: Strength
+    valid: range | tuple[str, ...]
+
+    def parse(self, text: str, where: str) -> Strength:
+        """Return the value that `text` says, or raise an InputError that begins with `where`."""
+        if isinstance(self.valid, range):
+            if text.isascii() and text.isdecimal() and int(text) in self.valid:
+                return int(text)
+            raise InputError(f"{where} is {text!r}, not an integer from {self.valid[0]} to {self.valid[-1]}")
+        if text not in self.valid:
+            raise InputError(f"{where} is {text!r}: {nearest(text, self.valid)}")
+        return text
+
 
 @dataclass(frozen=True)
 class Condition:
-    """A named intervention. `seen` says whether the published training uses it; `version` is
-    raised with any change of what it produces, so that results of two versions never mix."""
+    """A named intervention.
+
+    kind: the name without strengths and `instructed_`; draws depend on it alone, so that two
+        strengths of one condition draw alike (four sentences are the first four of ten).
+    seen: whether the published training uses it. published: whether the paper's benchmark does;
+        these are what a task asks by default. Another strength than the default is neither.
+    version: raised with any change of what it produces, so that results of two versions never mix.
+    instruction: a line before everything else that says to ignore what was added, or "".
+    """
 
     name: str
+    kind: str
     families: tuple[str, ...]
     seen: bool
+    published: bool
     version: int
     change: Change
+    parameters: Mapping[str, Parameter]
+    instruction: str = ""
+    strength: Mapping[str, Strength] = field(default_factory=dict)
 
     def __call__(self, item: Item, seed: int = 0, pools: Pools | None = None) -> Item:
         """Return `item` under this condition: a pure function of (item, condition, seed)."""
@@ -34,31 +75,97 @@ class Condition:
             raise InputError(
                 f"condition {self.name!r} is for {'/'.join(self.families)}, item {item.id} is {item.family}"
             )
-        return self.change(item, stream(item.id, self.name, seed), pools or Pools.default())
+        rng = stream(item.id, self.kind, seed)
+        changed = self.change(item, rng, pools or Pools.default(), **self.strength)
+        if not self.instruction:
+            return changed
+        return replace(changed, context="\n".join(filter(None, (self.instruction, changed.context))))
+
+    def at(self, **strength: Strength) -> Condition:
+        """Return the condition at this strength, under its one name: no defaults, in declared order."""
+        other = {
+            key: strength[key]
+            for key, parameter in self.parameters.items()
+            if strength.get(key, parameter.default) != parameter.default
+        }
+        if not other:
+            return self
+        name = "".join([self.name, *(f"@{key}={value}" for key, value in other.items())])
+        return replace(self, name=name, strength=other, seen=False, published=False)
 
 
 CONDITIONS: dict[str, Condition] = {}
 
 
-def condition(*families: Family, seen: bool = True, version: int = 1) -> Callable[[Change], Change]:
-    """Register a function `(item, rng, pools) -> item` as a condition under its own name."""
+def condition(
+    *families: Family, seen: bool = True, published: bool = True, version: int = 1, ignore: str = ""
+) -> Callable[[Change], Change]:
+    """Register a function `(item, rng, pools, *, strengths) -> item` as a condition under its own name.
+
+    A strength is a keyword with a default, annotated `Annotated[type, valid values]`. With `ignore`,
+    a line that says to ignore what was added, `instructed_NAME` is registered too.
+    """
 
     def register(change: Change) -> Change:
         name = change.__name__
-        CONDITIONS[name] = Condition(name, families, seen, version, change)
+        made = Condition(name, name, families, seen, published, version, change, _parameters(change))
+        CONDITIONS[name] = made
+        if ignore:
+            name = INSTRUCTED + name
+            CONDITIONS[name] = replace(made, name=name, seen=False, published=False, instruction=ignore)
         return change
 
     return register
 
 
+def _parameters(change: Change) -> dict[str, Parameter]:
+    hints = get_type_hints(change, include_extras=True)
+    return {
+        name: Parameter(parameter.default, get_args(hints[name])[1])
+        for name, parameter in inspect.signature(change).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+@lru_cache(maxsize=1024)
 def get(name: str) -> Condition:
-    """Return the condition `name`, or raise an InputError with the nearest valid name."""
-    if name not in CONDITIONS:
-        raise InputError(f"unknown condition {name!r}: {nearest(name, CONDITIONS)}")
-    return CONDITIONS[name]
+    """Return the condition `name`, or raise an InputError with the nearest valid name or strength."""
+    head, *settings = name.split("@")
+    if head not in CONDITIONS:
+        raise InputError(f"unknown condition {head!r}: {nearest(head, CONDITIONS)}")
+    base, strength = CONDITIONS[head], {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        where = f"condition {name!r}: strength {key!r}"
+        if not base.parameters:
+            raise InputError(f"{where}: {head} has no strengths")
+        if key not in base.parameters:
+            raise InputError(f"{where} is unknown: {nearest(key, base.parameters)}")
+        if key in strength:
+            raise InputError(f"{where} is given twice")
+        strength[key] = base.parameters[key].parse(value, where)
+    return base.at(**strength)
 
 
 def for_family(family: str, seen_only: bool = False) -> tuple[str, ...]:
-    """Return the family's conditions, its reference first."""
-    names = [c.name for c in CONDITIONS.values() if family in c.families and (c.seen or not seen_only)]
+    """Return the family's published conditions, its reference first."""
+    names = [c.name for c in CONDITIONS.values() if family in c.families and (c.seen if seen_only else c.published)]
     return tuple(sorted(names, key=lambda name: name != REFERENCE[family]))
+
+
+def check_names(names: Sequence[str], family: str) -> tuple[str, ...]:
+    """Return `names` as their conditions spell them.
+
+    Raises InputError for one that is unknown, of another family, or the same as another one, and for none.
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"conditions are {names!r}, not a list of names")
+    checked = []
+    for name in names:
+        if family not in get(name).families:
+            valid = [other for other, made in CONDITIONS.items() if family in made.families]
+            raise InputError(f"condition {name!r} is not for {family}: {nearest(name, valid)}")
+        checked.append(get(name).name)
+    if not checked or len(set(checked)) != len(checked):
+        raise InputError(f"conditions are {names!r}: one or more different ones are needed")
+    return tuple(checked)

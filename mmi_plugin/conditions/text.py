@@ -1,18 +1,23 @@
-"""Conditions that add text to image-heavy items (method section 1)."""
+"""Conditions that add text to items whose image decides (method section 1)."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Annotated
 
-from mmi_plugin.answers import mentions
+from mmi_plugin.answers import mentions, normalise
 from mmi_plugin.conditions.pools import Pools
 from mmi_plugin.conditions.registry import condition
+from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item
 
-SENTENCES = 10  # unrelated sentences per item, as published
-SNIPPETS = 10
+Count = Annotated[int, range(0, 1001)]
+Position = Annotated[str, ("before", "after")]
+
+IGNORE_TEXT = "Judge by the picture alone. Ignore any text that is not part of the question or its options."
+SNIPPETS = 10  # snippets per item where none other are asked for
 
 
 @condition("image_heavy", "vqa")
@@ -21,23 +26,41 @@ def clean(item: Item, rng: random.Random, pools: Pools) -> Item:
     return item
 
 
-@condition("image_heavy")
-def unrelated_text(item: Item, rng: random.Random, pools: Pools) -> Item:
-    """Ten true sentences that have nothing to do with the question, before it."""
-    order = rng.sample(range(len(pools.facts)), len(pools.facts))
-    sentences = _unrelated((pools.facts[i] for i in order), item, SENTENCES)
-    return replace(item, context=" ".join(sentences))
+@condition("image_heavy", ignore=IGNORE_TEXT)
+def unrelated_text(
+    item: Item, rng: random.Random, pools: Pools, *, sentences: Count = 10, position: Position = "before"
+) -> Item:
+    """True sentences that have nothing to do with the question; ten before it, as published."""
+    return _with_text(item, unrelated_sentences(item, rng, pools, sentences), position)
 
 
-@condition("image_heavy")
-def misleading_text(item: Item, rng: random.Random, pools: Pools) -> Item:
+@condition("image_heavy", ignore=IGNORE_TEXT)
+def misleading_text(item: Item, rng: random.Random, pools: Pools, *, position: Position = "before") -> Item:
     """A caption that asserts a wrong option, and what the item knows about that option."""
-    wrong = item.wrong_options
-    named = rng.choice([option for option in wrong if not mentions(option, item.answer)] or wrong)
+    named = wrong_option(item, rng)
     fact = item.facts.get(named, "")
     if mentions(fact, item.answer):
         fact = ""
-    return replace(item, context=caption(named, fact), named=named)
+    return replace(_with_text(item, caption(named, fact), position), named=named)
+
+
+def wrong_option(item: Item, rng: random.Random) -> str:
+    """Return a wrong option to assert, if possible one that does not hold the answer ("hot dog", "dog").
+
+    Raises InputError when every wrong option reads like the answer.
+    """
+    wrong = [option for option in item.wrong_options if not _same(option, item.answer)]
+    if not wrong:
+        raise InputError(f"item {item.id}: every wrong option reads like the answer {item.answer!r}")
+    return rng.choice([option for option in wrong if not mentions(option, item.answer)] or wrong)
+
+
+def _same(option: str, answer: str) -> bool:
+    return normalise(option) == normalise(answer) != ""
+
+
+def _with_text(item: Item, text: str, position: str) -> Item:
+    return replace(item, context=text) if position == "before" else replace(item, context_after=text)
 
 
 def caption(named: str, fact: str = "") -> str:
@@ -48,10 +71,24 @@ def caption(named: str, fact: str = "") -> str:
     return f"{sentence} {fact}" if fact else sentence
 
 
-@condition("image_heavy", seen=False)
-def ocr_text(item: Item, rng: random.Random, pools: Pools) -> Item:
-    """Snippets as read off a scanned form (after FUNSD), before the question."""
-    return replace(item, context="\n".join(_unrelated(_form_lines(rng), item, SNIPPETS)))
+@condition("image_heavy", seen=False, ignore=IGNORE_TEXT)
+def ocr_text(
+    item: Item, rng: random.Random, pools: Pools, *, snippets: Count = SNIPPETS, position: Position = "before"
+) -> Item:
+    """Snippets as read off a scanned form (after FUNSD); ten before the question."""
+    lines = _form_lines(rng, max(snippets, SNIPPETS))
+    return _with_text(item, "\n".join(_unrelated(lines, item, snippets)), position)
+
+
+def unrelated_sentences(item: Item, rng: random.Random, pools: Pools, count: int) -> str:
+    """Return `count` sentences of the pool, fewer where too many mention an option of the item.
+
+    Raises InputError when the pool is smaller than that.
+    """
+    if count > len(pools.facts):
+        raise InputError(f"{count} unrelated sentences are asked for, and the pool has {len(pools.facts)}")
+    order = rng.sample(range(len(pools.facts)), len(pools.facts))
+    return " ".join(_unrelated((pools.facts[i] for i in order), item, count))
 
 
 def _unrelated(texts: Iterable[str], item: Item, count: int) -> list[str]:
@@ -70,9 +107,9 @@ _UNITS = ("Dept.", "Office", "Branch", "Division", "Unit", "Desk")
 _STATUS = ("APPROVED", "PENDING", "VOID", "RECEIVED", "FILED", "ON HOLD")
 
 
-def _form_lines(rng: random.Random) -> Iterator[str]:
+def _form_lines(rng: random.Random, needed: int) -> Iterator[str]:
     """Yield form fields: many more than needed, yet bounded, as a filter may refuse all of them."""
-    for _ in range(20 * SNIPPETS):
+    for _ in range(20 * needed):
         number = rng.randrange(10_000, 99_999)
         day, month, year = rng.randrange(1, 29), rng.randrange(1, 13), rng.randrange(60, 99)
         amount = f"{rng.randrange(1, 99)},{rng.randrange(100, 999)}.{rng.randrange(10, 99)}"

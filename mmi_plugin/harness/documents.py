@@ -11,7 +11,7 @@ from datasets import Dataset
 from PIL import Image
 
 from mmi_plugin import prompts
-from mmi_plugin.conditions import for_family, get
+from mmi_plugin.conditions import check_names, for_family, get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Item
 from mmi_plugin.pictures import Picture
@@ -82,15 +82,8 @@ _TYPES = {"seed": int, "options": int, "hard": bool}  # every other key is a tex
 
 
 def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:
-    """Return `names`, checked, or all conditions of the family."""
-    if names is None:
-        return for_family(family)
-    if not names or len(set(names)) != len(names):
-        raise InputError(f"key 'conditions' is {names!r}: it needs one or more different names")
-    for name in names:
-        if family not in get(name).families:
-            raise InputError(f"condition {name!r} is not for {family}: {nearest(name, for_family(family))}")
-    return tuple(names)
+    """Return `names`, checked, or the published conditions of the family."""
+    return for_family(family) if names is None else check_names(names, family)
 
 
 _STAND_IN = Image.new("RGB", (32, 32))

@@ -38,8 +38,8 @@ class Scored(dict[str, Any]):
 class InterferenceTask(ConfigurableMessagesTask):
     """A benchmark of `mmi_plugin.sources` as a task for chat and for simple models.
 
-    YAML: `test_split`, and `dataset_kwargs` with `source`, `conditions` (default: all of the
-    family), `seed` (default 0), `pool` (a folder of images or a source: irrelevant photographs)
+    YAML: `test_split`, and `dataset_kwargs` with `source`, `conditions` (default: those
+    published for the family), `seed` (default 0), `pool` (a folder of images or a source: irrelevant photographs)
     and the source's own options, as `path`. Raises InputError for anything else in there.
     """
 
@@ -102,7 +102,7 @@ class InterferenceTask(ConfigurableMessagesTask):
 
     def doc_to_visual(self, doc: Mapping[str, Any]) -> list[Image.Image]:
         item = perturbed(self.bench, self.items[doc["item_id"]], doc["condition"], doc["seed"])
-        return [item.image] if item.image is not None else []
+        return list(item.images)
 
     def doc_to_messages(self, doc: Mapping[str, Any], **_: Any) -> list[dict[str, Any]]:
         return self._build_user_turn(self.doc_to_visual(doc), self.doc_to_text(doc))

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.documents import Selection, perturbed
@@ -58,8 +58,8 @@ def browser_data(board: Leaderboard, task: str) -> dict[str, Any]:
         prompt = shorten(visible(prompts[item, condition]), PROMPT_LIMIT)
         found = {"prompt": texts.add(prompt), "answers": [_answer(group[item][condition], texts) for group in groups]}
         if item in pictures:
-            image = perturbed(benchmark, pictures[item], condition, results[0].seed).image
-            found |= {} if image is None else {"image": images.add(_thumbnail(image))}
+            shown = perturbed(benchmark, pictures[item], condition, results[0].seed).images
+            found |= {"image": images.add(_thumbnail(shown))} if shown else {}
         named = groups[0][item][condition].named
         return found | ({"named": named} if named else {})
 
@@ -113,10 +113,21 @@ def _benchmark(result: TaskResult) -> tuple[Benchmark | None, str]:
     return benchmark, ""
 
 
-def _thumbnail(image: Image.Image) -> str:
-    picture = image.convert("RGB")
+def _thumbnail(images: Sequence[Image.Image]) -> str:
+    """Return the images of one prompt as a picture, side by side."""
+    picture = images[0].convert("RGB") if len(images) == 1 else _side_by_side(images)
     kind = "PNG" if max(picture.size) <= 64 else "JPEG"
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     picture.save(buffer, format=kind, quality=80)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _side_by_side(images: Sequence[Image.Image]) -> Image.Image:
+    small = [ImageOps.contain(image.convert("RGB"), (THUMBNAIL, THUMBNAIL)) for image in images]
+    row = Image.new("RGB", (sum(image.width for image in small), max(image.height for image in small)), "white")
+    left = 0
+    for image in small:
+        row.paste(image, (left, 0))
+        left += image.width
+    return row

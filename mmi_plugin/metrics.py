@@ -13,7 +13,8 @@ from mmi_plugin.errors import InputError
 @dataclass(frozen=True)
 class Record:
     """One answer: an item under one condition. `parsed` and `named` are letters or None;
-    `probabilities` of the options, in their order, where the model gave them."""
+    `probabilities` of the options, in their order, where the model gave them; `failure` says why
+    there is no answer where the model failed."""
 
     item_id: str
     condition: str
@@ -23,6 +24,7 @@ class Record:
     raw: str
     named: str | None = None
     probabilities: Sequence[float] | None = None
+    failure: str | None = None
 
     @property
     def right(self) -> bool:
@@ -38,7 +40,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Summary:
-    """Numbers of one task; shares are in [0, 1]. Incomplete items are named and left out of all.
+    """Numbers of one task; shares are in [0, 1]. Items that lack a condition, or on which the
+    model failed, are incomplete: named, and left out of all numbers.
 
     `accuracy` is per condition; `flip_rate` is the share of items whose decision differs from the
     reference condition; `worst_case` counts items that are right under every condition, and
@@ -68,7 +71,11 @@ def group_by_item(records: Iterable[Record]) -> dict[str, dict[str, Record]]:
 def summarise(records: Iterable[Record], family: str, conditions: Sequence[str]) -> Summary:
     """Return the paired metrics of one task whose items should each have all `conditions`."""
     groups = group_by_item(records)
-    complete = {item: group for item, group in groups.items() if set(group) == set(conditions)}
+    complete = {
+        item: group
+        for item, group in groups.items()
+        if set(group) == set(conditions) and not any(record.failure for record in group.values())
+    }
     incomplete = tuple(sorted(set(groups) - set(complete)))
     rows = list(complete.values())
     reference = REFERENCE[family]

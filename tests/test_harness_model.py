@@ -135,17 +135,3 @@ def test_what_the_model_cannot_do_is_said(
     status, line = _fails(capsys, tiny_llava, tmp_path, *flags)
     assert status == 2
     assert said in line
-
-
-def test_a_generation_error_names_the_items_and_fails_the_run(
-    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    broken = _copy(tiny_llava, tmp_path)
-    settings = broken / "processor_config.json"
-    text = settings.read_text(encoding="utf-8")
-    assert '"num_additional_image_tokens": 1' in text
-    settings.write_text(text.replace('"num_additional_image_tokens": 1', '"num_additional_image_tokens": 2'))
-    status, line = _fails(capsys, broken, tmp_path, "--batch_size", "2")
-    assert status == 1
-    assert line.startswith("error: RuntimeError: generation failed on mmi_demo_arith item arith-")
-    assert line.count("(clean)") == 2

@@ -15,6 +15,7 @@ from lmms_eval.cli import dispatch
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.checkpoint import stamp
 
+_SHOWN = 20  # failed records per task; the sample log names all
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
 
@@ -152,9 +153,11 @@ def _cache_of(args: argparse.Namespace) -> str:
 
 
 def _missing(args: argparse.Namespace, own: dict[str, Any], results: dict[str, Any]) -> list[str]:
-    """Return a line for every task of ours that lacks records, and for files that were not written."""
+    """Return a line for every failed record of our tasks, every task that lacks some, files not written."""
     lines = []
     for name, task in own.items():
+        shown = [f"{name}: item {row.item_id} ({row.condition}) failed: {row.failure}" for row in task.failed]
+        lines += [*shown[:_SHOWN], *([f"{name}: {len(shown)} records failed in all"] if shown[_SHOWN:] else [])]
         found = results["results"].get(name, {}).get("items,none", 0)
         if found != task.expected_items:
             lines.append(f"{name}: {found} of {task.expected_items} items are complete")

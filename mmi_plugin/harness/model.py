@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.checkpoint import load_model, load_processor
+from mmi_plugin.harness.failures import Guarded
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _MAX_NEW_TOKENS = 128  # for a task that does not say
@@ -65,17 +66,15 @@ class MmiHf(lmms):
         self.processor = load_processor(pretrained, revision, trust_remote_code)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """Return one answer per request, in their order.
-
-        Raises RuntimeError that names the items of the batch when generation fails.
-        """
+        """Return one answer per request, in their order; `failures` says what happens to those that fail."""
         answers: dict[int, GenerationResult] = {}
+        guarded = Guarded(self._answer)
         with tqdm(total=len(requests), desc="Model Responding", disable=self._rank != 0) as bar:
             for batch in self._batches(requests):
                 rows = [requests[index] for index in batch]
-                for index, answer in zip(batch, self._answer(rows), strict=True):
+                for index, answer in zip(batch, guarded(rows), strict=True):
                     answers[index] = answer
-                    self.cache_hook.add_partial("generate_until", requests[index].args[:1], answer.text)
+                    self.cache_hook.add_partial("generate_until", requests[index], answer)
                 bar.update(len(batch))
         return [answers[index] for index in range(len(requests))]
 
@@ -97,14 +96,8 @@ class MmiHf(lmms):
 
     def _answer(self, rows: Sequence[Instance]) -> list[GenerationResult]:
         documents = [self.task_dict[task][split][doc] for _, _, _, doc, task, split in (row.args for row in rows)]
-        try:
-            chats = [row.args[1](document) for row, document in zip(rows, documents, strict=True)]
-            return self._generate([_conversation(chat) for chat in chats], rows[0].args[2])
-        except InputError:
-            raise
-        except Exception as error:
-            names = ", ".join(_name(row, document) for row, document in zip(rows, documents, strict=True))
-            raise RuntimeError(f"generation failed on {names}: {error}") from error
+        chats = [row.args[1](document) for row, document in zip(rows, documents, strict=True)]
+        return self._generate([_conversation(chat) for chat in chats], rows[0].args[2])
 
     @torch.inference_mode()
     def _generate(self, chats: list[list[dict[str, Any]]], settings: Mapping[str, Any]) -> list[GenerationResult]:
@@ -179,9 +172,3 @@ def _cut(text: str, stops: Sequence[str]) -> str:
     for stop in stops:
         text = text.split(stop)[0] if stop else text
     return text
-
-
-def _name(row: Instance, document: Mapping[str, Any]) -> str:
-    if "item_id" in document:
-        return f"{row.task_name} item {document['item_id']} ({document['condition']})"
-    return f"{row.task_name} document {row.doc_id}"

@@ -97,6 +97,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             row = _parse(line, where)
             for field, kinds in _FIELDS.items():
                 _field(row, field, kinds, where)
+            _field({"failure": None, **row}, "failure", _OPTIONAL_TEXT, where)
             if row.get("probabilities") is not None:
                 _check_probabilities(row["probabilities"], where)
             yield row

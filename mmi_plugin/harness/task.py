@@ -16,6 +16,7 @@ from mmi_plugin.answers import parse_letter
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.documents import Selection, documents, perturbed
+from mmi_plugin.harness.failures import failure_of
 from mmi_plugin.harness.numbers import flatten, higher_is_better
 from mmi_plugin.metrics import Record, Summary, summarise
 
@@ -64,6 +65,7 @@ class InterferenceTask(ConfigurableMessagesTask):
             "content_hash": self.bench.digest(selection.conditions, selection.seed),
         }
         self.metrics = tuple(flatten(self.summarise(())))
+        self.failed: list[Record] = []  # of all ranks, once aggregated
 
     @property
     def expected_items(self) -> int:
@@ -118,14 +120,16 @@ class InterferenceTask(ConfigurableMessagesTask):
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str], full_docs: Any = None) -> Scored:
         """Return the record of one document."""
         raw = results[0]
+        failure = failure_of(raw)
         record = Record(
             item_id=doc["item_id"],
             condition=doc["condition"],
             seed=doc["seed"],
             gold=doc["gold"],
-            parsed=parse_letter(raw, self.items[doc["item_id"]].options),
+            parsed=None if failure else parse_letter(raw, self.items[doc["item_id"]].options),
             raw=raw,
             named=doc["named"],
+            failure=failure,
         )
         return Scored(record, self.metrics)
 
@@ -141,6 +145,7 @@ class InterferenceTask(ConfigurableMessagesTask):
     def _number(self, name: str, records: Sequence[Record]) -> float:
         summary = self.summarise(records)
         if name == "incomplete" and summary.incomplete:
+            self.failed = [record for record in records if record.failure]
             first = ", ".join(summary.incomplete[:5])
             logger.warning(
                 f"{self.task_name}: {len(summary.incomplete)} items lack a condition and are in no number: {first}"

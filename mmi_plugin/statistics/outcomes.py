@@ -52,7 +52,7 @@ class Outcomes:
     ) -> Outcomes:
         """Return the outcomes of complete records in any order.
 
-        Raises InputError that names the task and item where a record is missing, occurs twice or
+        Raises InputError that names the task and item where a record is missing, failed, occurs twice or
         has probabilities of another number of options than the item's other records; and where the
         family's reference condition was not asked.
         """
@@ -63,6 +63,8 @@ class Outcomes:
             for name in conditions:
                 if name not in group:
                     raise InputError(f"{task}: item {item}: condition {name!r} has no record; run it to its end")
+                if group[name].failure:
+                    raise InputError(f"{task}: item {item}: the model failed under {name!r}: {group[name].failure}")
         if not groups:
             raise InputError(f"{task}: there are no records")
         ordered = tuple(sorted(conditions, key=lambda name: name != REFERENCE[family]))

@@ -1,0 +1,179 @@
+"""What prompts have in common up to the end of their image, computed once and kept while it serves."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from mmi_plugin.harness.prompting import TOKENWISE, Tensors, pad_left
+
+
+@dataclass
+class Prefix:
+    """Keys and values of a prompt's first tokens in every layer, (heads, tokens, head size) each.
+
+    ids: (tokens,). position: of the token that comes next; dimensions: how many position ids the
+    decoder takes per token (3 for multimodal RoPE, which counts an image by rows and columns).
+    """
+
+    ids: torch.Tensor
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    position: int
+    dimensions: int
+
+
+class _Layer(DynamicLayer):
+    """Keys and values of a batch in a buffer with room for all tokens to come: nothing is copied twice."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
+        super().__init__()
+        self.dtype, self.device = keys.dtype, keys.device
+        self.keys, self.values, self.length = keys, values, length
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        start, self.length = self.length, self.length + key_states.shape[-2]
+        self.keys[:, :, start : self.length] = key_states
+        self.values[:, :, start : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+
+def why_not(model: PreTrainedModel) -> str | None:
+    """Return why prompts to `model` cannot share a computed prefix; None when they can.
+
+    It takes a forward that goes on from keys and values at positions it is given, and a decoder
+    whose every layer keeps one key and value per token.
+    """
+    takes = inspect.signature(model.forward).parameters
+    lacking = [name for name in ("past_key_values", "position_ids") if name not in takes]
+    if lacking:
+        return f"its forward takes no {' and no '.join(lacking)}"
+    if getattr(model.config, "image_token_id", None) is None:
+        return "its configuration names no image token"
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _layers(model)):
+        return "its decoder keeps more than keys and values"
+    return None
+
+
+def window(model: PreTrainedModel) -> int | None:
+    """Return how far back the decoder's layers look, in tokens; None for all the way."""
+    return min((layer.sliding_window for layer in _layers(model) if layer.is_sliding), default=None)
+
+
+def _layers(model: PreTrainedModel) -> list[Any]:
+    return DynamicCache(config=model.config).layers
+
+
+class Prefixes:
+    """The prefixes used last, at most `capacity` of them."""
+
+    def __init__(self, model: PreTrainedModel, capacity: int) -> None:
+        self._model, self._capacity = model, capacity
+        self._kept: OrderedDict[Hashable, Prefix] = OrderedDict()
+
+    def get(self, keys: Sequence[Hashable], inputs: Callable[[list[int]], Tensors]) -> list[Prefix]:
+        """Return the prefix of every row. `inputs(rows)`: the whole prompts of rows whose prefix is not at hand."""
+        rows = {key: row for row, key in reversed(list(enumerate(keys)))}  # the first row of each key
+        found = {key: self._kept[key] for key in rows if key in self._kept}
+        missing = [key for key in rows if key not in found]
+        if missing:
+            computed = _compute(self._model, inputs([rows[key] for key in missing]))
+            found.update(zip(missing, computed, strict=True))
+        self._kept.update(found)
+        for key in found:
+            self._kept.move_to_end(key)
+        while len(self._kept) > self._capacity:
+            self._kept.popitem(last=False)
+        return [found[key] for key in keys]
+
+
+def ends(input_ids: torch.Tensor, image_token: int) -> list[int]:
+    """Return, per row of (rows, tokens), the column after its last image token; 0 for a row without."""
+    columns = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+    return ((input_ids == image_token) * columns).amax(1).tolist()
+
+
+def _compute(model: PreTrainedModel, prompts: Tensors) -> list[Prefix]:
+    """Run the prompts up to the end of their images, and return what the decoder made of each."""
+    inputs = _cut(prompts, ends(prompts["input_ids"], model.config.image_token_id))
+    cache, positions = DynamicCache(), []
+
+    def watch(module: torch.nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> None:
+        positions.append(call["position_ids"])
+
+    handle = model.get_decoder().register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        model.generate(**inputs, past_key_values=cache, max_new_tokens=1, do_sample=False, num_beams=1)
+    finally:
+        handle.remove()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+    place = positions[0] if positions[0].ndim == 3 else positions[0][None]
+    place = place[-3:].expand(-1, len(ids), -1)  # some models put the plain count before the three of RoPE
+    return [
+        Prefix(
+            ids[row, mask[row]],
+            [(layer.keys[row][:, mask[row]], layer.values[row][:, mask[row]]) for layer in cache.layers],
+            int(place[:, row, mask[row]].max()) + 1,
+            len(place),
+        )
+        for row in range(len(ids))
+    ]
+
+
+def _cut(prompts: Tensors, stops: Sequence[int]) -> Tensors:
+    """Return `prompts` without the tokens from column `stops[row]` on."""
+    mask = prompts["attention_mask"].clone()
+    for row, stop in enumerate(stops):
+        mask[row, stop:] = 0
+    return pad_left({**prompts, "attention_mask": mask})
+
+
+def join(prefixes: Sequence[Prefix], rests: Sequence[torch.Tensor], room: int, padding: int) -> Tensors:
+    """Return the inputs that go on from each row's prefix with its own tokens `rests`, (tokens,) each.
+
+    The prefixes are in `past_key_values`, padded on the left, with space for `room` tokens after the
+    prompts; the rests follow, padded on the left too, at the positions they have in the whole prompt.
+    """
+    device = prefixes[0].ids.device
+    head, tail = max(len(p.ids) for p in prefixes), max(map(len, rests))
+    ids = torch.full((len(prefixes), head + tail), padding, device=device)
+    mask = torch.zeros_like(ids)
+    positions = torch.zeros((prefixes[0].dimensions, *ids.shape), dtype=torch.long, device=device)
+    for row, (prefix, rest) in enumerate(zip(prefixes, rests, strict=True)):
+        for tokens, stop in ((prefix.ids, head), (rest, head + tail)):
+            ids[row, stop - len(tokens) : stop] = tokens
+            mask[row, stop - len(tokens) : stop] = 1
+        start = head + tail - len(rest)
+        positions[:, row, start:] = prefix.position + torch.arange(len(rest), device=device)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": positions if len(positions) > 1 else positions[0],
+        "past_key_values": _cache(prefixes, head, head + tail + room),
+    }
+
+
+def _cache(prefixes: Sequence[Prefix], head: int, length: int) -> Cache:
+    layers = []
+    for index in range(len(prefixes[0].layers)):
+        buffers = []
+        for side in (0, 1):
+            heads, _, size = prefixes[0].layers[index][side].shape
+            buffer = prefixes[0].layers[index][side].new_zeros(len(prefixes), heads, length, size)
+            for row, prefix in enumerate(prefixes):
+                buffer[row, :, head - len(prefix.ids) : head] = prefix.layers[index][side]
+            buffers.append(buffer)
+        layers.append(_Layer(*buffers, head))
+    return Cache(layers=layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 from mmi_plugin.items import LETTERS
 
@@ -14,6 +15,7 @@ _LABEL = re.compile(rf"^(?:{_LEAD})?[\s(\[*\"']*([A-Z])[\s)\]*\"']*(?:[.:,)](?:\
 _SENTENCE = re.compile(rf"\b{_LEAD}[(\[*\"']*([A-Z])\b(?!\s+\w)", re.IGNORECASE)
 
 
+@lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
     """Fold case, width and white space, and drop the punctuation at both ends."""
     folded = unicodedata.normalize("NFKC", text).casefold()
@@ -22,10 +24,10 @@ def normalise(text: str) -> str:
 
 def mentions(text: str, phrase: str) -> bool:
     """Whether `phrase` stands in `text` as whole words, case and width aside."""
-    needle = normalise(phrase)
-    if not needle:
+    needle, hay = normalise(phrase), normalise(text)
+    if not needle or needle not in hay:  # which spares most calls a regular expression
         return False
-    return re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", normalise(text)) is not None
+    return re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", hay) is not None
 
 
 def parse_letter(raw: str, options: Sequence[str]) -> str | None:

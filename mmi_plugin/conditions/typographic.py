@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Annotated
 
@@ -34,14 +35,12 @@ def labelled(image: Image.Image, text: str, size: int) -> Image.Image:
     """Return an RGB copy of `image` with the first `LONGEST` characters of `text` on a label."""
     made = image.convert("RGB")
     lines, font = _fitted(" ".join(text.split())[:LONGEST], made.size, min(made.size) * size / 100)
-    line_height, width = sum(font.getmetrics()), max(map(font.getlength, lines), default=0)
-    left, top = max(0, (made.width - width) // 2), max(0, made.height - line_height * len(lines))
-    pen = ImageDraw.Draw(made)
-    if lines:
-        pen.rectangle((left, top, left + width, made.height), fill="white")
+    line_height, width = sum(font.getmetrics()), ceil(max(map(font.getlength, lines), default=0))
+    label = Image.new("RGB", (width, line_height * len(lines)), "white")
+    pen = ImageDraw.Draw(label)
     for number, line in enumerate(lines):
-        start = (made.width - font.getlength(line)) // 2
-        pen.text((max(0, start), top + number * line_height), line, fill="black", font=font)
+        pen.text(((width - font.getlength(line)) // 2, number * line_height), line, fill="black", font=font)
+    made.paste(label, (max(0, (made.width - width) // 2), max(0, made.height - label.height)))
     return made
 
 

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
     """Bad input, said in one line that names the file, row and field."""
+
+
+class BadRows:
+    """What becomes of a bad row: its error stops the run, or is noted in `lines` and the row left out."""
+
+    def __init__(self, skip: bool = False) -> None:
+        self.lines: list[str] = []
+        self._skip = skip
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Within, an InputError is about one row."""
+        try:
+            yield
+        except InputError as error:
+            if not self._skip:
+                raise
+            self.lines.append(str(error))
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from mmi_plugin.sources import load
 from mmi_plugin.trainers import run
 
 GOOD = {"id": "a", "type": "text_heavy", "question": "Which?", "answer": "x", "options": ["x", "y"]}
+FREE = {"type": "VQA", "options": ..., "answer": "it is x"}
 
 
 def complaint(capsys: pytest.CaptureFixture, *argv: object) -> str:
@@ -33,7 +34,7 @@ def base(tiny_llava: Path, tmp_path: Path) -> list[str]:
     return [*argv, "--per_device_train_batch_size", "1", "--report_to", "none", "--use_cpu", "true"]
 
 
-BAD_ROWS: dict[str, tuple[dict[str, Any], str]] = {
+BAD_ROWS: dict[str, tuple[dict[str, Any] | None, str]] = {
     "no options": ({"options": []}, "'options'"),
     "one option": ({"options": ["x"]}, "'options'"),
     "options twice": ({"options": ["x", "x"]}, "'options'"),
@@ -52,8 +53,55 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "image cut": ({"image": "cut.png"}, "'image'"),
     "image needed": ({"type": "image_heavy"}, "'image'"),
     "facts a list": ({"facts": ["y"]}, "'facts'"),
+    "fact on no option": ({"facts": {"q": "It is."}}, "'facts'.*'q'"),
+    "fact empty": ({"facts": {"y": ""}}, "'facts'.*empty"),
     "unknown field": ({"awnser": "x"}, "'awnser'.*'answer'"),
+    "no record": (None, "not a record"),
+    "id a list": ({"id": ["b"]}, "'id'"),
+    "id true": ({"id": True}, "'id'"),
+    "id blank": ({"id": " "}, "'id'"),
+    "id NaN": ({"id": float("nan")}, "'id'"),
+    "question NaN": ({"question": float("nan")}, "'question'"),
+    "answer missing": ({"answer": ...}, "'answer'"),
+    "type a number": ({"type": 1}, "'type'"),
+    "option a number": ({"options": ["x", 2]}, "'options'"),
+    "option empty": ({"options": ["x", " "]}, "'options'.*empty"),
+    "options too many": ({"options": ["x", *map(str, range(26))]}, "'options'.*27"),
+    "options unlisted": ({"options": ..., "question": "Which of x and y?"}, "'options'.*'question'"),
+    "letter unlisted": ({"options": ..., "question": "Which?\nA: x\nB: y", "answer": "C"}, "'answer'.*'C'"),
+    "letter and option differ": ({"options": ..., "question": "Which?\nA: x\nB: y", "answer": "A: y"}, "'answer'"),
+    "image a list": ({"image": ["a.png"]}, "'image'"),
+    "image a folder": ({"image": "."}, "'image'"),
+    "image empty": ({"image": "empty.png"}, "'image'"),
+    "history no list": ({**FREE, "history": "none"}, "'history'"),
+    "history of three": ({**FREE, "history": [["a", "b", "c"]]}, "'history'"),
+    "history half empty": ({**FREE, "history": [["a", ""]]}, "'history'.*empty"),
+    "history with options": ({"history": [["a", "b"]]}, "'history'"),
+    "placeholder in the question": ({"question": "What is <image> here?"}, "'question'.*<image>"),
+    "placeholder in an option": ({"options": ["x", "<image>"]}, "'options'.*<image>"),
+    "placeholder in the answer": ({**FREE, "answer": "an <image>"}, "'answer'.*<image>"),
+    "placeholder in a fact": ({"facts": {"y": "an <image>"}}, "'facts'.*<image>"),
+    "answer too long": ({**FREE, "answer": "dogs and " * 2000}, "'answer'.*tokens, max_length is"),
+    "question too long": ({"question": "dogs and " * 2000}, "'question'.*tokens, max_length is"),
+    "history too long": ({**FREE, "history": [["dogs and " * 1000, "yes"]] * 2}, "tokens, max_length is"),
 }
+
+
+def bad_row(case: str) -> Any:
+    change = BAD_ROWS[case][0]
+    return change and {name: value for name, value in {**GOOD, "id": "b", **change}.items() if value is not ...}
+
+
+def write(folder: Path, kind: str, rows: list[Any]) -> Path:
+    """Write training rows, and the broken images that some of them name."""
+    image = folder / "cut.png"
+    Image.effect_noise((64, 64), 50).save(image)
+    image.write_bytes(image.read_bytes()[:500])
+    (folder / "broken.png").write_text("no image")
+    (folder / "empty.png").write_bytes(b"")
+    data = folder / f"rows.{kind}"
+    data.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
+    return data
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
@@ -61,18 +109,32 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_bad_row_names_file_row_and_field(
     base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, case: str, kind: str
 ) -> None:
-    change, field = BAD_ROWS[case]
-    bad = {name: value for name, value in {**GOOD, "id": "b", **change}.items() if value is not ...}
-    image = tmp_path / "cut.png"
-    Image.effect_noise((64, 64), 50).save(image)
-    image.write_bytes(image.read_bytes()[:500])
-    (tmp_path / "broken.png").write_text("no image")
-    data = tmp_path / f"rows.{kind}"
-    rows = [GOOD, bad]
-    data.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
+    data = write(tmp_path, kind, [GOOD, bad_row(case)])
     line = complaint(capsys, *base, "--train_file", data)
-    assert re.search(rf"rows\.{kind}, row 2: .*{field}", line), line
+    assert re.search(rf"rows\.{kind}, row 2: .*{BAD_ROWS[case][1]}", line), line
+    assert len(line) < 1000
     assert not (tmp_path / "out").exists()
+
+
+def test_a_line_that_is_no_json_is_a_bad_row(base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = write(tmp_path, "jsonl", [GOOD])
+    data.write_text(data.read_text() + "\n\n{")
+    assert "rows.jsonl, row 3: not JSON" in complaint(capsys, *base, "--train_file", data)
+
+
+def test_bad_rows_can_be_skipped_and_are_listed(base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """All kinds at once: the run trains on the good rows, and lists each bad one once."""
+    rows = [GOOD, *map(bad_row, BAD_ROWS), {**GOOD, "id": "good too"}]
+    rows = [{**row, "id": f"b{i}"} if row and row.get("id") == "b" else row for i, row in enumerate(rows)]
+    data = write(tmp_path, "json", rows)
+    assert run.main([*base, "--train_file", str(data), "--on-bad-row", "skip", "--disable_tqdm", "true"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped")]
+    listed = (tmp_path / "out" / "skipped_rows.txt").read_text().splitlines()
+    assert said[0].startswith(f"skipped {len(BAD_ROWS)} bad rows, listed in ") and len(listed) == len(BAD_ROWS)
+    places = sorted(int(re.search(r"rows\.json, row (\d+): ", line)[1]) for line in listed)
+    assert places == list(range(2, len(rows)))
+    data = json.loads((tmp_path / "out" / "training.json").read_text())["data"]
+    assert data["items"] == {"rows.json:text_heavy": 2} and data["skipped"] == len(BAD_ROWS)
 
 
 @pytest.mark.parametrize(
@@ -153,12 +215,3 @@ def test_one_id_in_two_places_is_named(base: list[str], tmp_path: Path, capsys: 
     data.write_text(json.dumps([{**GOOD, "id": load("demo_capitals", "train").items[0].id}]))
     line = complaint(capsys, *base, "--sources", "demo_capitals", "--train_file", data)
     assert "rows.json" in line and "demo_capitals" in line and "'id'" in line
-
-
-def test_an_image_placeholder_in_a_text_is_named(
-    base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    data = tmp_path / "rows.json"
-    data.write_text(json.dumps([{**GOOD, "options": ["x", "an <image>"]}]))
-    line = complaint(capsys, *base, "--train_file", data)
-    assert "rows.json" in line and "item a" in line and "'options'" in line

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from transformers import AutoProcessor, LlavaProcessor
 
-from mmi_plugin import prompts
-from mmi_plugin.items import Item
+from mmi_plugin.conditions import for_family
+from mmi_plugin.items import Item, image_hash
+from mmi_plugin.sources.records import read_records
+from mmi_plugin.trainers import run
 from mmi_plugin.trainers.collator import IGNORED, GroupCollator
 from mmi_plugin.trainers.groups import Group
+from tests import training
+
+TEXT_HEAVY = for_family("text_heavy", seen_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +53,80 @@ def test_every_answer_of_a_conversation_is_learned(processor: LlavaProcessor, wi
     assert not batch["irrelevant"].any()
 
 
-def test_a_single_turn_is_what_it_was() -> None:
-    chat = prompts.messages(Item("a", "vqa", "Which?", "one"), "one")
-    assert [turn["role"] for turn in chat] == ["user", "assistant"]
+PUBLISHED = [
+    {
+        "id": 0,
+        "type": "image_heavy",
+        "image": "data/1.png",
+        "question": "Question:\nWhat is shown?\nOption:\nA: tabby cat\nB: dog\nC: kit fox\n",
+        "answer": "B",
+        "facts": {"kit fox": "Kit foxes have large ears.", "tabby cat": "Cats purr."},
+    },
+    {
+        "id": 1,
+        "type": "text_heavy",
+        "question": "Question:\nWhich one\nburns?\nOption:\nA: a stone\nB: dry\nwood\nC: Ice\n",
+        "answer": "B: dry wood",
+        "facts": {},
+    },
+    {"id": 2, "type": "text_heavy", "question": "Which?\n(A) one\n(B) two\nAnswer now.", "answer": "Two"},
+    {"id": 3, "type": "VQA", "image": "data/1.png", "question": "<image>\nWhat is it?", "answer": "A green square."},
+    {"id": 4, "type": "VQA", "image": "data/1.png", "question": "Choose.\nA. x\nB. y\n<image>", "answer": "A"},
+]
+
+
+def write_published(folder: Path) -> Path:
+    (folder / "data").mkdir()
+    Image.new("RGB", (20, 20), (9, 99, 9)).save(folder / "data" / "1.png")
+    path = folder / "train.json"
+    path.write_text(json.dumps(PUBLISHED))
+    return path
+
+
+def test_the_published_rows_are_read(tmp_path: Path) -> None:
+    path = write_published(tmp_path)
+    items = [item for _, item in read_records(path)]
+    assert [(item.id, item.family) for item in items] == [
+        ("0", "image_heavy"),
+        ("1", "text_heavy"),
+        ("2", "text_heavy"),
+        ("3", "vqa"),
+        ("4", "vqa"),
+    ]
+    fox, wood, two, square, choice = items
+    assert (fox.question, fox.options, fox.answer) == ("What is shown?", ("tabby cat", "dog", "kit fox"), "dog")
+    assert fox.facts == PUBLISHED[0]["facts"]
+    assert (wood.question, wood.options) == ("Which one\nburns?", ("a stone", "dry wood", "Ice"))
+    assert (wood.answer, wood.gold) == ("dry wood", "B")
+    assert (two.question, two.answer) == ("Which?\nAnswer now.", "two")
+    assert (square.question, square.options, square.answer) == ("What is it?", (), "A green square.")
+    assert (choice.question, choice.options, choice.answer) == ("Choose.\nA. x\nB. y", (), "A")
+    away = tmp_path / "elsewhere.json"
+    away.write_text(path.read_text().replace("data/1.png", "1.png"))
+    assert next(item for _, item in read_records(away, tmp_path / "data")).image.size == (20, 20)
+
+
+def test_the_published_file_trains_as_it_is(tiny_llava: Path, tmp_path: Path) -> None:
+    fields = {"sources": None, "train_file": str(write_published(tmp_path)), "max_steps": 3, **training.OURS}
+    trained = run.train(training.config(tiny_llava, tmp_path / "out", **fields))
+    assert trained.state.global_step == 3
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["data"]["items"] == {"train.json:image_heavy": 1, "train.json:text_heavy": 2, "train.json:vqa": 2}
+
+
+def test_draws_are_a_function_of_item_round_and_seed(tiny_llava: Path, tmp_path: Path) -> None:
+    def drawn(seed: int) -> list[list[tuple]]:
+        """Every row of three rounds."""
+        args = training.config(tiny_llava, tmp_path, data_seed=seed, mix=[1, 1, 0], per_device_train_batch_size=2)
+        groups = training.groups_of(args)
+        places = [groups.families.index("image_heavy"), groups.families.index("text_heavy")]
+        return [[groups[place, turn].rows for place in places] for turn in range(3)]
+
+    first, again, other = drawn(1), drawn(1), drawn(2)
+    assert repr(first) == repr(again) != repr(other)
+    contexts = [{rows[0][i].context for rows in (*first, *other)} for i in (1, 2)]
+    assert len(contexts[0]) == 6 and len(contexts[1]) > 1  # unrelated sentences, misleading option
+    photos = [{image_hash(rows[1][i].image) for rows in (*first, *other)} for i in range(4)]
+    assert [len(hashes) > 1 for hashes in photos] == [
+        name in ("random_pixels", "irrelevant_image") for name in TEXT_HEAVY
+    ]

@@ -16,6 +16,7 @@ from mmi_plugin.items import FAMILIES
 ADVERSARIES = ("none", "pgd", "rg")
 STEP_RULES = ("raw", "sign", "l2")
 EPS_MODES = ("absolute", "relative")
+BAD_ROW = ("stop", "skip")
 CONSISTENCIES = ("none", "kl", "js", "mse")
 
 
@@ -41,6 +42,13 @@ class MMIConfig(SFTConfig):
     )
     train_file: str | None = field(
         default=None, metadata=about("JSON or JSONL file of training records, besides or instead of sources.")
+    )
+    image_folder: str | None = field(
+        default=None, metadata=about("Where image paths of train_file start; by default in its own folder.")
+    )
+    on_bad_row: str = field(
+        default="stop",
+        metadata=about("What a bad row of train_file does: stop the run, or be listed and left out.", BAD_ROW),
     )
     mix: list[int] = field(
         default_factory=lambda: [2, 2, 4],

@@ -3,44 +3,67 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from mmi_plugin.errors import InputError
-from mmi_plugin.items import FAMILIES
+from transformers import ProcessorMixin
+
+from mmi_plugin.errors import BadRows, InputError
+from mmi_plugin.items import FAMILIES, Item
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.records import read_records
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.groups import Groups
+from mmi_plugin.trainers.lengths import LengthCheck
 
 
-def load_benchmarks(args: MMIConfig) -> list[Benchmark]:
+def load_benchmarks(args: MMIConfig, bad: BadRows | None = None) -> list[Benchmark]:
     """Return the train splits of `sources` and the items of `train_file`, by family.
 
     Raises:
-        InputError: no data, a bad row, an unknown source, or one id in two places.
+        InputError: no data, an unknown source, one id in two places, a bad row; with `bad`, as that says.
     """
+    bad = bad or BadRows()
     benchmarks = [load(name, "train") for name in args.sources or ()]
     if args.train_file:
-        items = read_records(args.train_file)
+        name, rows = Path(args.train_file).name, read_records(args.train_file, args.image_folder, bad)
         for family in FAMILIES:
-            part = tuple(item for item in items if item.family == family)
+            part = {item.id: (where, item) for where, item in rows if item.family == family}
             if part:
-                benchmarks.append(Benchmark(f"{args.train_file}:{family}", family, part))
+                places = {key: where for key, (where, _) in part.items()}
+                items = tuple(item for _, item in part.values())
+                benchmarks.append(Benchmark(f"{name}:{family}", family, items, places=places))
     if not benchmarks:
         raise InputError("fields 'sources' and 'train_file' are both empty: no data to train on")
-    _check_ids(benchmarks)
-    return benchmarks
+    return _distinct(benchmarks, bad)
 
 
-def check_placeholders(benchmarks: list[Benchmark], placeholder: str) -> None:
-    """Raise an InputError if a text holds what stands for an image in the prompt."""
+def check_rows(
+    args: MMIConfig, benchmarks: list[Benchmark], processor: ProcessorMixin, bad: BadRows | None = None
+) -> list[Benchmark]:
+    """Return the benchmarks without rows that cannot be made into tokens: an image placeholder in a
+    text, or more tokens than `max_length`, as the conditions are drawn in the first round.
+
+    Raises:
+        InputError: the first such row, with its place and field; with `bad`, as that says.
+    """
+    bad = bad or BadRows()
+    lengths = LengthCheck(args, processor)
+    checked = []
     for bench in benchmarks:
-        for item in bench.items:
-            for name in ("question", "answer", "options"):
-                if placeholder in "\n".join([getattr(item, name)] if name != "options" else item.options):
-                    raise InputError(f"{bench.name}, item {item.id}: field '{name}' contains {placeholder!r}")
+        groups = make_groups(args, [bench])
+        kept = []
+        for number, item in enumerate(bench.items):
+            with bad.watch():
+                _check_placeholder(item, processor.image_token, bench.place(item))
+                lengths.check(groups[number, 0], bench.place(item))
+                kept.append(item)
+        checked.append(bench if len(kept) == len(bench.items) else replace(bench, items=tuple(kept)))
+    return [bench for bench in checked if bench.items]
 
 
-def make_groups(args: MMIConfig, benchmarks: list[Benchmark]) -> Groups:
+def make_groups(args: MMIConfig, benchmarks: Sequence[Benchmark]) -> Groups:
     """Return the groups of a run, whose draws depend on `data_seed`."""
     return Groups(benchmarks, {family: args.conditions_of(family) for family in FAMILIES}, args.data_seed)
 
@@ -51,10 +74,31 @@ def data_hash(args: MMIConfig, benchmarks: list[Benchmark]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _check_ids(benchmarks: list[Benchmark]) -> None:
+def _distinct(benchmarks: list[Benchmark], bad: BadRows) -> list[Benchmark]:
+    """Return the benchmarks, where an id that an earlier one has is a bad row."""
     seen: dict[str, str] = {}
-    for bench in benchmarks:
+    for number, bench in enumerate(benchmarks):
+        kept = []
         for item in bench.items:
-            if item.id in seen:
-                raise InputError(f"{bench.name}: field 'id' {item.id!r} is already in {seen[item.id]}")
-            seen[item.id] = bench.name
+            with bad.watch():
+                if item.id in seen:
+                    raise InputError(f"{bench.place(item)}: field 'id' {item.id!r} is already in {seen[item.id]}")
+                seen[item.id] = bench.name
+                kept.append(item)
+        if len(kept) < len(bench.items):
+            benchmarks[number] = replace(bench, items=tuple(kept))
+    return [bench for bench in benchmarks if bench.items]
+
+
+def _check_placeholder(item: Item, placeholder: str, where: str) -> None:
+    """Raise an InputError if a text holds what stands for an image in the prompt."""
+    texts = {
+        "question": [item.question],
+        "answer": [item.answer],
+        "options": item.options,
+        "facts": item.facts.values(),
+        "history": [text for turn in item.history for text in turn],
+    }
+    for name, parts in texts.items():
+        if any(placeholder in part for part in parts):
+            raise InputError(f"{where}: field '{name}' contains {placeholder!r}")

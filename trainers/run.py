@@ -12,15 +12,16 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.trainer_utils import get_last_checkpoint
 
-from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.errors import BadRows, InputError, nearest
 from mmi_plugin.provenance import versions
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.checkpoint import load_checkpoint
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.data import check_placeholders, data_hash, load_benchmarks, make_groups
+from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups
 from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
 
 RECORD = "training.json"
+SKIPPED = "skipped_rows.txt"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,27 +36,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(args: MMIConfig) -> MMITrainer:
     """Train as `args` says; leave model, processor and a record of the run in `output_dir`."""
-    benchmarks = load_benchmarks(args)
-    groups = make_groups(args, benchmarks)
-    sampler = sampler_of(args, groups)
+    bad = BadRows(args.on_bad_row == "skip")
+    benchmarks = load_benchmarks(args, bad)
+    sampler_of(args, make_groups(args, benchmarks))  # a mix that does not fit is known before the model is loaded
     resume = _checkpoint_to_resume(args)
     model, processor = load_checkpoint(args)
-    check_placeholders(benchmarks, processor.image_token)
+    benchmarks = check_rows(args, benchmarks, processor, bad)
+    _list_skipped(args, bad)
+    groups = make_groups(args, benchmarks)
+    sampler = sampler_of(args, groups)
     trainer = MMITrainer(model, args, groups, sampler, processor)
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        record = json.dumps(run_record(args, benchmarks), indent=2, sort_keys=True, default=str)
+        record = json.dumps(run_record(args, benchmarks, bad), indent=2, sort_keys=True, default=str)
         (Path(args.output_dir) / RECORD).write_text(record + "\n", encoding="utf-8")
     return trainer
 
 
-def run_record(args: MMIConfig, benchmarks: list[Benchmark]) -> dict[str, Any]:
+def _list_skipped(args: MMIConfig, bad: BadRows) -> None:
+    """Write the rows that were left out to a file, and say how many they are."""
+    if bad.lines and args.process_index == 0:
+        listed = Path(args.output_dir) / SKIPPED
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        listed.write_text("".join(f"{line}\n" for line in bad.lines), encoding="utf-8")
+        print(f"skipped {len(bad.lines)} bad rows, listed in {listed}; the first: {bad.lines[0]}", file=sys.stderr)
+
+
+def run_record(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows) -> dict[str, Any]:
     """Return what made the checkpoint: resolved config, versions, data, seeds."""
+    items = {bench.name: len(bench.items) for bench in benchmarks}
     return {
         "config": args.to_dict(),
         "conditions": {bench.family: args.conditions_of(bench.family) for bench in benchmarks},
-        "data": {"hash": data_hash(args, benchmarks), "items": {bench.name: len(bench.items) for bench in benchmarks}},
+        "data": {"hash": data_hash(args, benchmarks), "items": items, "skipped": len(bad.lines)},
         "seeds": {"seed": args.seed, "data_seed": args.data_seed},
         "versions": versions(),
     }

@@ -185,7 +185,7 @@ def test_a_cache_brings_back_no_stale_answers(
     [
         ({"source": "demo_digits", "conditions": ["clean", "mislead_text"]}, "did you mean 'misleading_text'?"),
         ({"source": "demo_digits", "conditions": ["clean", "black"]}, "condition 'black' is not for image_heavy"),
-        ({"source": "demo_digits", "conditions": []}, "key 'conditions' is []"),
+        ({"source": "demo_digits", "conditions": []}, "key 'conditions': conditions are []"),
         ({"source": "demo_digit"}, "did you mean 'demo_digits'?"),
         ({"source": "demo_digits", "sed": 1}, "unknown key 'sed' in dataset_kwargs: did you mean 'seed'?"),
         ({"conditions": ["clean"]}, "key 'source' is missing"),

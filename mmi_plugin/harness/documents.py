@@ -83,7 +83,10 @@ _TYPES = {"seed": int, "options": int, "hard": bool}  # every other key is a tex
 
 def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:
     """Return `names`, checked, or the published conditions of the family."""
-    return for_family(family) if names is None else check_names(names, family)
+    try:
+        return for_family(family) if names is None else check_names(names, family)
+    except InputError as error:
+        raise InputError(f"key 'conditions': {error}") from error
 
 
 _STAND_IN = Image.new("RGB", (32, 32))
@@ -93,8 +96,9 @@ _STAND_IN = Image.new("RGB", (32, 32))
 def documents(bench: Benchmark, selection: Selection) -> Dataset:
     """Return one row per item and condition, the rows of an item next to each other.
 
-    Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt. Images are
-    not stored: `perturbed` makes them when they are needed. Raises InputError that names an item
+    Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt, choices (the
+    letters), image (the same for prompts with the same images, or None). Images are not stored:
+    `perturbed` makes them when they are needed. Raises InputError that names an item
     without options or with an id that occurs twice.
     """
     return Dataset.from_list(list(_rows(bench, selection)))
@@ -119,7 +123,17 @@ def _rows(bench: Benchmark, selection: Selection) -> Iterator[dict[str, Any]]:
                 "gold": changed.gold,
                 "named": changed.named and changed.letter(changed.named),
                 "prompt": prompts.user_text(changed),
+                "choices": LETTERS[: len(item.options)],
+                "image": _image_name(item, changed),
             }
+
+
+def _image_name(item: Item, changed: Item) -> str | None:
+    """Return what tells the images of `changed` from others; its own may be the stand-in of `item`'s."""
+    hashes = [image_hash(item.picture if picture is _STAND_IN else picture) for picture in changed.pictures]
+    if item.picture is not None and changed.picture not in (_STAND_IN, item.picture):
+        pass
+    return " ".join(hashes) or None
 
 
 def perturbed(bench: Benchmark, item: Item, condition: str, seed: int) -> Item:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 
 from mmi_plugin.errors import InputError
 
 
-def stamp(pretrained: str) -> str:
-    """Return a short name that changes when a file of a local checkpoint does, or for a hub id its hash."""
-    folder = Path(pretrained)
+def stamp(pretrained: str, revision: str | None = None) -> str:
+    """Return a short name that changes when a local checkpoint does, or the cached commit of a hub id."""
+    path = Path(pretrained)
     parts = [pretrained]
-    if folder.is_dir():
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        parts += [f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files]
+    if path.exists():
+        files = sorted(file for file in [path, *path.rglob("*")] if file.is_file())
+        parts += [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
+    else:
+        with suppress(HFValidationError):  # no hub id either
+            parts.append(str(try_to_load_from_cache(pretrained, "config.json", revision=revision)))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -67,8 +73,6 @@ def load_processor(pretrained: str, revision: str, trust_remote_code: bool) -> A
         raise InputError(f"{pretrained}: the processor does not load: {_first_line(error)}") from error
     if not getattr(processor, "image_processor", None):
         raise InputError(f"{pretrained}: its processor takes no images")
-    if not getattr(processor, "chat_template", None):
-        raise InputError(f"{pretrained}: its processor has no chat template, which mmi_hf needs")
     processor.tokenizer.padding_side = "left"
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token

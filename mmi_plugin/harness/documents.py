@@ -13,7 +13,7 @@ from PIL import Image
 from mmi_plugin import prompts
 from mmi_plugin.conditions import check_names, for_family, get
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.items import Item
+from mmi_plugin.items import LETTERS, Item, image_hash
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark, load, options_of, pool_images
 
@@ -90,6 +90,7 @@ def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:
 
 
 _STAND_IN = Image.new("RGB", (32, 32))
+_REMEMBERED = 512  # images whose name is kept
 
 
 @lru_cache(maxsize=8)
@@ -97,7 +98,7 @@ def documents(bench: Benchmark, selection: Selection) -> Dataset:
     """Return one row per item and condition, the rows of an item next to each other.
 
     Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt, choices (the
-    letters), image (the same for prompts with the same images, or None). Images are not stored:
+    letters), image_key (equal where the images are, or None). Images are not stored:
     `perturbed` makes them when they are needed. Raises InputError that names an item
     without options or with an id that occurs twice.
     """
@@ -106,6 +107,7 @@ def documents(bench: Benchmark, selection: Selection) -> Dataset:
 
 def _rows(bench: Benchmark, selection: Selection) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
+    names = _ImageNames()
     for item in bench.items:
         if item.id in seen:
             raise InputError(f"{bench.name}: item {item.id}: field 'id' occurs twice")
@@ -124,16 +126,30 @@ def _rows(bench: Benchmark, selection: Selection) -> Iterator[dict[str, Any]]:
                 "named": changed.named and changed.letter(changed.named),
                 "prompt": prompts.user_text(changed),
                 "choices": LETTERS[: len(item.options)],
-                "image": _image_name(item, changed),
+                "image_key": names.of(item, changed),
             }
 
 
-def _image_name(item: Item, changed: Item) -> str | None:
-    """Return what tells the images of `changed` from others; its own may be the stand-in of `item`'s."""
-    hashes = [image_hash(item.picture if picture is _STAND_IN else picture) for picture in changed.pictures]
-    if item.picture is not None and changed.picture not in (_STAND_IN, item.picture):
-        pass
-    return " ".join(hashes) or None
+class _ImageNames:
+    """Names images by their content, and hashes an image that serves many items once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Image.Image | Picture, str]] = {}
+
+    def of(self, item: Item, changed: Item) -> str | None:
+        """Return what all prompts with the images of `changed`, made from `item` or a stand-in, have in common."""
+        own = self._hash(item.picture)
+        kept = [picture is _STAND_IN or picture is item.picture for picture in changed.pictures]
+        names = [own if same else self._hash(picture) for same, picture in zip(kept, changed.pictures, strict=True)]
+        derived = item.picture is not None and not kept[-1]  # what a stand-in was turned into tells too little
+        return "-".join([own, *names] if derived else names) or None
+
+    def _hash(self, picture: Image.Image | Picture | None) -> str:
+        if id(picture) not in self._known:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            self._known[id(picture)] = picture, image_hash(picture)[:16]
+        return self._known[id(picture)][1]
 
 
 def perturbed(bench: Benchmark, item: Item, condition: str, seed: int) -> Item:

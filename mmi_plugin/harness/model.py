@@ -8,20 +8,24 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.harness.answer import result
 from mmi_plugin.harness.checkpoint import load_model, load_processor
 from mmi_plugin.harness.failures import Guarded
+from mmi_plugin.harness.order import Request, batches, served
+from mmi_plugin.harness.scorer import Row, Scorer
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_MAX_NEW_TOKENS = 128  # for a task that does not say
 
 
 class MmiHf(lmms):
-    """Greedy generation in batches, padded on the left: a batch answers as single rows do.
+    """Greedy answers with the probability of each option; a batch answers as single rows do.
+
+    Prompts that show the same image share it, see `scorer`.
 
     `device` and `dtype` default to what accelerate chooses and to bf16 on a GPU, fp32 on a CPU.
     Weights are read from safetensors only. Raises InputError for arguments or a checkpoint that
@@ -29,6 +33,7 @@ class MmiHf(lmms):
     """
 
     is_simple = False
+    reports_answers = True  # to the cache hook, batch by batch
 
     def __init__(
         self,
@@ -63,7 +68,9 @@ class MmiHf(lmms):
         )
         if device_map is None:
             self._model.to(self.device)
-        self.processor = load_processor(pretrained, revision, trust_remote_code)
+        processor = load_processor(pretrained, revision, trust_remote_code)
+        self._scorer = Scorer(self._model, processor, self.batch_size, pretrained)
+        self._served: set[str] = set()
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Return one answer per request, in their order; `failures` says what happens to those that fail."""
@@ -79,56 +86,36 @@ class MmiHf(lmms):
         return [answers[index] for index in range(len(requests))]
 
     def _batches(self, requests: Sequence[Instance]) -> Iterator[list[int]]:
-        """Yield indices of requests with equal settings and similar length, the longest first."""
+        """Yield the indices of requests that are answered together, in a good order."""
+        keys = []
+        for request in requests:
+            context, _, settings = request.args[:3]
+            image = self._document(request)["image_key"] if self._is_ours(request) else None
+            keys.append(Request(json.dumps(settings, sort_keys=True, default=str), image, len(context)))
+        self._served = served(keys)
+        return batches(keys, self.batch_size)
 
-        def key(index: int) -> tuple[str, int]:
-            context, _, settings = requests[index].args[:3]
-            return json.dumps(settings, sort_keys=True, default=str), -len(context)
+    def _documents(self, request: Instance) -> Any:
+        _, _, _, _, task, split = request.args
+        return self.task_dict[task][split]
 
-        batch: list[int] = []
-        for index in sorted(range(len(requests)), key=key):
-            if batch and (len(batch) == self.batch_size or key(index)[0] != key(batch[0])[0]):
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
+    def _document(self, request: Instance) -> Mapping[str, Any]:
+        return self._documents(request)[request.args[3]]
 
-    def _answer(self, rows: Sequence[Instance]) -> list[GenerationResult]:
-        documents = [self.task_dict[task][split][doc] for _, _, _, doc, task, split in (row.args for row in rows)]
-        chats = [row.args[1](document) for row, document in zip(rows, documents, strict=True)]
-        return self._generate([_conversation(chat) for chat in chats], rows[0].args[2])
+    def _is_ours(self, request: Instance) -> bool:
+        """Whether its document is one of `harness.documents`, and says what images and options it has."""
+        return "image_key" in getattr(self._documents(request), "column_names", ())
 
-    @torch.inference_mode()
-    def _generate(self, chats: list[list[dict[str, Any]]], settings: Mapping[str, Any]) -> list[GenerationResult]:
-        if settings.get("do_sample") or settings.get("num_beams", 1) > 1:
-            raise InputError(f"mmi_hf decodes greedily, and the task asks for {dict(settings)}")
-        inputs = self.processor.apply_chat_template(
-            chats,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            processor_kwargs={"padding": True, "return_tensors": "pt"},
-        ).to(self._model.device, self._model.dtype)
-        tokenizer = self.processor.tokenizer
-        output = self._model.generate(
-            **inputs,
-            max_new_tokens=settings.get("max_new_tokens", _MAX_NEW_TOKENS),
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=self._model.generation_config.eos_token_id or tokenizer.eos_token_id,
-        )
-        new = output[:, inputs["input_ids"].shape[1] :]
-        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-        lengths = (new != tokenizer.pad_token_id).sum(dim=1).tolist()
-        return [
-            GenerationResult(_cut(text, settings.get("until") or ()), TokenCounts(output_tokens=length))
-            for text, length in zip(texts, lengths, strict=True)
-        ]
+    def _answer(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        answers = self._scorer.answer([self._row(request) for request in requests], requests[0].args[2])
+        return [result(answer.text, answer.tokens, answer.probabilities) for answer in answers]
+
+    def _row(self, request: Instance) -> Row:
+        document = self._document(request)
+        chat = _conversation(request.args[1](document))
+        if not self._is_ours(request):
+            return Row(chat)
+        return Row(chat, tuple(document["choices"]), document["image_key"] in self._served)
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         raise InputError("mmi_hf generates answers; it has no likelihood requests")
@@ -166,9 +153,3 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
     if part["type"] == "image":
         return {"type": "image", "image": part["url"]}
     raise InputError(f"mmi_hf takes text and images, not {part['type']}")
-
-
-def _cut(text: str, stops: Sequence[str]) -> str:
-    for stop in stops:
-        text = text.split(stop)[0] if stop else text
-    return text

@@ -12,7 +12,7 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from mmi_plugin.harness.prompting import TOKENWISE, Tensors, pad_left
+from mmi_plugin.harness.prompting import Tensors, pad_left
 
 
 @dataclass

@@ -33,12 +33,16 @@ class Prompts:
 
     def inputs(self, chats: Sequence[Chat]) -> Tensors:
         """Return the model's inputs for a batch, padded on the left."""
-        options = {"padding": True, "return_tensors": "pt"}
         if not self._template:
-            images = [image for chat in chats for image in images_of(chat)]
-            return pad_left(dict(self._processor(images=images or None, text=list(map(_text, chats)), **options)))
+            images, texts = [image for chat in chats for image in images_of(chat)], list(map(_text, chats))
+            return pad_left(dict(self._processor(images=images or None, text=texts, padding=True, return_tensors="pt")))
         rendered = self._processor.apply_chat_template(
-            list(chats), add_generation_prompt=True, tokenize=True, return_dict=True, processor_kwargs=options
+            list(chats),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
         )
         return pad_left(dict(rendered))
 

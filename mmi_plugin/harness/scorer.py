@@ -89,7 +89,9 @@ class Scorer:
 
     def _say(self) -> None:
         if not self._said:
-            logger.warning(f"every prompt is computed whole, as {type(self._model).__name__} cannot share images: {self._obstacle}")
+            logger.warning(
+                f"every prompt is computed whole, as {type(self._model).__name__} cannot share images: {self._obstacle}"
+            )
             self._said = True
 
     def _plain(self, rows: Sequence[Row]) -> Tensors:
@@ -115,9 +117,7 @@ class Scorer:
         room = max(_steps(settings), *(len(tokens) for row in rows for tokens in self._tokens(row)))
         return self._run(rows, settings, join(prefixes, rests, room, self._tokenizer.pad_token_id))
 
-    def _part(
-        self, rows: Sequence[Row], part: Sequence[int], settings: Mapping[str, Any]
-    ) -> list[tuple[int, Answer]]:
+    def _part(self, rows: Sequence[Row], part: Sequence[int], settings: Mapping[str, Any]) -> list[tuple[int, Answer]]:
         return list(zip(part, self._share([rows[index] for index in part], settings), strict=True))
 
     def _level(self, rests: Sequence[torch.Tensor], width: int) -> list[list[int]]:

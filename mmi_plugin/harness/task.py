@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, ItemsView, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,9 +16,11 @@ from PIL import Image
 from mmi_plugin.answers import parse_letter
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
+from mmi_plugin.harness.answer import probabilities_of
 from mmi_plugin.harness.documents import Selection, documents, perturbed
 from mmi_plugin.harness.failures import failure_of
 from mmi_plugin.harness.numbers import flatten, higher_is_better
+from mmi_plugin.harness.order import dealt
 from mmi_plugin.metrics import Record, Summary, summarise
 
 
@@ -65,6 +68,7 @@ class InterferenceTask(ConfigurableMessagesTask):
             "content_hash": self.bench.digest(selection.conditions, selection.seed),
         }
         self.metrics = tuple(flatten(self.summarise(())))
+        self._probabilities: dict[tuple[str, str], tuple[float, ...] | None] = {}
         self.failed: list[Record] = []  # of all ranks, once aggregated
 
     @property
@@ -75,7 +79,8 @@ class InterferenceTask(ConfigurableMessagesTask):
     def keep(self, limit: float | None, offset: int) -> None:
         """Keep only the items that lmms-eval's `--offset` and `--limit`, which count prompts, touch.
 
-        An item is kept under all its conditions or not at all. Raises InputError when none is left.
+        An item is kept under all its conditions or not at all. With several processes the documents
+        are put in the order that gives each rank whole images. Raises InputError when none is left.
         """
         docs, size = self.test_docs(), len(self.selection.conditions)
         wanted = len(docs) if limit is None else math.ceil(limit * len(docs)) if limit < 1 else int(limit)
@@ -88,6 +93,9 @@ class InterferenceTask(ConfigurableMessagesTask):
                 f"{self.task_name}: {wanted} prompts asked for, {len(kept)} taken, "
                 f"as its items are whole under {size} conditions"
             )
+        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        if ranks > 1:
+            kept = kept.select(dealt(kept["image_key"], ranks))
         self.dataset = self.dataset_no_image = {self.config.test_split: kept}
         self.task_docs = kept
 
@@ -110,11 +118,15 @@ class InterferenceTask(ConfigurableMessagesTask):
         return self._build_user_turn(self.doc_to_visual(doc), self.doc_to_text(doc))
 
     def apply_filters(self) -> list[Instance] | None:
-        """Raise RuntimeError for a request without an answer, which lmms-eval would take as an empty one."""
+        """Note the probabilities that came with the answers.
+
+        Raises RuntimeError for a request without an answer, which lmms-eval would take as an empty one.
+        """
         for request in self.instances:
+            doc = self.test_docs()[request.doc_id]
             if not request.resps:
-                doc = self.test_docs()[request.doc_id]
                 raise RuntimeError(f"{self.task_name}: item {doc['item_id']} ({doc['condition']}) has no answer")
+            self._probabilities[doc["item_id"], doc["condition"]] = probabilities_of(request.token_counts[0])
         return super().apply_filters()
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str], full_docs: Any = None) -> Scored:
@@ -130,6 +142,7 @@ class InterferenceTask(ConfigurableMessagesTask):
             raw=raw,
             named=doc["named"],
             failure=failure,
+            probabilities=self._probabilities.get((doc["item_id"], doc["condition"])),
         )
         return Scored(record, self.metrics)
 

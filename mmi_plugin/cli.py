@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmi_plugin import sweep
 from mmi_plugin.errors import InputError
 from mmi_plugin.report import leaderboard_command
 
@@ -26,6 +27,9 @@ def parser() -> argparse.ArgumentParser:
     board = commands.add_parser("leaderboard", help=leaderboard_command.DESCRIPTION)
     leaderboard_command.add_arguments(board)
     board.set_defaults(run=leaderboard_command.run)
+    curve = commands.add_parser("sweep", help=sweep.DESCRIPTION)
+    sweep.add_arguments(curve)
+    curve.set_defaults(run=sweep.run)
     return root
 
 

@@ -82,16 +82,18 @@ class Condition:
         return replace(changed, context="\n".join(filter(None, (self.instruction, changed.context))))
 
     def at(self, **strength: Strength) -> Condition:
-        """Return the condition at this strength, under its one name: no defaults, in declared order."""
+        """Return the condition at this strength, the rest by default, under its one name: strengths that
+        are not default, in declared order."""
         other = {
             key: strength[key]
             for key, parameter in self.parameters.items()
             if strength.get(key, parameter.default) != parameter.default
         }
+        base = CONDITIONS[self.name.split("@")[0]]
         if not other:
-            return self
-        name = "".join([self.name, *(f"@{key}={value}" for key, value in other.items())])
-        return replace(self, name=name, strength=other, seen=False, published=False)
+            return base
+        name = "".join([base.name, *(f"@{key}={value}" for key, value in other.items())])
+        return replace(base, name=name, strength=other, seen=False, published=False)
 
 
 CONDITIONS: dict[str, Condition] = {}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from mmi_plugin.items import FAMILIES
+from mmi_plugin.report.doses import sweeps
 from mmi_plugin.report.leaderboard_runs import Run
 from mmi_plugin.statistics import Difference, Estimate, Measure, Outcomes, PerItem, difference, estimate, holm, per_item
 from mmi_plugin.statistics.measures import LABELS
@@ -102,10 +103,14 @@ def build(runs: Sequence[Run], baseline: str | None = None) -> Leaderboard:
 
 
 def _scopes(outcomes: Mapping[str, Outcomes]) -> tuple[Scope, ...]:
-    """Return data sets, families, and last the data sets that were perturbed (all, where none was)."""
+    """Return data sets, families, and last the data sets that were perturbed (all, where none was).
+
+    A sweep asks one condition again and again: beside other data sets it stands for itself only.
+    """
     tasks = sorted(outcomes, key=lambda task: (FAMILIES.index(outcomes[task].family), task))
-    families = {family: tuple(task for task in tasks if outcomes[task].family == family) for family in FAMILIES}
-    perturbed = tuple(task for task in tasks if len(outcomes[task].conditions) > 1) or tuple(tasks)
+    ranked = [task for task in tasks if not sweeps(outcomes[task].conditions)] or tasks
+    families = {family: tuple(task for task in ranked if outcomes[task].family == family) for family in FAMILIES}
+    perturbed = tuple(task for task in ranked if len(outcomes[task].conditions) > 1) or tuple(ranked)
     return (
         *(Scope(task, "task", (task,)) for task in tasks),
         *(Scope(family, "family", members) for family, members in families.items() if members),

@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
 
         _write(args.html, to_html(board))
     if args.plots:
-        from mmi_plugin.report.leaderboard_figures import save_figures
+        from mmi_plugin.report.leaderboard_figures import figures, save_figures
 
-        save_figures(board, args.plots)
+        save_figures(figures(board), args.plots)
     print(files.overview(board, plain))
     print("\n".join(textwrap.wrap(files.note(board, plain), 120)))
     return 0

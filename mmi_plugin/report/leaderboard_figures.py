@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmi_plugin.conditions import get
+from mmi_plugin.conditions import REFERENCE, get
 from mmi_plugin.errors import InputError
+from mmi_plugin.report.doses import Sweep, sweeps
 from mmi_plugin.report.leaderboard import Key, Leaderboard, Scope
 from mmi_plugin.report.leaderboard_text import FAMILY_LABELS, plain
 from mmi_plugin.report.scores import words
@@ -27,11 +28,11 @@ _LINES, _HATCHES = ("-", "--", ":", "-."), ("", "//", "..", "xx")
 _FORMATS = ("png", "svg")
 
 
-def save_figures(board: Leaderboard, folder: Path) -> None:
-    """Write every figure into `folder` as PNG (200 dots an inch) and SVG."""
+def save_figures(made: Mapping[str, Figure], folder: Path) -> None:
+    """Write figures into `folder` as PNG (200 dots an inch) and SVG."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures(board).items():
+        for name, figure in made.items():
             for kind in _FORMATS:
                 (folder / f"{name}.{kind}").write_bytes(_rendered(figure, kind))
     except OSError as error:
@@ -44,11 +45,27 @@ def svg_figures(board: Leaderboard) -> dict[str, bytes]:
 
 
 def figures(board: Leaderboard) -> dict[str, Figure]:
-    """Return the figures by name, names fit for files: radar_FAMILY, heatmap, bars_TASK."""
+    """Return the figures by name, names fit for files: radar_FAMILY, heatmap, bars_TASK; for a sweep
+    dose_TASK_CONDITION@STRENGTH in place of bars."""
     with _style():
         radars = {f"radar_{scope.name}": _radar(board, scope) for scope in board.scopes_of("family")}
-        bars = {f"bars_{scope.name}": _bars(board, scope) for scope in board.scopes_of("task")}
-        return {name: made for name, made in radars.items() if made} | {"heatmap": _heatmap(board)} | bars
+        doses = dose_figures(board)
+        bars = {
+            f"bars_{scope.name}": _bars(board, scope)
+            for scope in board.scopes_of("task")
+            if not sweeps(board.outcomes[scope.name].conditions)
+        }
+        return {name: made for name, made in radars.items() if made} | {"heatmap": _heatmap(board)} | bars | doses
+
+
+def dose_figures(board: Leaderboard) -> dict[str, Figure]:
+    """Return the dose-response curves of every sweep among the data sets."""
+    with _style():
+        return {
+            f"dose_{scope.name}_{sweep.title}": _dose(board, scope, sweep)
+            for scope in board.scopes_of("task")
+            for sweep in sweeps(board.outcomes[scope.name].conditions)
+        }
 
 
 @contextmanager
@@ -145,6 +162,33 @@ def _bar(
     reach = 100 * np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T
     style = {"color": colour, "hatch": hatch, "edgecolor": "white"}
     axes.bar(places, shares, width, label=label, yerr=reach.clip(0), error_kw={"elinewidth": 1}, **style)
+
+
+def _dose(board: Leaderboard, scope: Scope, sweep: Sweep) -> Figure:
+    """Return accuracy and flip rate over the values of one strength, with 95% intervals; a thin line is
+    the accuracy under the reference."""
+    figure = Figure(figsize=(9, 3.4))
+    left, right = figure.subplots(1, 2)
+    reference = REFERENCE[board.outcomes[scope.name].family]
+    places = list(sweep.names) if all(isinstance(value, int) for value in sweep.names) else range(len(sweep.names))
+    for name, colour, line, _ in _looks(board):
+        for axes, measure in ((left, "accuracy"), (right, "flip_rate")):
+            found = [board.numbers[Key(name, scope, Measure(measure, c))].estimate for c in sweep.names.values()]
+            shares, low, high = (100 * np.array([getattr(e, end) for e in found]) for end in ("value", "low", "high"))
+            axes.plot(places, shares, color=colour, linestyle=line, marker="o", markersize=4, label=_short(name))
+            axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+        plain_accuracy = board.numbers[Key(name, scope, Measure("accuracy", reference))].estimate.value
+        left.axhline(100 * plain_accuracy, color=colour, linestyle=line, linewidth=0.8, alpha=0.7)
+    for axes, label in ((left, "accuracy in percent"), (right, "flip rate in percent")):
+        axes.set_xticks(places, [str(value) for value in sweep.names])
+        axes.set_xlabel(words(sweep.parameter))
+        axes.set_ylabel(label)
+        axes.set_ylim(-3, 103)
+        axes.grid(alpha=0.4)
+    n = len(board.outcomes[scope.name].items)
+    left.set_title(f"{words(sweep.condition)}, n = {n} items (thin: {words(reference)})", loc="left")
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
 
 
 def _accuracies(board: Leaderboard, tasks: Sequence[str]) -> list[tuple[Scope, Measure]]:

@@ -54,7 +54,8 @@ def step_groups(run: MMITrainer, number: int = 0) -> list[Group]:
 
 
 def double(batch: Batch) -> Batch:
-    return {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+    floating = {name for name, value in batch.items() if torch.is_tensor(value) and value.is_floating_point()}
+    return {name: value.double() if name in floating else value for name, value in batch.items()}
 
 
 def weights(run: MMITrainer) -> dict[str, torch.Tensor]:

@@ -26,7 +26,7 @@ class GroupCollator:
     input_ids, attention_mask, labels: (B, L) int64; labels are IGNORED outside the answer.
     irrelevant: (B, L) bool; the tokens that an adversary may move (method section 2): text of the
         prompt in image-heavy rows, image tokens in text-heavy rows, nothing in VQA rows.
-    origin: (B,) int64, the row of the group's origin. seeds: (B,) int64, one per row and draw.
+    items: B item ids. origin: (B,) int64, the row of the group's origin. seeds: (B,) int64, one per row and draw.
     image_index: (images shown, row by row,) int64 into the distinct images of the batch.
     pixel_values and whatever else the image processor gives: one entry per distinct image.
 
@@ -56,6 +56,7 @@ class GroupCollator:
             "labels": input_ids.masked_fill(~answer, IGNORED),
             "irrelevant": self._irrelevant(rows, input_ids, inside & ~answer),
             "origin": _origins(groups),
+            "items": [row.id for row in rows],
             "seeds": torch.tensor([self._row_seed(g.name, i) for g in groups for i in range(len(g.rows))]),
         }
         if self._typed:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from mmi_plugin.errors import BadRows, InputError, nearest
@@ -18,6 +19,7 @@ from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.checkpoint import load_checkpoint
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups
+from mmi_plugin.trainers.saving import NonFiniteLoss
 from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
 
 RECORD = "training.json"
@@ -25,12 +27,15 @@ SKIPPED = "skipped_rows.txt"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 after one line on stderr if the input is bad."""
+    """Run the command line; return 0, or after one line on stderr 2 for bad input, 1 for a loss that is no number."""
     try:
         train(parse(sys.argv[1:] if argv is None else argv))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except NonFiniteLoss as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -46,7 +51,11 @@ def train(args: MMIConfig) -> MMITrainer:
     groups = make_groups(args, benchmarks)
     sampler = sampler_of(args, groups)
     trainer = MMITrainer(model, args, groups, sampler, processor)
-    trainer.train(resume_from_checkpoint=resume)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except NonFiniteLoss as error:
+        error.args = (f"{error}; state before it saved in {trainer.save_state_of(error)}",)
+        raise
     trainer.save_model()
     if trainer.is_world_process_zero():
         record = json.dumps(run_record(args, benchmarks, bad), indent=2, sort_keys=True, default=str)
@@ -140,8 +149,8 @@ def _checkpoint_to_resume(args: MMIConfig) -> str | None:
     if not wanted or str(wanted).lower() == "false":
         return None
     if str(wanted).lower() != "true":
-        if not Path(wanted).is_dir():
-            raise InputError(f"field 'resume_from_checkpoint': no folder {wanted}")
+        if not (Path(wanted) / TRAINER_STATE_NAME).is_file():
+            raise InputError(f"field 'resume_from_checkpoint': no whole checkpoint in {wanted}")
         return str(wanted)
     last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
     if last is None:

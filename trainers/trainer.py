@@ -31,13 +31,14 @@ from mmi_plugin.trainers.losses import Rows, answer_losses, consistency_sum
 from mmi_plugin.trainers.meter import Meter
 from mmi_plugin.trainers.packing import packable, packed_rows
 from mmi_plugin.trainers.sampler import RatioBatchSampler
+from mmi_plugin.trainers.saving import WholeCheckpoints, check_finite
 from mmi_plugin.trainers.vision import check_support, freeze_vision, shared_images
 
-OWN_COLUMNS = ("labels", "irrelevant", "origin", "seeds", "image_index")
+OWN_COLUMNS = ("items", "labels", "irrelevant", "origin", "seeds", "image_index")
 RATES = ("rows_per_second", "tokens_per_second")
 
 
-class MMITrainer(SFTTrainer):
+class MMITrainer(WholeCheckpoints, SFTTrainer):
     """Trains on groups: L = L_sft + adv_weight L_adv + consistency_weight L_cons (method section 2).
 
     Each part is a mean over the whole optimizer step, all micro-batches and processes: L_sft over
@@ -113,6 +114,8 @@ class MMITrainer(SFTTrainer):
         features = hidden if self.args.consistency == "mse" else outputs.logits
         consistency = self._consistency(features, tokens, rows)
         sums = torch.stack([losses[clean].sum(), losses[~clean].sum(), consistency])
+        sources = torch.cat([torch.arange(rows.clean, device=attacked.device), attacked])[tokens.row]
+        check_finite(sums, losses, sources, inputs["items"], self.state.global_step + 1, self.accelerator)
         counts = self._counts(rows)
         self._measure(inputs, sums, counts, losses[torch.isin(tokens.row, attacked)].sum(), attack)
         weights = sums.new_tensor([1.0, self.args.adv_weight, self.args.consistency_weight])

@@ -228,20 +228,24 @@ def test_a_stale_request_cache_is_refused(tiny_llava: Path, tmp_path: Path, caps
     assert "--cache_requests would bring back prompts" in capsys.readouterr().err
 
 
-def test_results_that_cannot_be_written_fail_the_run(
-    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_folder_that_cannot_be_written_is_said_before_the_model_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Upstream only warns when it cannot write."""
     occupied = tmp_path / "file"
     occupied.write_text("", encoding="utf-8")
-    assert main([*OUR_MODEL, *arguments(tiny_llava, "mmi_demo_arith", occupied, *ONE_TOKEN, limit=4)]) == 1
-    assert f"error: {occupied}: holds no results" in capsys.readouterr().err
+    assert main([*OUR_MODEL, *arguments(tmp_path / "nowhere", "mmi_demo_arith", occupied, limit=4)]) == 2
+    assert f"error: --output_path {occupied}: cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("owner", "method", "fault", "said"),
     [
-        (MmiHf, "generate_until", lambda answers: answers[:-1], "error: RuntimeError: mmi_demo_arith: item arith-"),
+        (
+            MmiHf,
+            "generate_until",
+            lambda answers: answers[:-1],
+            "error: RuntimeError: the model gave 3 answers to 4 requests",
+        ),
         (InterferenceTask, "process_results", lambda _: {}, "error: mmi_demo_arith: 0 of 4 items are complete"),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from lmms_eval.cli import dispatch
@@ -22,13 +23,16 @@ Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str,
 def main(argv: Sequence[str] | None = None) -> int:
     """Run lmms-eval's command line with `argv` (default: the process's own) and return the status.
 
+    One flag is ours: `--resume` goes on from the answers that a run of the same command left.
     0: everything was evaluated and written. 2: bad input, said in one line. 1: anything else.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    resume = "--resume" in arguments
+    arguments = [argument for argument in arguments if argument != "--resume"]
     failures: list[str] = []
     before, sys.argv = sys.argv, ["lmms_eval", *arguments]
     try:
-        with _our_evaluation(failures) if _evaluates(arguments) else _nothing():
+        with _our_evaluation(failures, resume) if _evaluates(arguments) else _nothing():
             dispatch.main()
     except SystemExit as stop:
         return _status(stop)
@@ -63,7 +67,7 @@ def _nothing() -> Iterator[None]:
 
 
 @contextmanager
-def _our_evaluation(failures: list[str]) -> Iterator[None]:
+def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
     """Put ourselves between upstream's command line and its evaluation of one set of arguments.
 
     Upstream catches every Exception of an evaluation, prints it and exits 0. An InputError leaves
@@ -71,11 +75,12 @@ def _our_evaluation(failures: list[str]) -> Iterator[None]:
     """
     from lmms_eval import __main__ as upstream
 
-    evaluate, manager = upstream.cli_evaluate_single, upstream.TaskManager
+    names = ("cli_evaluate_single", "TaskManager", "EvaluationTracker")
+    theirs = {name: getattr(upstream, name) for name in names}
 
     def watched(args: argparse.Namespace) -> Any:
         try:
-            return _evaluate(upstream, evaluate, args, failures)
+            return _evaluate(upstream, theirs["cli_evaluate_single"], args, failures, resume)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from error
@@ -87,11 +92,13 @@ def _our_evaluation(failures: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        upstream.cli_evaluate_single, upstream.TaskManager = evaluate, manager
+        for name, value in theirs.items():
+            setattr(upstream, name, value)
 
 
-def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failures: list[str]) -> Any:
+def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failures: list[str], resume: bool) -> Any:
     """Run upstream's evaluation of `args` with our task manager, and check what came out."""
+    from mmi_plugin.harness.resume import Run
     from mmi_plugin.harness.task_manager import LISTINGS, QuickTaskManager
 
     if not args.tasks:
@@ -101,11 +108,18 @@ def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failu
     upstream.TaskManager = lambda *_, **__: tasks
     args = copy.copy(args)
     if args.tasks not in LISTINGS:
-        _check(args)
+        _check(args, resume)
         _prepare(args, tasks)
-    results, samples = evaluate(args)
+    run = Run(args, tasks.own, resume)
+    upstream.EvaluationTracker = run.tracker
+    with run.journaled():
+        results, samples = evaluate(args)
     if results is not None:
-        failures.extend(_missing(args, tasks.own, results))
+        run.publish()
+        missing = _missing(args, tasks.own, results)
+        failures.extend(missing)
+        if not missing:
+            run.forget()
     return results, samples
 
 
@@ -123,7 +137,7 @@ def _prepare(args: argparse.Namespace, tasks: Any) -> None:
         args.use_cache = _cache_of(args)
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace, resume: bool) -> None:
     """Raise InputError for what upstream would answer with status 0 or a page of traceback."""
     from lmms_eval.models import list_available_models
 
@@ -136,6 +150,19 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--offset is {args.offset}: it must not be negative")
     if args.log_samples and not args.output_path:
         raise InputError("--log_samples needs --output_path")
+    if resume and not args.output_path:
+        raise InputError("--resume needs the --output_path of the run that was killed")
+    if args.output_path:
+        _check_writable(Path(args.output_path))
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--output_path {folder}: cannot be written ({error.strerror})") from error
 
 
 def _cache_of(args: argparse.Namespace) -> str:

@@ -58,10 +58,19 @@ def read_results(path: Path) -> dict[str, TaskResult]:
 
 def newest_results(folder: Path | str) -> Path:
     """Return the newest results file below `folder`; lmms-eval's file names begin with the time."""
-    found = sorted(Path(folder).rglob(f"*{RESULTS}"), key=lambda path: path.name)
-    if not found:
+    return results_below(folder)[-1]
+
+
+def results_below(folder: Path | str) -> list[Path]:
+    """Return the results files below `folder`, the newest last. Raises InputError when there is none.
+
+    Hidden folders hold what an unfinished run has written.
+    """
+    files = Path(folder).rglob(f"*{RESULTS}")
+    whole = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not whole:
         raise InputError(f"{folder}: holds no results of a run (no *{RESULTS})")
-    return found[-1]
+    return sorted(whole, key=lambda path: path.name)
 
 
 def _read_task(path: Path, task: str, config: Mapping[str, Any], results: Mapping[str, Any]) -> TaskResult:

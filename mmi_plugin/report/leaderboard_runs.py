@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.harness.results import RESULTS, TaskResult, read_results
+from mmi_plugin.harness.results import RESULTS, TaskResult, read_results, results_below
 from mmi_plugin.statistics import Outcomes, check_comparable
 
 
@@ -45,9 +45,7 @@ def _folders(argument: str) -> list[tuple[str, Path]]:
     """Return (name, folder) of every model that `argument` stands for."""
     named = "=" in argument and not Path(argument).exists()
     given, folder = argument.split("=", 1) if named else ("", argument)
-    found = sorted({path.parent for path in Path(folder).rglob(f"*{RESULTS}")})
-    if not found:
-        raise InputError(f"{folder}: holds no results of a run (no *{RESULTS})")
+    found = sorted({path.parent for path in results_below(folder)})
     if not named:
         return [(path.resolve().name, path) for path in found]
     if not given or len(found) > 1:

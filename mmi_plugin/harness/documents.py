@@ -23,6 +23,7 @@ class Selection:
     """Which benchmark a task asks, under which conditions; `conditions` is never empty.
 
     options: the source's own, as (name, value). pool: where irrelevant photographs come from.
+    draws: how many distinct images each condition draws from, at most (default: the pools' own numbers).
     """
 
     source: str
@@ -31,6 +32,7 @@ class Selection:
     seed: int
     options: tuple[tuple[str, Any], ...] = ()
     pool: str | None = None
+    draws: int | None = None
 
     @classmethod
     def parse(cls, options: Mapping[str, Any], split: str, task: str) -> Selection:
@@ -51,8 +53,10 @@ class Selection:
             chosen = tuple(sorted((key, value) for key, value in options.items() if key in own))
             family = load(options["source"], split, **dict(chosen)).family
             conditions = _conditions(options.get("conditions"), family)
-            seed, pool = options.get("seed", 0), options.get("pool")
-            selection = cls(options["source"], split, conditions, seed, chosen, pool)
+            more = {key: options[key] for key in ("pool", "draws") if key in options}
+            if more.get("draws", 1) < 1:
+                raise InputError(f"key 'draws' is {more['draws']}, not a positive number")
+            selection = cls(options["source"], split, conditions, options.get("seed", 0), chosen, **more)
             selection.benchmark()
         except InputError as error:
             raise InputError(f"{task}: {error}") from error
@@ -60,25 +64,26 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the `dataset_kwargs` that describe this selection in full."""
-        pool = {} if self.pool is None else {"pool": self.pool}
+        more = {"pool": self.pool, "draws": self.draws}
         return {
             "source": self.source,
             "conditions": list(self.conditions),
             "seed": self.seed,
             **dict(self.options),
-            **pool,
+            **{key: value for key, value in more.items() if value is not None},
         }
 
     def benchmark(self) -> Benchmark:
         """Return the benchmark with the pools to draw from. Raises InputError when the pool is none."""
         bench = load(self.source, self.split, **dict(self.options))
-        if self.pool is None:
-            return bench
-        return replace(bench, pools=replace(bench.pools, images=pool_images(self.pool)))
+        pools = bench.pools if self.pool is None else replace(bench.pools, images=pool_images(self.pool))
+        if self.draws is not None:
+            pools = replace(pools, images=pools.images[: self.draws], draws=self.draws)
+        return bench if pools is bench.pools else replace(bench, pools=pools)
 
 
-_OPTIONS = ("source", "conditions", "seed", "pool")
-_TYPES = {"seed": int, "options": int, "hard": bool}  # every other key is a text
+_OPTIONS = ("source", "conditions", "seed", "pool", "draws")
+_TYPES = {"seed": int, "draws": int, "options": int, "hard": bool}  # every other key is a text
 
 
 def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:

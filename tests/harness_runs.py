@@ -7,9 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from mmi_plugin.harness.results import TaskResult
+from mmi_plugin.metrics import Record
 from tests import tiny
 
 TASKS = Path(__file__).parents[1] / "tasks"
@@ -44,3 +48,10 @@ def process(command: Sequence[str], cwd: Path | None = None) -> subprocess.Compl
 def raw_answers(result: TaskResult) -> dict[tuple[str, str], str]:
     """Return (item id, condition) -> the model's text."""
     return {(record.item_id, record.condition): record.raw for record in result.records}
+
+
+def assert_same_records(found: Sequence[Record], expected: Sequence[Record]) -> None:
+    """Compare all fields; probabilities up to what a batch of other rows rounds differently."""
+    for record, other in zip(found, expected, strict=True):
+        assert record.probabilities == pytest.approx(other.probabilities, rel=1e-5)
+        assert replace(record, probabilities=None) == replace(other, probabilities=None)

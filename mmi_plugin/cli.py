@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmi_plugin import sweep
 from mmi_plugin.errors import InputError
+from mmi_plugin.facts import command as facts_command
 from mmi_plugin.report import leaderboard_command
 
 
@@ -27,6 +28,10 @@ def parser() -> argparse.ArgumentParser:
     board = commands.add_parser("leaderboard", help=leaderboard_command.DESCRIPTION)
     leaderboard_command.add_arguments(board)
     board.set_defaults(run=leaderboard_command.run)
+    data = commands.add_parser("data", help="prepare data").add_subparsers(dest="data_command", required=True)
+    facts = data.add_parser("facts", help=facts_command.DESCRIPTION)
+    facts_command.add_arguments(facts)
+    facts.set_defaults(run=facts_command.run)
     curve = commands.add_parser("sweep", help=sweep.DESCRIPTION)
     sweep.add_arguments(curve)
     curve.set_defaults(run=sweep.run)

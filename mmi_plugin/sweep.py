@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mmi_plugin.conditions import REFERENCE, check_names, get
-from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.errors import InputError
 
 if TYPE_CHECKING:
     from mmi_plugin.report.leaderboard import Leaderboard
@@ -70,22 +70,14 @@ def expand(sweep: str) -> tuple[str, ...]:
 
 def _write_task(args: argparse.Namespace, conditions: tuple[str, ...]) -> str:
     """Write a task that asks what `args.task` asks, under other conditions; return its name."""
-    from lmms_eval.utils import load_yaml_config
+    from mmi_plugin.harness.task_files import find_task
 
-    from mmi_plugin.harness.task_manager import tasks_folder
-
-    folders = [args.include_path, Path(tasks_folder())] if args.include_path else [Path(tasks_folder())]
-    files = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
-    if args.task not in files:
-        raise InputError(f"no task {args.task!r}: {nearest(args.task, files)}")
-    options = load_yaml_config(str(files[args.task]), mode="simple").get("dataset_kwargs")
-    if not isinstance(options, dict) or "source" not in options:
-        raise InputError(f"{files[args.task]}: no data set of this package, so it cannot be swept")
+    task = find_task(args.task, args.include_path)
     name = "_".join([args.task, args.sweep.split("=")[0].replace("@", "_")])
-    content: dict[str, Any] = {
-        "include": str(files[args.task].absolute()),
+    content = {
+        "include": str(task.path),
         "task": name,
-        "dataset_kwargs": {**options, "conditions": list(conditions)},
+        "dataset_kwargs": {**task.options, "conditions": list(conditions)},
     }
     folder = args.out / "tasks"
     folder.mkdir(parents=True, exist_ok=True)

@@ -155,4 +155,4 @@ def test_an_unknown_task_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(arguments) == 2
     assert capsys.readouterr().err == "error: no task 'mmi_demo_digts': did you mean 'mmi_demo_digits'?\n"
     assert main([*arguments[:1], "mmi_demo", *arguments[2:]]) == 2
-    assert "no data set of this package" in capsys.readouterr().err
+    assert "asks no data set of this package" in capsys.readouterr().err

@@ -65,10 +65,15 @@ def _with_text(item: Item, text: str, position: str) -> Item:
 
 def caption(named: str, fact: str = "") -> str:
     """Return a text that says the picture shows `named`, then the fact."""
-    word = named.lower()
-    sounds_like_a_vowel = word.startswith(tuple("aeiou")) and not word.startswith(("one", "uni", "eu", "use"))
-    sentence = f"This picture seems to depict {'an' if sounds_like_a_vowel else 'a'} {named}."
+    sentence = f"This picture seems to depict {with_article(named)}."
     return f"{sentence} {fact}" if fact else sentence
+
+
+def with_article(noun: str) -> str:
+    """Return `noun` after "a" or "an", as it sounds."""
+    word = noun.lower()
+    sounds_like_a_vowel = word.startswith(tuple("aeiou")) and not word.startswith(("one", "uni", "eu", "use"))
+    return f"{'an' if sounds_like_a_vowel else 'a'} {noun}"
 
 
 @condition("image_heavy", seen=False, ignore=IGNORE_TEXT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -16,6 +17,7 @@ from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import LETTERS, Item, image_hash
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark, load, options_of, pool_images
+from mmi_plugin.sources.facts_file import with_facts
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Selection:
 
     options: the source's own, as (name, value). pool: where irrelevant photographs come from.
     draws: how many distinct images each condition draws from, at most (default: the pools' own numbers).
+    facts: a file of facts on wrong options, in place of the items' own.
     """
 
     source: str
@@ -33,6 +36,7 @@ class Selection:
     options: tuple[tuple[str, Any], ...] = ()
     pool: str | None = None
     draws: int | None = None
+    facts: str | None = None
 
     @classmethod
     def parse(cls, options: Mapping[str, Any], split: str, task: str) -> Selection:
@@ -53,7 +57,7 @@ class Selection:
             chosen = tuple(sorted((key, value) for key, value in options.items() if key in own))
             family = load(options["source"], split, **dict(chosen)).family
             conditions = _conditions(options.get("conditions"), family)
-            more = {key: options[key] for key in ("pool", "draws") if key in options}
+            more = {key: options[key] for key in ("pool", "draws", "facts") if key in options}
             if more.get("draws", 1) < 1:
                 raise InputError(f"key 'draws' is {more['draws']}, not a positive number")
             selection = cls(options["source"], split, conditions, options.get("seed", 0), chosen, **more)
@@ -64,7 +68,7 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the `dataset_kwargs` that describe this selection in full."""
-        more = {"pool": self.pool, "draws": self.draws}
+        more = {"pool": self.pool, "draws": self.draws, "facts": self.facts}
         return {
             "source": self.source,
             "conditions": list(self.conditions),
@@ -74,15 +78,17 @@ class Selection:
         }
 
     def benchmark(self) -> Benchmark:
-        """Return the benchmark with the pools to draw from. Raises InputError when the pool is none."""
+        """Return the benchmark with its facts and the pools to draw from. Raises InputError for a bad pool or file."""
         bench = load(self.source, self.split, **dict(self.options))
+        if self.facts is not None:
+            bench = with_facts(bench, Path(self.facts))
         pools = bench.pools if self.pool is None else replace(bench.pools, images=pool_images(self.pool))
         if self.draws is not None:
             pools = replace(pools, images=pools.images[: self.draws], draws=self.draws)
         return bench if pools is bench.pools else replace(bench, pools=pools)
 
 
-_OPTIONS = ("source", "conditions", "seed", "pool", "draws")
+_OPTIONS = ("source", "conditions", "seed", "pool", "draws", "facts")
 _TYPES = {"seed": int, "draws": int, "options": int, "hard": bool}  # every other key is a text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mmi_plugin.conditions.text import with_article
 from mmi_plugin.errors import InputError
 from mmi_plugin.seeding import stream
 
@@ -31,7 +32,3 @@ def given_facts(facts: Any, where: str) -> dict[str, str]:
     if not isinstance(facts, dict) or not all(isinstance(text, str | None) for text in facts.values()):
         raise InputError(f"{where}: field 'facts' is not a map from option to text")
     return {option: text for option, text in facts.items() if text}
-
-
-def with_article(noun: str) -> str:
-    return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"

@@ -1,0 +1,1 @@
+"""`mmi data facts`: sentences on wrong options, written by a language model."""

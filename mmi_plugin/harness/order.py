@@ -42,7 +42,7 @@ def batches(requests: Sequence[Request], size: int) -> Iterator[list[int]]:
         groups = [(name, list(members)) for name, members in groupby(alike, key=image)]
         for block in _blocks(groups, size):
             rows = sorted(block, key=lambda index: -requests[index].length)
-            yield from (rows[start : start + size] for start in range(0, len(rows), size))
+            yield from _cut(rows, requests, size)
 
 
 def _blocks(groups: Sequence[tuple[str, list[int]]], size: int) -> Iterator[list[int]]:
@@ -51,6 +51,19 @@ def _blocks(groups: Sequence[tuple[str, list[int]]], size: int) -> Iterator[list
     kept = [members for name, members in groups if name]
     for start in range(0, len(kept), size):
         yield [index for members in kept[start : start + size] for index in members]
+
+
+def _cut(rows: Sequence[int], requests: Sequence[Request], size: int) -> Iterator[list[int]]:
+    """Yield batches; where images are shared, padding is most of what is computed for a row of half the length."""
+    batch: list[int] = []
+    for index in rows:
+        short = batch and requests[index].image is not None and 2 * requests[index].length < requests[batch[0]].length
+        if len(batch) == size or short:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def dealt(images: Sequence[str | None], ranks: int) -> list[int]:

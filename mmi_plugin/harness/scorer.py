@@ -51,11 +51,9 @@ class Scorer:
         self._image_token = getattr(model.config, "image_token_id", None)
         self._prompts = Prompts(processor, self._image_token, name)
         self._prefixes = Prefixes(model, capacity)
-        self._window = None
         self._obstacle = why_not(model)
+        self._window = window(model) if self._obstacle is None else None
         self._checked = self._said = False
-        if self._obstacle is None:
-            self._window = window(model)
 
     @torch.inference_mode()
     def answer(self, rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Answer]:
@@ -68,23 +66,26 @@ class Scorer:
         if not all(row.shared for row in rows):
             return self._run(rows, settings, self._plain(rows))
         if self._obstacle is None and not self._checked:
-            self._compare(rows, settings)
-        if self._obstacle is not None:
-            self._say()
-            return self._run(rows, settings, self._plain(rows))
-        return self._share(rows, settings)
+            self._check(rows, settings)
+        if self._obstacle is None:
+            return self._share(rows, settings)
+        self._say()
+        return self._run(rows, settings, self._plain(rows))
 
-    def _compare(self, rows: Sequence[Row], settings: Mapping[str, Any]) -> None:
-        """Answer the first and the last row in both ways, and give sharing up if they differ."""
-        sample = [rows[0], rows[-1]] if len(rows) > 1 else [rows[0]]
-        shared = self._share(sample, settings)
-        plain = self._run(sample, settings, self._plain(sample))
-        exact = self._model.dtype == torch.float32
-        tolerance = _TOLERANCE.get(self._model.dtype, _COARSE)
-        for one, other in zip(shared, plain, strict=True):
-            gaps = [abs(p - q) for p, q in zip(one.probabilities or (), other.probabilities or (), strict=True)]
-            if max(gaps, default=0) > tolerance or (exact and one.text != other.text):
-                self._obstacle = "its answers differ when it goes on from a kept image"
+    def _check(self, rows: Sequence[Row], settings: Mapping[str, Any]) -> None:
+        """Answer the last row, the most padded one, plainly too, and give sharing up if that differs."""
+        (plain,) = self._run(rows[-1:], settings, self._plain(rows[-1:]))
+        try:
+            shared = self._share([rows[0], rows[-1]], settings)[-1]
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:  # of a model that answers plainly
+            self._obstacle = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            return
+        pairs = zip(shared.probabilities or (), plain.probabilities or (), strict=True)
+        differs = max((abs(p - q) for p, q in pairs), default=0) > _TOLERANCE.get(self._model.dtype, _COARSE)
+        if differs or (self._model.dtype == torch.float32 and shared.text != plain.text):
+            self._obstacle = "its answers differ when it goes on from a kept image"
         self._checked = True
 
     def _say(self) -> None:
@@ -98,35 +99,36 @@ class Scorer:
         return to_model(self._prompts.inputs([row.chat for row in rows]), self._model.device, self._model.dtype)
 
     def _share(self, rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Answer]:
-        """Answer rows from the kept prefixes of their prompts, computing those that are missing."""
+        """Answer rows from the kept prefixes of their prompts, computing those that are missing.
+
+        Raises ValueError for prompts that do not show where an image ends.
+        """
         prompts = self._prompts.inputs([row.chat for row in rows])
         stops = ends(prompts["input_ids"], self._image_token)
         starts = (prompts["attention_mask"] == 0).sum(1).tolist()
         if min(stops) == 0:
-            self._obstacle = "its processor marks no image in the prompt"
-            return self.answer(rows, settings)
+            raise ValueError("no image token in the prompt")
         ids = prompts["input_ids"].to(self._model.device)
         rests = [ids[row, stop:] for row, stop in enumerate(stops)]
-        parts = self._level(rests, ids.shape[1])
+        parts = self._level(rests, ids.shape[1] + _steps(settings))
         if len(parts) > 1:
-            answers = {row: answer for part in parts for row, answer in self._part(rows, part, settings)}
-            return [answers[row] for row in range(len(rows))]
+            answers = {}
+            for part in parts:
+                answers.update(zip(part, self._share([rows[index] for index in part], settings), strict=True))
+            return [answers[index] for index in range(len(rows))]
         heads = [ids[row, start:stop] for row, (start, stop) in enumerate(zip(starts, stops, strict=True))]
         keys = [_key(row.chat, head) for row, head in zip(rows, heads, strict=True)]
         prefixes = self._prefixes.get(keys, lambda missing: self._plain([rows[index] for index in missing]))
-        room = max(_steps(settings), *(len(tokens) for row in rows for tokens in self._tokens(row)))
+        room = max([_steps(settings), *(len(tokens) for row in rows for tokens in self._tokens(row))])
         return self._run(rows, settings, join(prefixes, rests, room, self._tokenizer.pad_token_id))
 
-    def _part(self, rows: Sequence[Row], part: Sequence[int], settings: Mapping[str, Any]) -> list[tuple[int, Answer]]:
-        return list(zip(part, self._share([rows[index] for index in part], settings), strict=True))
-
-    def _level(self, rests: Sequence[torch.Tensor], width: int) -> list[list[int]]:
-        """Return the rows in groups that can run side by side.
+    def _level(self, rests: Sequence[torch.Tensor], length: int) -> list[list[int]]:
+        """Return the rows in groups that can run side by side; `length`: of the longest, with its answer.
 
         Padding stands between prefix and rest, so it would push the prefix out of the sight of a
         layer that looks back only so far: where one might, rests of equal length go together.
         """
-        if self._window is None or width + max(map(len, rests)) <= self._window:
+        if self._window is None or length + max(map(len, rests)) <= self._window:
             return [list(range(len(rests)))]
         groups: dict[int, list[int]] = {}
         for row, rest in enumerate(rests):

@@ -1,0 +1,50 @@
+"""The order of requests: images meet in a batch and on a rank."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from mmi_plugin.harness.order import Request, batches, dealt, served
+
+
+def _requests() -> list[Request]:
+    """30 images under four texts each, and ten prompts whose image nobody else shows."""
+    lengths = (40, 60, 150, 170)
+    shared = [Request("{}", f"image{item}", length + item) for item in range(30) for length in lengths]
+    return [*shared, *(Request("{}", f"own{index}", 50) for index in range(5)), *[Request("{}", None, 50)] * 5]
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_every_request_is_in_one_batch_and_every_image_in_one_block(size: int) -> None:
+    requests = _requests()
+    found = list(batches(requests, size))
+    assert sorted(index for batch in found for index in batch) == list(range(len(requests)))
+    assert max(map(len, found)) == size
+    kept, seen = [], set()  # keep the images used last, as many as a batch has rows
+    for batch in found:
+        for image in [requests[index].image for index in batch if requests[index].image in served(requests)]:
+            assert image in kept or image not in seen, "computed a second time"
+            seen.add(image)
+            kept = [*(other for other in kept if other != image), image][-size:]
+
+
+def test_batches_are_of_like_length_and_of_one_setting() -> None:
+    requests = [*_requests(), *(Request('{"a": 1}', "image0", 40) for _ in range(3))]
+    for batch in batches(requests, 16):
+        assert len({requests[index].settings for index in batch}) == 1
+        lengths = [requests[index].length for index in batch]
+        assert lengths == sorted(lengths, reverse=True)
+        assert 2 * lengths[-1] >= lengths[0]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_ranks_get_whole_images_and_equal_shares(ranks: int) -> None:
+    images = [f"image{row % 13}" for row in range(100)] + [None]
+    order = dealt(images, ranks)
+    assert sorted(order) == list(range(len(images)))
+    parts = [[images[row] for row in order[rank::ranks]] for rank in range(ranks)]
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    on_ranks = Counter(image for part in parts for image in set(part))
+    assert sum(on_ranks.values()) - len(on_ranks) <= ranks - 1, "an image is on two ranks only at a border"

@@ -1,0 +1,198 @@
+"""The scorer against plain generation, one row at a time, for tiny checkpoints of many families."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from loguru import logger
+from transformers import AutoModelForImageTextToText
+
+from mmi_plugin import prompts
+from mmi_plugin.conditions import get
+from mmi_plugin.harness import prefix
+from mmi_plugin.harness.checkpoint import load_processor
+from mmi_plugin.harness.scorer import Answer, Row, Scorer
+from mmi_plugin.items import LETTERS
+from mmi_plugin.sources import load
+from tests import families
+
+STEPS = 4
+SHARING = ["llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "gemma3"]
+WHOLE = ["instructblip_llama", "paligemma"]  # features that depend on the text; text that is not causal
+ASKED = {
+    "demo_digits": ("clean", "unrelated_text", "misleading_text", "ocr_text"),
+    "demo_capitals": ("black", "white", "random_pixels"),
+}
+
+
+class Case(NamedTuple):
+    name: str
+    model: Any
+    processor: Any
+    rows: list[Row]
+    expected: list[Answer]
+
+
+def _rows() -> list[Row]:
+    rows = []
+    for source, conditions in ASKED.items():
+        bench = load(source, "test")
+        for name in conditions:
+            for item in bench.items[:3]:
+                chat = prompts.messages(get(name)(item, 0, bench.pools))
+                rows.append(Row(chat, tuple(LETTERS[: len(item.options)]), shared=True))
+    return rows
+
+
+def _load(name: str, folder: Path) -> tuple[Any, Any]:
+    """Return a model whose answers are mostly letters, and its processor."""
+    families.save(name, folder, spread=0.3)
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    processor = load_processor(str(folder), "main", False)
+    weight = model.get_output_embeddings().weight.data
+    letters = [processor.tokenizer.convert_tokens_to_ids(letter) for letter in LETTERS[:4]]
+    scale = torch.full((len(weight), 1), 4.0)
+    scale[letters] = 20.0
+    weight.mul_(scale)
+    return model, processor
+
+
+def _inputs(processor: Any, chat: list[dict[str, Any]]) -> dict[str, Any]:
+    """The prompt of one row, straight from the processor."""
+    if processor.chat_template:
+        return processor.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+    (turn,) = chat
+    image, text = (part[part["type"]] for part in turn["content"])
+    return processor(images=image, text=text, return_tensors="pt")
+
+
+@torch.inference_mode()
+def _slow(model: Any, processor: Any, row: Row, choices: list[list[int]]) -> Answer:
+    """Generate for a single row; and for each choice, run prompt and choice through the model as a whole."""
+    inputs = dict(_inputs(processor, row.chat))
+    ids = inputs["input_ids"]
+    output = model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)[:, ids.shape[1] :]
+    heads = [tokens[0] for tokens in choices]
+    shares = []
+    for tokens in choices:
+        tokens = tokens if heads.count(tokens[0]) > 1 else tokens[:1]
+        share = 1.0
+        for end, token in enumerate(tokens):
+            added = torch.tensor([tokens[:end]], dtype=torch.long)
+            longer = {**inputs, "input_ids": torch.cat([ids, added], 1)}
+            for name in ("attention_mask", "mm_token_type_ids", "token_type_ids"):
+                if name in inputs:
+                    fill = torch.full_like(added, int(name == "attention_mask"))
+                    longer[name] = torch.cat([inputs[name], fill], 1)
+            share *= model(**longer).logits[0, -1].double().softmax(-1)[token].item()
+        shares.append(share)
+    return Answer(processor.tokenizer.decode(output[0], skip_special_tokens=True), 0, tuple(shares))
+
+
+def _choices(processor: Any, row: Row) -> list[list[int]]:
+    """The tokens of the letters: as they are after the template, and after a blank without one."""
+    blank = "" if processor.chat_template else " "
+    return [processor.tokenizer(blank + choice, add_special_tokens=False)["input_ids"] for choice in row.choices]
+
+
+@pytest.fixture(scope="module")
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    model, processor = _load(request.param, tmp_path_factory.mktemp(request.param))
+    rows = _rows()
+    expected = [_slow(model, processor, row, _choices(processor, row)) for row in rows]
+    return Case(request.param, model, processor, rows, expected)
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(str(message)), level="WARNING", format="{message}")
+    yield said
+    logger.remove(sink)
+
+
+def _answers(case: Case, size: int) -> list[Answer]:
+    """Score in batches that mix images, conditions and lengths."""
+    scorer = Scorer(case.model, case.processor, size, case.name)
+    order = [index for start in range(5) for index in range(start, len(case.rows), 5)]
+    found = {}
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        found.update(zip(batch, scorer.answer([case.rows[i] for i in batch], {"max_new_tokens": STEPS}), strict=True))
+    return [found[index] for index in range(len(order))]
+
+
+def _assert_equal(found: list[Answer], expected: list[Answer]) -> None:
+    assert [answer.text for answer in found] == [answer.text for answer in expected]
+    for answer, wanted in zip(found, expected, strict=True):
+        assert answer.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("case", [*SHARING, *WHOLE], indirect=True, scope="module")
+def test_answers_and_probabilities_are_those_of_single_rows(case: Case, warnings: list[str]) -> None:
+    assert len({answer.text for answer in case.expected}) > 3, "answers must depend on the prompt"
+    assert max(sum(answer.probabilities) for answer in case.expected) > 0.1
+    for size in (1, 4, 16):
+        warnings.clear()
+        _assert_equal(_answers(case, size), case.expected)
+        assert len(warnings) == (case.name in WHOLE), "said once by those that cannot share, by no other"
+
+
+@pytest.mark.parametrize("case", ["llava"], indirect=True)
+def test_each_image_is_encoded_once(case: Case) -> None:
+    encoded = []
+    hook = case.model.model.vision_tower.register_forward_pre_hook(
+        lambda module, args, call: encoded.append(len((*args, *call.values())[0])), with_kwargs=True
+    )
+    order = sorted(case.rows, key=lambda row: row.chat[0]["content"][0]["image"].tobytes())
+    scorer = Scorer(case.model, case.processor, 4, case.name)
+    for start in range(0, len(order), 4):
+        scorer.answer(order[start : start + 4], {"max_new_tokens": STEPS})
+    hook.remove()
+    images = {row.chat[0]["content"][0]["image"].tobytes() for row in order}
+    assert sum(encoded) == len(images) + 1, "and one more in the comparison with plain generation"
+
+
+@pytest.mark.parametrize("case", ["llava"], indirect=True)
+@pytest.mark.parametrize("shared", [True, False])
+def test_choices_that_begin_alike_are_scored_whole(case: Case, shared: bool) -> None:
+    pairs = [f"B{letter}" for letter in LETTERS]
+    tokens = {text: case.processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in [*pairs, "C"]}
+    texts = (*[text for text in pairs if len(tokens[text]) == 2][:3], "C")
+    assert len(texts) == 4
+    choices = [tokens[text] for text in texts]
+    rows = [Row(row.chat, texts, shared) for row in case.rows[:6]]
+    expected = [_slow(case.model, case.processor, row, choices) for row in rows]
+    found = Scorer(case.model, case.processor, 6, case.name).answer(rows, {"max_new_tokens": STEPS})
+    _assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("case", ["qwen2_5_vl"], indirect=True)
+def test_a_model_that_goes_on_wrongly_is_found_out(
+    case: Case, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = prefix._compute
+
+    def shifted(*args: Any) -> list[prefix.Prefix]:
+        prefixes = compute(*args)
+        for one in prefixes:
+            one.position += 3
+        return prefixes
+
+    monkeypatch.setattr(prefix, "_compute", shifted)
+    _assert_equal(_answers(case, 4), case.expected)
+    assert len(warnings) == 1 and "differ" in warnings[0]
+
+
+@pytest.mark.parametrize("case", ["llava"], indirect=True)
+def test_what_is_kept_is_bounded(case: Case) -> None:
+    scorer = Scorer(case.model, case.processor, 2, case.name)
+    for start in range(0, len(case.rows), 2):
+        scorer.answer(case.rows[start : start + 2], {"max_new_tokens": STEPS})
+        assert len(scorer._prefixes._kept) <= 2

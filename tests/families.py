@@ -19,11 +19,11 @@ from tests import tiny
 Recipe = Callable[[PreTrainedTokenizerFast], tuple[PreTrainedModel, ProcessorMixin]]
 RECIPES: dict[str, tuple[Recipe, dict[str, str]]] = {}
 TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] | upper }}: "
+    "{% for message in messages %}{{ 'USER: ' if message['role'] == 'user' else 'ASSISTANT:\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}{{ 'IMAGE\n' if part['type'] == 'image' else part['text'] }}{% endfor %}"
     "{% endif %}{{ '\n' if message['role'] == 'user' else eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+    "{% if add_generation_prompt %}ASSISTANT:\n{% endif %}"
 )
 TEXT = {
     "hidden_size": 32,
@@ -312,6 +312,7 @@ def gemma3(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, Process
 def paligemma(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
     images = hf.SiglipImageProcessor(size=IMAGE)
     images.image_seq_length = 4
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B:1")
     processor = hf.PaliGemmaProcessor(images, tokenizer)
     config = hf.PaliGemmaConfig(
         vision_config=hf.SiglipVisionConfig(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,13 +26,26 @@ class Adversary:
     sigma: float = 0.05
     relative: bool = False
 
-    def perturb(self, embeds: torch.Tensor, mask: torch.Tensor, seeds: torch.Tensor, row_loss: RowLoss) -> torch.Tensor:
+    @property
+    def replays(self) -> int:
+        """How often the loss of perturbed rows is asked for."""
+        return self.steps if self.kind == "pgd" else 0
+
+    def perturb(
+        self,
+        embeds: torch.Tensor,
+        mask: torch.Tensor,
+        seeds: torch.Tensor,
+        row_loss: RowLoss,
+        extra: Sequence[torch.Tensor] = (),
+    ) -> torch.Tensor:
         """Return delta, shaped like `embeds`, zero outside `mask`.
 
         embeds: (A, L, D), no gradient. mask: (A, L) bool. seeds: (A,) int64, one random stream per
         row, so that a row's draw does not depend on its neighbours.
         row_loss: (A, L, D) embeddings -> (A,) losses. PGD climbs on their sum, so the size of the
         batch does not change a row's step. Parameters get no gradient.
+        extra: tensors whose gradients are computed, too, and dropped: what a plain backward pass costs.
         """
         dtype = torch.promote_types(embeds.dtype, torch.float32)
         scale = self._scale(embeds.to(dtype), mask)
@@ -42,7 +55,7 @@ class Adversary:
         for _ in range(self.steps):
             delta.requires_grad_(True)
             loss = row_loss(embeds + delta.to(embeds.dtype)).sum()
-            (gradient,) = torch.autograd.grad(loss, delta)
+            gradient, *_ = torch.autograd.grad(loss, [delta, *extra], allow_unused=True)
             moved = delta.detach() + self._step(gradient * mask[..., None], mask, scale)
             delta = torch.clamp(moved, -self.eps * scale, self.eps * scale)
         return delta.detach()

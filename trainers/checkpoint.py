@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.families import family_of
 
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError)
 
@@ -19,7 +20,7 @@ def load_checkpoint(args: MMIConfig) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Return model (fp32 unless `model_init_kwargs` says otherwise) and processor of `model_name_or_path`.
 
     Raises:
-        InputError: missing, corrupt or incomplete, or not an image-text-to-text model with a chat template.
+        InputError: missing, corrupt or inincomplete, or not supported.
     """
     name = args.model_name_or_path
     where = f"field 'model_name_or_path' {name!r}"
@@ -29,7 +30,9 @@ def load_checkpoint(args: MMIConfig) -> tuple[PreTrainedModel, ProcessorMixin]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what transformers warns of is an error below, in one line
     try:
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=args.trust_remote_code)
+        processor = AutoProcessor.from_pretrained(
+            name, trust_remote_code=args.trust_remote_code, **(args.processor_kwargs or {})
+        )
         model, info = AutoModelForImageTextToText.from_pretrained(
             name, use_safetensors=True, output_loading_info=True, **kwargs
         )
@@ -40,6 +43,7 @@ def load_checkpoint(args: MMIConfig) -> tuple[PreTrainedModel, ProcessorMixin]:
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise InputError(f"{where} lacks {len(missing)} weights, {missing[0]} among them")
-    if not isinstance(processor, ProcessorMixin) or not processor.chat_template:
-        raise InputError(f"{where} has no processor with a chat template")
+    if not isinstance(processor, ProcessorMixin):
+        raise InputError(f"{where} has no processor of images and text")
+    family_of(processor)
     return model, processor

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice, pairwise
-from typing import Any
+from itertools import pairwise
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -14,10 +13,10 @@ from mmi_plugin import prompts
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item
 from mmi_plugin.seeding import stream
+from mmi_plugin.trainers.families import Batch, family_of
 from mmi_plugin.trainers.groups import Group
 
 IGNORED = -100
-Batch = dict[str, Any]
 
 
 class GroupCollator:
@@ -28,6 +27,7 @@ class GroupCollator:
         prompt in image-heavy rows, image tokens in text-heavy rows, nothing in VQA rows.
     items: B item ids. origin: (B,) int64, the row of the group's origin. seeds: (B,) int64, one per row and draw.
     image_index: (images shown, row by row,) int64 into the distinct images of the batch.
+    image_tokens: (distinct images,) int64, the placeholder tokens of each.
     pixel_values and whatever else the image processor gives: one entry per distinct image.
 
     Raises:
@@ -36,18 +36,17 @@ class GroupCollator:
     """
 
     def __init__(self, processor: ProcessorMixin, max_length: int | None, seed: int) -> None:
-        self._processor = processor
-        self._tokenizer = processor.tokenizer
+        self._family = family_of(processor)
+        self._pad = processor.tokenizer.pad_token_id or 0
         self._max_length = max_length
         self._seed = seed
-        self._typed = "mm_token_type_ids" in processor.model_input_names
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         rows = [row for group in groups for row in group.rows]
         batch, expansions = self._images(rows)
         ids, answers = self._tokens(rows, expansions)
         _check_answers(groups, [row[answer].tolist() for row, answer in zip(ids, answers, strict=True)])
-        input_ids = pad_sequence(ids, batch_first=True, padding_value=self._tokenizer.pad_token_id or 0)
+        input_ids = pad_sequence(ids, batch_first=True, padding_value=self._pad)
         inside = torch.arange(input_ids.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]
         answer = pad_sequence(answers, batch_first=True)
         batch |= {
@@ -59,36 +58,28 @@ class GroupCollator:
             "items": [row.id for row in rows],
             "seeds": torch.tensor([self._row_seed(g.name, i) for g in groups for i in range(len(g.rows))]),
         }
-        if self._typed:
-            batch["mm_token_type_ids"] = torch.tensor(self._processor.create_mm_token_type_ids(input_ids.tolist()))
-        return batch
+        return batch | self._family.columns(rows, input_ids, answer)
 
-    def _images(self, rows: Sequence[Item]) -> tuple[Batch, list[str]]:
-        """Process each distinct image object once; return tensors and the placeholder text of each that is shown."""
-        shown = [image for row in rows for image in row.images]
-        distinct = {id(image): image for image in shown}
+    def _images(self, rows: Sequence[Item]) -> tuple[Batch, list[list[str]]]:
+        """Process each distinct image object once; return tensors and each row's placeholder texts."""
+        shown = [row.images for row in rows]
+        distinct = {id(image): image for own in shown for image in own}
         if not distinct:
-            return {}, []
+            return {}, [[] for _ in rows]
         number = {key: i for i, key in enumerate(distinct)}
-        index = [number[id(image)] for image in shown]
-        inputs = self._processor.image_processor(list(distinct.values()), return_tensors="pt")
-        texts = [self._processor.replace_image_token(inputs, i) for i in range(len(distinct))]
-        return {**inputs, "image_index": torch.tensor(index)}, [texts[i] for i in index]
+        index = [[number[id(image)] for image in own] for own in shown]
+        inputs, texts = self._family.images(list(distinct.values()))
+        inputs["image_index"] = torch.tensor([i for own in index for i in own])
+        inputs["image_tokens"] = torch.tensor([text.count(self._family.placeholder) for text in texts])
+        return inputs, [[texts[i] for i in own] for own in index]
 
-    def _tokens(self, rows: Sequence[Item], expansions: list[str]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def _tokens(
+        self, rows: Sequence[Item], expansions: list[list[str]]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return each row's token ids and, of the same length, which of them are answers."""
-        texts = [self._render(row) for row in rows]
-        rest = iter(expansions)
-        repeated = [
-            text
-            for row, own in zip(rows, texts, strict=True)
-            for text in list(islice(rest, len(row.pictures))) * len(own)
-        ]
-        flat = self._expand([text for own in texts for text in own], repeated)
-        # As apply_chat_template does: a template that writes the first token itself keeps the tokenizer from it.
-        bos = self._tokenizer.bos_token
-        special = bos is None or not flat[0].startswith(bos)
-        encoded = iter(self._tokenizer(flat, add_special_tokens=special)["input_ids"])
+        texts = [self._family.render(row) for row in rows]
+        flat = [(text, own) for stages, own in zip(texts, expansions, strict=True) for text in stages]
+        encoded = iter(self._family.encode(*map(list, zip(*flat, strict=True))))
         ids, answers = [], []
         for row, own in zip(rows, texts, strict=True):
             stages = [next(encoded) for _ in own]
@@ -106,32 +97,8 @@ class GroupCollator:
             answers.append(answer)
         return ids, answers
 
-    def _render(self, row: Item) -> list[str]:
-        """Return, turn by turn, the text up to where the model speaks and that up to the end of its answer."""
-        template, end = self._processor.apply_chat_template, self._tokenizer.eos_token
-        chat = prompts.messages(row, prompts.target(row))
-        texts, said = [""], ""
-        for turn in range(1, len(chat), 2):
-            answer = chat[turn]["content"][0]["text"]
-            prompt = template(chat[:turn], tokenize=False, add_generation_prompt=True)
-            full = template(chat[: turn + 1], tokenize=False)
-            reply = full[len(prompt) :]
-            if not prompt.startswith(said) or not full.startswith(prompt) or answer not in reply:
-                raise InputError(
-                    f"item {row.id}: the chat template does not continue the prompt with the answer {answer!r}"
-                )
-            ended = end in reply
-            reply = reply[: reply.index(end) + len(end)] if ended else reply.rstrip()
-            texts.append(texts[-1] + prompt[len(said) :])
-            texts.append(texts[-1] + reply + ("" if ended else end))
-            said = prompt + reply
-        return texts[1:]
-
-    def _expand(self, texts: list[str], expansions: list[str]) -> list[str]:
-        return self._processor.get_text_with_replacements(texts, expansions)[0]
-
     def _irrelevant(self, rows: Sequence[Item], input_ids: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-        image = input_ids == self._processor.image_token_id
+        image = input_ids == self._family.placeholder_id
         family = [row.family for row in rows]
         image_heavy = torch.tensor([name == "image_heavy" for name in family])[:, None]
         text_heavy = torch.tensor([name == "text_heavy" for name in family])[:, None]

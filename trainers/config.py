@@ -36,12 +36,18 @@ class MMIConfig(SFTConfig):
         InputError: a field whose value is out of range, or a condition that does not exist.
     """
 
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "processor_kwargs"]  # noqa: RUF012
+
     model_name_or_path: str | None = field(default=None, metadata=about("Checkpoint to train: a folder or a hub id."))
+    processor_kwargs: dict | str | None = field(
+        default=None, metadata=about("What the processor is loaded with, as a JSON object: {max_pixels: 200704}.")
+    )
     sources: list[str] | None = field(
         default=None, metadata=about("Benchmarks whose train split is the data, by name.")
     )
     train_file: str | None = field(
-        default=None, metadata=about("JSON or JSONL file of training records, besides or instead of sources.")
+        default=None,
+        metadata=about("JSON or JSONL of training records, or a folder of `mmi data build`, besides sources."),
     )
     image_folder: str | None = field(
         default=None, metadata=about("Where image paths of train_file start; by default in its own folder.")
@@ -96,8 +102,35 @@ class MMIConfig(SFTConfig):
         metadata=about("Decoder modules that get LoRA."),
     )
 
+    merge_lora: bool = field(
+        default=False, metadata=about("Save the model with its adapters merged in, instead of the adapters.")
+    )
+
+    eval_tasks: list[str] | None = field(
+        default=None, metadata=about("Tasks asked during training, for example mmi_openbookqa.")
+    )
+    eval_tasks_steps: int = field(default=100, metadata=about("Steps between two evaluations on eval_tasks."))
+    eval_tasks_items: int = field(default=32, metadata=about("Test items of each of eval_tasks, the first ones."))
+
+    share_images: bool = field(
+        default=True, metadata=about("Send each distinct image of a batch through the vision encoder once.")
+    )
     pack_rows: bool = field(
         default=True, metadata=about("Lay rows end to end in the decoder where that is exact, instead of padding.")
+    )
+    share_prefix: bool = field(
+        default=True, metadata=about("With pack_rows, compute what rows of a batch begin with in common once.")
+    )
+    answer_logits: bool = field(default=True, metadata=about("Project to the vocabulary at answer tokens only."))
+    skip_unattacked: bool = field(
+        default=True, metadata=about("Leave rows that the adversary cannot move out of the inner loop.")
+    )
+    reuse_prefix: bool = field(
+        default=True,
+        metadata=about("With pack_rows, keep keys and values of what precedes perturbed tokens over the inner loop."),
+    )
+    skip_weight_gradients: bool = field(
+        default=True, metadata=about("Compute gradients of the perturbation alone in the inner loop.")
     )
     gradient_checkpointing: bool | None = field(
         default=None, metadata=about("Recompute activations in the backward pass to save memory.")
@@ -133,6 +166,11 @@ class MMIConfig(SFTConfig):
         for name in ("eps", "step_size", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, not above 0")
+        for name in ("eval_tasks_steps", "eval_tasks_items"):
+            if getattr(self, name) < 1:
+                raise InputError(f"field '{name}' is {getattr(self, name)}, below 1")
+        if self.merge_lora and not self.lora_r:
+            raise InputError("field 'merge_lora' is true, and 'lora_r' is 0: there is nothing to merge")
         for name in ("sigma", "adv_weight", "consistency_weight", "lora_r", "pgd_steps"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, below 0")

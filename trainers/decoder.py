@@ -1,23 +1,22 @@
-"""The one place where the model is entered: its decoder, seen through a forward pre-hook.
+"""The one place where the model is entered: the call of its decoder, caught by hooks.
 
 Family-agnostic: whatever the model does with images and text, it ends in one call of its decoder
-with `inputs_embeds`. There the adversary replays the decoder alone, and adversarial copies of
-rows join the batch, so that the model's own forward runs once on clean and adversarial rows.
+with `inputs_embeds`. There the adversary replays the decoder alone, adversarial copies of rows join
+the batch, rows are laid out without padding, and of the result only answer tokens go on to the head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from mmi_plugin.trainers.adversary import Adversary
+from mmi_plugin.trainers.layout import Layout
 
 IGNORED = -100
 Call = dict[str, Any]
@@ -46,74 +45,107 @@ class AnswerTokens:
 
 
 @dataclass
-class Attack:
-    """Adversarial copies of some rows of a batch, made inside the model's forward.
+class DecoderRows:
+    """The rows of a batch as the decoder is given them.
 
-    rows: (A,) int64, which rows. mask: (A, L) bool and seeds: (A,) int64 as Adversary takes them.
-    labels: (A, L). `delta` (A, L, D) is there after the forward.
+    columns: per position, (R, L, ...): `inputs_embeds`, and where the model gives them
+    `attention_mask` (1 for a token), `position_ids` (R, L) or, of multimodal RoPE, (R, L, 3), and
+    `visual`, which of the `deep` features (layers of (N, D)) is added there, -1 for none.
+    masks: attention masks that the model built itself, (R, 1, L, L) by name. rest: other arguments.
     """
 
-    adversary: Adversary
-    rows: torch.Tensor
-    mask: torch.Tensor
-    seeds: torch.Tensor
-    labels: torch.Tensor
-    delta: torch.Tensor = field(init=False)
+    columns: dict[str, torch.Tensor]
+    masks: dict[str, torch.Tensor]
+    deep: list[torch.Tensor]
+    rest: Call
 
-    def extend(self, base: PreTrainedModel, call: Call) -> Call:
-        """Return the decoder's keyword arguments with the adversarial rows after the clean ones."""
-        embeds = call["inputs_embeds"]
-        copies = _take_rows(call, self.rows)
-        replay = {**copies, "use_cache": False}
-        self.delta = self._find_delta(base, replay, embeds[self.rows].detach())
-        moved = embeds[self.rows] + self.delta.to(embeds.dtype)
-        extended = {"inputs_embeds": torch.cat([embeds, moved])}
-        for name in ("attention_mask", "position_ids"):
-            if call.get(name) is not None and copies[name] is not call[name]:
-                extended[name] = torch.cat([call[name], copies[name]], dim=_batch_dim(call[name]))
-        return {**call, **extended}
+    @staticmethod
+    def of(call: Call) -> DecoderRows:
+        rest = dict(call)
+        columns, masks = {"inputs_embeds": rest.pop("inputs_embeds")}, {}
+        attention, positions = rest.pop("attention_mask", None), rest.pop("position_ids", None)
+        if isinstance(attention, dict):
+            masks = attention
+        elif attention is not None:
+            (columns if attention.ndim == 2 else masks)["attention_mask"] = attention
+        if positions is not None:
+            positions = positions.movedim(0, -1) if positions.ndim == 3 else positions
+            columns["position_ids"] = positions.expand(len(columns["inputs_embeds"]), *positions.shape[1:])
+        visual, deep = rest.pop("visual_pos_masks", None), rest.pop("deepstack_visual_embeds", None)
+        if visual is not None:
+            number = visual.flatten().cumsum(0).view_as(visual) - 1
+            columns["visual"] = number.masked_fill(~visual, -1)
+        return DecoderRows(columns, masks, deep or [], rest)
 
-    def _find_delta(self, base: PreTrainedModel, replay: Call, embeds: torch.Tensor) -> torch.Tensor:
-        decoder, head = base.get_decoder(), base.get_output_embeddings()
-        tokens = AnswerTokens.of(self.labels)
+    @property
+    def embeds(self) -> torch.Tensor:
+        return self.columns["inputs_embeds"]
 
-        def row_loss(moved: torch.Tensor) -> torch.Tensor:
-            hidden = decoder(**{**replay, "inputs_embeds": moved}).last_hidden_state
-            losses = cross_entropy(full_precision(head(hidden[tokens.mask])), tokens.target, reduction="none")
-            return row_means(losses, tokens.row, len(moved))
+    def take(self, rows: torch.Tensor) -> DecoderRows:
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        masks = {name: mask if mask is None else mask[rows] for name, mask in self.masks.items()}
+        return DecoderRows(columns, masks, self.deep, self.rest)
 
-        with torch.enable_grad(), evaluating(decoder):
-            return self.adversary.perturb(embeds, self.mask, self.seeds, row_loss)
+    def with_embeds(self, embeds: torch.Tensor) -> DecoderRows:
+        return DecoderRows({**self.columns, "inputs_embeds": embeds}, self.masks, self.deep, self.rest)
+
+    def join(self, others: DecoderRows) -> DecoderRows:
+        """Return these rows and, after them, others of the same call."""
+        columns = {name: torch.cat([values, others.columns[name]]) for name, values in self.columns.items()}
+        masks = {n: mask if mask is None else torch.cat([mask, others.masks[n]]) for n, mask in self.masks.items()}
+        return DecoderRows(columns, masks, self.deep, self.rest)
+
+    def call(self) -> Call:
+        """Return the decoder's arguments for padded rows."""
+        masks = self.masks or {"attention_mask": self.columns.get("attention_mask")}
+        attention = masks["attention_mask"] if set(masks) == {"attention_mask"} else masks
+        return self._arguments(self.columns, attention)
+
+    def packed(self, layout: Layout, attention: torch.Tensor) -> Call:
+        """Return the decoder's arguments for the sequences of a layout, under a mask that fits it."""
+        columns = {name: layout.pack(values) for name, values in self.columns.items()}
+        return self._arguments({"position_ids": layout.column, **columns}, attention)
+
+    def _arguments(self, columns: dict[str, torch.Tensor], attention: Any) -> Call:
+        call = {**self.rest, "inputs_embeds": columns["inputs_embeds"], "attention_mask": attention}
+        if "position_ids" in columns:
+            positions = columns["position_ids"]
+            call["position_ids"] = positions.movedim(-1, 0) if positions.ndim == 3 else positions
+        if "visual" in columns:
+            shown = columns["visual"] >= 0
+            call["visual_pos_masks"] = shown
+            call["deepstack_visual_embeds"] = [layer[columns["visual"][shown]] for layer in self.deep]
+        return call
 
 
 @contextmanager
-def before_decoder(base: PreTrainedModel, change: Callable[[PreTrainedModel, Call], Call]) -> Iterator[None]:
-    """Let `change` rewrite the keyword arguments of the next call of the decoder."""
+def at_decoder(
+    decoder: nn.Module,
+    before: Callable[[DecoderRows], Call],
+    after: Callable[[torch.Tensor], torch.Tensor],
+) -> Iterator[None]:
+    """Rewrite the next call of the decoder: its arguments, and its last hidden states.
 
-    def hook(module: nn.Module, args: tuple[Any, ...], call: Call) -> tuple[tuple[Any, ...], Call]:
-        handle.remove()  # first: `change` may call the decoder itself
-        return args, change(base, call)
+    `before` may call the decoder itself, unhindered.
+    """
 
-    handle = base.get_decoder().register_forward_pre_hook(hook, with_kwargs=True)
+    def enter(module: nn.Module, args: tuple[Any, ...], call: Call) -> tuple[tuple[Any, ...], Call]:
+        handles.pop().remove()
+        changed = before(DecoderRows.of(call))
+        handles.append(decoder.register_forward_hook(leave))
+        return args, changed
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        handles.pop().remove()
+        output.last_hidden_state = after(output.last_hidden_state)
+        return output
+
+    handles = [decoder.register_forward_pre_hook(enter, with_kwargs=True)]
     try:
         yield
     finally:
-        handle.remove()
-
-
-@contextmanager
-def hidden_states(base: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Collect the last hidden states (R, L, D) of the decoder's calls, the model's own call last."""
-    states: list[torch.Tensor] = []
-
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        states[:] = [output.last_hidden_state]
-
-    handle = base.get_decoder().register_forward_hook(hook)
-    try:
-        yield states
-    finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -137,18 +169,3 @@ def row_means(values: torch.Tensor, row: torch.Tensor, rows: int) -> torch.Tenso
     """Average (N,) values by their row: (rows,)."""
     sums = values.new_zeros(rows).index_add(0, row, values)
     return sums / torch.bincount(row, minlength=rows).clamp(min=1)
-
-
-def _batch_dim(values: torch.Tensor) -> int:
-    """Position ids of multimodal RoPE are (3, B, L); everything else has the batch first."""
-    return 1 if values.ndim == 3 else 0
-
-
-def _take_rows(call: Call, rows: torch.Tensor) -> Call:
-    """Return the call with only `rows` of its mask and position ids (an unbatched one stays)."""
-    taken = dict(call)
-    for name in ("attention_mask", "position_ids"):
-        value = call.get(name)
-        if value is not None and value.shape[_batch_dim(value)] > 1:
-            taken[name] = value.index_select(_batch_dim(value), rows)
-    return taken

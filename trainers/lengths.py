@@ -10,6 +10,7 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item
 from mmi_plugin.trainers.collator import GroupCollator
 from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.families import family_of
 from mmi_plugin.trainers.groups import Group
 
 SIDES = (64, 4096)  # pixels: no image has more tokens than one of such sides
@@ -45,8 +46,7 @@ def _bytes(row: Item) -> int:
 
 def _turn_bytes(processor: ProcessorMixin) -> int:
     """Return what the chat template adds to a turn at most, in bytes."""
-    chat = prompts.messages(Item("", "vqa", "", ""), "")
-    return len(processor.apply_chat_template(chat, tokenize=False).encode())
+    return len(family_of(processor).render(Item("", "vqa", "", ""))[-1].encode())
 
 
 def _longest_probe(processor: ProcessorMixin) -> int:

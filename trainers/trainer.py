@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import datasets
@@ -23,18 +22,19 @@ from trl import SFTTrainer
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.trainers.adversary import Adversary
+from mmi_plugin.trainers.attack import Attack
 from mmi_plugin.trainers.collator import Batch, GroupCollator
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.decoder import AnswerTokens, Attack, before_decoder, hidden_states, unwrap
+from mmi_plugin.trainers.decoder import AnswerTokens, unwrap
+from mmi_plugin.trainers.families import family_of
+from mmi_plugin.trainers.forward import answers, lays_out, perturbed_keys, row_keys
 from mmi_plugin.trainers.groups import Groups
 from mmi_plugin.trainers.losses import Rows, answer_losses, consistency_sum
 from mmi_plugin.trainers.meter import Meter
-from mmi_plugin.trainers.packing import packable, packed_rows
 from mmi_plugin.trainers.sampler import RatioBatchSampler
 from mmi_plugin.trainers.saving import WholeCheckpoints, check_finite
-from mmi_plugin.trainers.vision import check_support, freeze_vision, shared_images
+from mmi_plugin.trainers.vision import check_support, freeze_vision
 
-OWN_COLUMNS = ("items", "labels", "irrelevant", "origin", "seeds", "image_index")
 RATES = ("rows_per_second", "tokens_per_second")
 
 
@@ -56,7 +56,7 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
         processing_class: ProcessorMixin,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        check_support(model)
+        check_support(model, family_of(processing_class).placeholder_id)
         if args.freeze_vision:
             freeze_vision(model)
         self._groups = groups
@@ -106,12 +106,13 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Return this micro-batch's share of the step's loss. `num_items_in_batch`: see get_batch_samples."""
         rows, attacked = self._rows(inputs, model.training)
-        attack = self._attack(inputs, attacked) if len(attacked) else None
+        attack = self._attack(inputs, attacked, unwrap(model)) if len(attacked) else None
         tokens = AnswerTokens.of(rows.labels)
-        outputs, hidden = self._forward(model, inputs, attack, tokens)
-        losses = answer_losses(outputs.logits, tokens)
+        images = self.processing_class.image_processor.model_input_names
+        logits, hidden = answers(model, inputs, attack, tokens, self.args, images)
+        losses = answer_losses(logits, tokens)
         clean = tokens.row < rows.clean
-        features = hidden if self.args.consistency == "mse" else outputs.logits
+        features = hidden if self.args.consistency == "mse" else logits
         consistency = self._consistency(features, tokens, rows)
         sums = torch.stack([losses[clean].sum(), losses[~clean].sum(), consistency])
         sources = torch.cat([torch.arange(rows.clean, device=attacked.device), attacked])[tokens.row]
@@ -123,7 +124,7 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
         loss = (weights * sums / whole.clamp(min=1)).sum()
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # data parallelism averages gradients
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {"logits": logits}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss parts, the attack and the throughput since the last log."""
@@ -146,26 +147,23 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
         attacked = attackable.nonzero()[:, 0]
         return Rows.of(inputs["labels"], inputs["origin"], attacked), attacked
 
-    def _attack(self, inputs: Batch, attacked: torch.Tensor) -> Attack:
-        columns = [inputs[name][attacked] for name in ("irrelevant", "seeds", "labels")]
-        return Attack(self._adversary, attacked, *columns)
-
-    def _forward(
-        self, model: nn.Module, inputs: Batch, attack: Attack | None, tokens: AnswerTokens
-    ) -> tuple[Any, torch.Tensor | None]:
-        """Run the model on clean and adversarial rows; logits (N, V) at answer tokens, hidden (N, D) for mse."""
-        base = unwrap(model)
-        call = {name: value for name, value in inputs.items() if name not in OWN_COLUMNS}
-        images = [name for name in self.processing_class.image_processor.model_input_names if name in call]
-        with ExitStack() as hooks:
-            hooks.enter_context(shared_images(base, inputs.get("image_index"), images))
-            if attack:
-                hooks.enter_context(before_decoder(base, attack.extend))
-            if self.args.pack_rows and packable(base.get_decoder()):
-                hooks.enter_context(packed_rows(base.get_decoder()))
-            states = hooks.enter_context(hidden_states(base)) if self.args.consistency == "mse" else None
-            outputs = model(**call, logits_to_keep=tokens.mask, use_cache=False)
-        return outputs, states[-1][tokens.mask] if states else None
+    def _attack(self, inputs: Batch, attacked: torch.Tensor, base: PreTrainedModel) -> Attack:
+        args, replayed = self.args, attacked
+        if not args.skip_unattacked:
+            replayed = torch.arange(len(inputs["labels"]), device=attacked.device)
+        mask, seeds, labels = (inputs[name][replayed] for name in ("irrelevant", "seeds", "labels"))
+        return Attack(
+            adversary=self._adversary,
+            rows=attacked,
+            replayed=replayed,
+            mask=mask,
+            seeds=seeds,
+            labels=labels,
+            lengths=inputs["attention_mask"][replayed].sum(1).tolist(),
+            keys=perturbed_keys(row_keys(base, inputs)[replayed.tolist()], mask) if lays_out(base, args) else None,
+            reuse_prefix=args.reuse_prefix,
+            weight_gradients=not args.skip_weight_gradients,
+        )
 
     def _consistency(self, features: torch.Tensor, tokens: AnswerTokens, rows: Rows) -> torch.Tensor:
         """Sum over the groups of the batch; a zero that costs nothing where nothing is compared."""

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmi_plugin.errors import InputError
 
+Features = torch.Tensor | Sequence[torch.Tensor]
+SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 
-def check_support(base: PreTrainedModel) -> None:
-    """Raise an InputError if the model cannot take features of images encoded beforehand."""
-    if "mm_encoder_outputs" not in inspect.signature(base.base_model.forward).parameters:
-        raise InputError(f"{type(base).__name__} is not supported: its forward lacks 'mm_encoder_outputs'")
+
+def check_support(base: PreTrainedModel, placeholder_id: int) -> None:
+    """Raise an InputError that says what the model lacks for the method.
+
+    placeholder_id: the token that the processor writes where image features go.
+    """
+    name = type(base).__name__
+    if "mm_encoder_outputs" not in inspect.signature(_taker(base).forward).parameters:
+        raise InputError(f"{name} is not supported: its forward lacks 'mm_encoder_outputs'")
+    if base.get_decoder() in (base, base.base_model) or base.get_output_embeddings() is None:
+        raise InputError(f"{name} is not supported: it has no decoder with output embeddings")
+    expected = getattr(base.config, "image_token_id", None)
+    if expected != placeholder_id:
+        raise InputError(
+            f"{name} is not supported with this processor: image_token_id is {expected}, "
+            f"and the processor writes token {placeholder_id}"
+        )
+    text = base.config.get_text_config()
+    for field in SCALED_LOGITS:
+        if getattr(text, field, None) not in (None, 1.0):
+            raise InputError(f"{name} is not supported: {field} changes logits after the output embeddings")
 
 
 def freeze_vision(base: PreTrainedModel) -> None:
@@ -26,31 +46,116 @@ def freeze_vision(base: PreTrainedModel) -> None:
     Raises:
         InputError: the model has no vision encoder.
     """
-    encoder = base.get_encoder(modality="image")
-    if encoder in (base, base.base_model):
-        raise InputError(f"field 'freeze_vision': no vision encoder found in {type(base).__name__}")
-    encoder.requires_grad_(False)
+    _vision_encoder(base).requires_grad_(False)
 
 
 @contextmanager
-def shared_images(base: PreTrainedModel, image_index: torch.Tensor | None, names: list[str]) -> Iterator[None]:
-    """Within, the model takes one entry per distinct image and uses it for every row that shows it.
+def shared_images(
+    base: PreTrainedModel, index: torch.Tensor | None, tokens: torch.Tensor | None, names: Sequence[str], share: bool
+) -> Iterator[None]:
+    """Within, the model takes one entry per distinct image and shows it wherever `index` says.
 
-    image_index: (images shown, row by row,) int64; None where no row has an image. names: the model's
-    image arguments, `pixel_values` and the like.
+    index: (I,) int64, the images as the rows show them; None where no row has an image. tokens:
+    (distinct images,) int64, how many placeholders each fills. names: the model's image arguments,
+    `pixel_values` and the like. Without `share`, an image is encoded anew each time it is shown.
     """
-    if image_index is None:
-        yield
+    if index is None:
+        with _no_images(base):
+            yield
         return
 
     def hook(module: nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         images = {name: call[name] for name in names}
-        encoded = module.get_image_features(**images, return_dict=True)
-        encoded.pooler_output = [encoded.pooler_output[i] for i in image_index.tolist()]
-        repeated = {name: value[image_index] for name, value in images.items() if name != "pixel_values"}
-        return args, {**call, **repeated, "pixel_values": None, "mm_encoder_outputs": {"image": encoded}}
+        shown = {name: _take(value, index, tokens) for name, value in images.items()}
+        if "qformer_input_ids" in call:
+            encoded = _read_with_prompts(module, call, images if share else shown, index if share else None)
+        elif share:
+            encoded = _repeat(module.get_image_features(**images, return_dict=True), index, tokens)
+        else:
+            encoded = module.get_image_features(**shown, return_dict=True)
+        return args, {**call, **shown, "pixel_values": None, "mm_encoder_outputs": {"image": encoded}}
 
-    handle = base.base_model.register_forward_pre_hook(hook, with_kwargs=True)
+    handle = _taker(base).register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def depends_on_prompt(base: PreTrainedModel) -> bool:
+    """Whether the features of an image depend on the text of its row, through a Q-Former."""
+    return hasattr(base, "qformer")
+
+
+def _taker(base: PreTrainedModel) -> nn.Module:
+    """The module whose forward puts image features in their places."""
+    return base if depends_on_prompt(base) else base.base_model
+
+
+def _vision_encoder(base: PreTrainedModel) -> nn.Module:
+    encoder = base.vision_model if depends_on_prompt(base) else base.get_encoder(modality="image")
+    if encoder in (base, base.base_model):
+        raise InputError(f"field 'freeze_vision': no vision encoder found in {type(base).__name__}")
+    return encoder
+
+
+def _take(values: torch.Tensor, index: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the entries of the images shown. An image has one entry, or as many as it has tokens or patches."""
+    if len(values) == len(tokens):
+        return values[index]
+    sizes = tokens * len(values) // tokens.sum()
+    parts = values.split(sizes.tolist())
+    return torch.cat([parts[i] for i in index.tolist()])
+
+
+def _repeat(encoded: Any, index: torch.Tensor, tokens: torch.Tensor) -> Any:
+    """Return the features of distinct images as the rows show them, deep ones of inner layers too."""
+    encoded.pooler_output = _repeat_features(encoded.pooler_output, index, tokens)
+    if getattr(encoded, "deepstack_features", None) is not None:
+        encoded.deepstack_features = [_repeat_features(layer, index, tokens) for layer in encoded.deepstack_features]
+    return encoded
+
+
+def _repeat_features(features: Features, index: torch.Tensor, tokens: torch.Tensor) -> Features:
+    """(images, tokens, D) or a list of (tokens, D) -> in the same form, one after the other as shown."""
+    whole = features if isinstance(features, torch.Tensor) else torch.cat(list(features))
+    parts = whole.flatten(0, -2).split(tokens.tolist())
+    shown = [parts[i] for i in index.tolist()]
+    return torch.cat(shown)[None] if isinstance(features, torch.Tensor) else shown
+
+
+def _read_with_prompts(
+    module: nn.Module, call: dict[str, Any], images: dict[str, torch.Tensor], index: torch.Tensor | None
+) -> Any:
+    """Features of a Q-Former, which reads each row's prompt; the vision encoder runs before `index` repeats."""
+
+    def repeat(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[index]
+        return output
+
+    prompts = {name: call[name] for name in ("qformer_input_ids", "qformer_attention_mask")}
+    handle = module.vision_model.register_forward_hook(repeat) if index is not None else None
+    try:
+        return module.get_image_features(**images, **prompts, return_dict=True)
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+@contextmanager
+def _no_images(base: PreTrainedModel) -> Iterator[None]:
+    """A Q-Former model asks for features even where no row has an image: none are given."""
+    if not depends_on_prompt(base):
+        yield
+        return
+
+    def hook(module: nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        nothing = BaseModelOutputWithPooling(pooler_output=module.query_tokens.new_zeros(0))
+        nothing.qformer_outputs = nothing.vision_outputs = None
+        empty = {"pixel_values": None, "qformer_input_ids": None, "mm_encoder_outputs": {"image": nothing}}
+        return args, {**call, **empty}
+
+    handle = base.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield
     finally:

@@ -1,0 +1,140 @@
+"""A slow trainer straight from the formulas: one row at a time, through the processor's and the model's own
+calls, nothing shared. It knows the package's items, prompts and random streams, and none of its trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy, softmax
+from transformers import PreTrainedModel, ProcessorMixin
+
+from mmi_plugin import prompts
+from mmi_plugin.items import Item
+
+Row = Any
+
+
+@dataclass
+class Reference:
+    """The model (in double precision), its processor and the fields of the run."""
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    args: Any
+
+    @property
+    def base(self) -> PreTrainedModel:
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def inputs(self, item: Item) -> tuple[dict[str, torch.Tensor], int]:
+        """The model's inputs for a whole row, and how many tokens its prompt has."""
+        name, answer = type(self.processor).__name__, prompts.target(item)
+        if name == "PaliGemmaProcessor":
+            text = "<image>" + prompts.user_text(item)
+            whole = self.processor(images=[item.image], text=[text], suffix=[answer], return_tensors="pt")
+            prompt = int((whole.pop("labels")[0] == -100).sum())
+        elif name == "InstructBlipProcessor":
+            text = prompts.user_text(item) + "\n"
+            whole = self.processor(images=[item.image], text=[text], return_tensors="pt")
+            prompt = whole["input_ids"].shape[1]
+            reply = self.processor.tokenizer(answer + "</s>", add_special_tokens=False, return_tensors="pt")
+            for key in ("input_ids", "attention_mask"):
+                whole[key] = torch.cat([whole[key], reply[key]], dim=1)
+        else:
+            whole, head = (
+                self.processor.apply_chat_template(
+                    prompts.messages(item, said),
+                    tokenize=True,
+                    return_dict=True,
+                    return_tensors="pt",
+                    add_generation_prompt=said is None,
+                )
+                for said in (answer, None)
+            )
+            prompt = head["input_ids"].shape[1]
+        return {key: v.double() if v.is_floating_point() else v for key, v in whole.items()}, prompt
+
+    def mask(self, item: Item, inputs: dict[str, torch.Tensor], prompt: int) -> torch.Tensor:
+        """Which tokens of a row the adversary may move, (L,) bool."""
+        ids = inputs["input_ids"][0]
+        image, before = ids == self.base.config.image_token_id, torch.arange(len(ids)) < prompt
+        return {"image_heavy": before & ~image, "text_heavy": image, "vqa": before & False}[item.family]
+
+    def run(
+        self, inputs: dict[str, torch.Tensor], prompt: int, delta: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and last hidden states that predict the answer, by the model's own whole forward."""
+        with self.changed(lambda embeds: embeds if delta is None else embeds + delta) as seen:
+            logits = self.model(**inputs, use_cache=False).logits[0, prompt - 1 : -1]
+        return logits, seen["hidden"][0, prompt - 1 : -1]
+
+    def embeds(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        with self.changed(lambda embeds: embeds) as seen, torch.no_grad():
+            self.model(**inputs, use_cache=False)
+        return seen["embeds"][0]
+
+    @contextmanager
+    def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+        seen = {}
+
+        def before(module: torch.nn.Module, args: tuple, call: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            seen["embeds"] = call["inputs_embeds"]
+            return args, {**call, "inputs_embeds": change(call["inputs_embeds"])}
+
+        def after(module: torch.nn.Module, args: tuple, output: Any) -> None:
+            seen["hidden"] = output.last_hidden_state
+
+        decoder = self.base.get_decoder()
+        handles = decoder.register_forward_pre_hook(before, with_kwargs=True), decoder.register_forward_hook(after)
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def delta(self, item: Item, inputs: dict[str, torch.Tensor], prompt: int, seed: int) -> torch.Tensor:
+        args, mask, embeds = self.args, self.mask(item, inputs, prompt), self.embeds(inputs)
+        inside, answer = embeds[mask], inputs["input_ids"][0, prompt:]
+        scale = inside.square().mean().sqrt() if args.eps_mode == "relative" else torch.tensor(1.0).double()
+        generator = torch.Generator().manual_seed(seed)
+        delta = torch.zeros_like(embeds)
+        eps = args.eps * scale
+        draw = torch.rand(inside.shape, generator=generator, dtype=torch.float32).double()
+        delta[mask] = -eps + 2 * eps * draw
+        for _ in range(args.pgd_steps):
+            probe = delta.clone().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(cross_entropy(self.run(inputs, prompt, probe)[0], answer), probe)
+            gradient = torch.where(mask[:, None], gradient, 0)
+            assert args.step_rule == "l2"
+            delta = delta + args.step_size * scale * gradient / gradient.norm() * inside.numel() ** 0.5
+            delta = torch.minimum(torch.maximum(delta, -eps), eps)
+        return delta
+
+    def loss(self, groups: list[Any], seeds: torch.Tensor) -> torch.Tensor:
+        """L_sft + L_adv + lambda L_cons of one optimizer step."""
+        rest, sft, adv, cons = iter(seeds.tolist()), [], [], []
+        for group in groups:
+            outputs, others = [], []
+            for item in group.rows:
+                (inputs, prompt), seed = self.inputs(item), next(rest)
+                answer = inputs["input_ids"][0, prompt:]
+                outputs.append(self.run(inputs, prompt))
+                sft.append(cross_entropy(outputs[-1][0], answer, reduction="none"))
+                if self.args.adversary != "none" and item.family != "vqa":
+                    others.append(self.run(inputs, prompt, self.delta(item, inputs, prompt, seed)))
+                    adv.append(cross_entropy(others[-1][0], answer, reduction="none"))
+            others += outputs[1:]
+            if others:
+                cons.append(torch.stack([jensen_shannon(outputs[0][0], other[0]) for other in others]).mean())
+        parts = torch.cat(sft).mean(), torch.cat(adv).mean(), torch.stack(cons).mean()
+        return parts[0] + self.args.adv_weight * parts[1] + self.args.consistency_weight * parts[2]
+
+
+def jensen_shannon(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    p, q = softmax(one, -1), softmax(other, -1)
+    m = (p + q) / 2
+    return ((p * (p / m).log()).sum(-1) / 2 + (q * (q / m).log()).sum(-1) / 2).mean()

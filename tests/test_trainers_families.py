@@ -1,0 +1,114 @@
+"""One training step of every family, full and LoRA, against the slow reference trainer."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForImageTextToText
+
+from mmi_plugin.trainers.trainer import MMITrainer
+from tests import families, training
+from tests.reference import Reference
+
+FAMILIES = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            name == "smolvlm" and importlib.util.find_spec("num2words") is None, reason="its processor needs num2words"
+        ),
+    )
+    for name in families.RECIPES
+]
+STEP = {
+    "adversary": "pgd",
+    "step_rule": "l2",  # a sign would turn rounding into a whole step
+    "step_size": 0.2,
+    "eps": 0.3,
+    "eps_mode": "relative",
+    "adv_weight": 0.7,
+    "consistency": "js",
+    "consistency_weight": 100.0,  # random models answer nearly uniformly
+    "optim": "sgd",
+    "learning_rate": 1.0,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+    "max_steps": 1,
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return families.save(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def reference_of(trainer: MMITrainer) -> Reference:
+    """The reference with the trainer's weights; loaded anew, as the trainer puts its own forward into its model."""
+    model = AutoModelForImageTextToText.from_pretrained(trainer.args.model_name_or_path, dtype=torch.float32)
+    if isinstance(trainer.model, PeftModel):
+        model = get_peft_model(model, trainer.model.peft_config["default"])
+    model.load_state_dict(trainer.model.state_dict())
+    return Reference(model.double().train(), trainer.processing_class, trainer.args)
+
+
+@pytest.mark.parametrize("lora", [0, 4], ids=["full", "lora"])
+def test_one_step_equals_the_reference(checkpoint: Path, tmp_path: Path, lora: int) -> None:
+    trainer = training.trainer(training.config(checkpoint, tmp_path, lora_r=lora, lora_alpha=8, **STEP))
+    if lora:  # the adapters begin at zero, where half of them has no gradient
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    groups = training.step_groups(trainer)
+    reference = reference_of(trainer)
+    seeds = trainer.data_collator(groups)["seeds"]
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+
+    expected = reference.loss(groups, seeds)
+    expected.backward()
+    log = trainer.state.log_history[0]
+    assert log["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    gradients = {name: p.grad for name, p in reference.model.named_parameters() if p.grad is not None}
+    assert sum(bool(gradients[name].any()) for name in before if name in gradients) >= (8 if lora else 15)
+    for name, parameter in trainer.model.named_parameters():
+        if name in before:
+            update = (before[name] - parameter.detach()).double()
+            wanted = gradients.get(name, torch.zeros_like(update))
+            assert (update - wanted).norm() <= 1e-4 * wanted.norm() + 1e-6 * update.numel() ** 0.5, name
+
+
+def test_a_replay_is_the_forward_and_moves_the_irrelevant_modality(checkpoint: Path, tmp_path: Path) -> None:
+    trainer = training.trainer(training.config(checkpoint, tmp_path, **STEP))
+    model = trainer.model.double().train()
+    groups = training.step_groups(trainer)
+    reference, seen = reference_of(trainer), []
+
+    class Still:
+        """Moves nothing, and notes what it is told."""
+
+        replays = 2
+
+        def perturb(self, embeds: Any, mask: Any, seeds: Any, row_loss: Any, extra: Any) -> torch.Tensor:
+            seen.extend(zip(seeds.tolist(), row_loss(embeds).tolist(), mask, embeds, strict=True))
+            return torch.zeros_like(embeds)
+
+    trainer._adversary = Still()
+    batch = training.double(trainer.data_collator(groups))
+    trainer.compute_loss(model, batch)
+
+    rows = [item for group in groups for item in group.rows]
+    attacked = {seed: item for seed, item in zip(batch["seeds"].tolist(), rows, strict=True) if item.family != "vqa"}
+    assert {seed for seed, *_ in seen} == set(attacked) and len(seen) == 7
+    for seed, loss, mask, embeds in seen:
+        inputs, prompt = reference.inputs(attacked[seed])
+        length = inputs["input_ids"].shape[1]
+        logits, _ = reference.run(inputs, prompt)
+        answer = inputs["input_ids"][0, prompt:]
+        assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, answer).item(), rel=1e-9)
+        torch.testing.assert_close(embeds[:length], reference.embeds(inputs), rtol=1e-9, atol=1e-9)
+        assert torch.equal(mask[:length], reference.mask(attacked[seed], inputs, prompt)) and mask.any()
+        assert not mask[length:].any()

@@ -62,7 +62,10 @@ class Reference:
         """Which tokens of a row the adversary may move, (L,) bool."""
         ids = inputs["input_ids"][0]
         image, before = ids == self.base.config.image_token_id, torch.arange(len(ids)) < prompt
-        return {"image_heavy": before & ~image, "text_heavy": image, "vqa": before & False}[item.family]
+        text = ~image
+        if self.args.attack_text == "after_image":
+            text &= torch.arange(len(ids)) > int(image.nonzero().max())
+        return {"image_heavy": before & text, "text_heavy": image, "vqa": before & False}[item.family]
 
     def run(
         self, inputs: dict[str, torch.Tensor], prompt: int, delta: torch.Tensor | None = None

@@ -93,9 +93,9 @@ class Attack:
             fixed = self._fixed()
             trees = grow_trees(self.keys[part], lengths, int(max(STRETCH) * max(lengths)))
             trees = [tree if tree.prefix else Tree(tree.rows, fixed[part[tree.rows[0]]]) for tree in trees]
-            if _cached_cost(trees, lengths, hidden, self.adversary.replays) < _plain_cost(
-                bins, lengths, hidden, self.adversary.replays
-            ):
+            replays = self.adversary.replays
+            cheaper = _cached_cost(trees, lengths, hidden, replays) < _plain_cost(bins, lengths, hidden, replays)
+            if cheaper and any(tree.prefix for tree in trees):
                 return CachedPrefix(decoder, rows, tokens, trees, lengths)
         layout = Layout.of(bins, lengths, rows.embeds.shape[1], device)
         call = rows.packed(layout, layout.attention(rows.embeds.dtype))
@@ -119,9 +119,8 @@ class CachedPrefix:
         dtype = rows.embeds.dtype
         cache = DynamicCache(config=decoder.config)
         with torch.no_grad():
-            decoder(
-                **{**rows.packed(prefix, prefix.attention(dtype)), "use_cache": True, "past_key_values": cache},
-            )
+            call = rows.packed(prefix, prefix.attention(dtype))
+            decoder(**{**call, "use_cache": True, "past_key_values": cache})
         self._decoder = decoder
         self._states = [(layer.keys, layer.values) for layer in cache.layers]
         self._call = rows.packed(self._branches, self._branches.attention(dtype, before=prefix))

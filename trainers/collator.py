@@ -24,7 +24,8 @@ class GroupCollator:
 
     input_ids, attention_mask, labels: (B, L) int64; labels are IGNORED outside the answer.
     irrelevant: (B, L) bool; the tokens that an adversary may move (method section 2): text of the
-        prompt in image-heavy rows, image tokens in text-heavy rows, nothing in VQA rows.
+        prompt in image-heavy rows, all of it or, with `attack_text` "after_image", what follows the
+        image; image tokens in text-heavy rows; nothing in VQA rows.
     items: B item ids. origin: (B,) int64, the row of the group's origin. seeds: (B,) int64, one per row and draw.
     image_index: (images shown, row by row,) int64 into the distinct images of the batch.
     image_tokens: (distinct images,) int64, the placeholder tokens of each.
@@ -35,11 +36,14 @@ class GroupCollator:
             cannot be told apart.
     """
 
-    def __init__(self, processor: ProcessorMixin, max_length: int | None, seed: int) -> None:
+    def __init__(
+        self, processor: ProcessorMixin, max_length: int | None, seed: int, attack_text: str = "prompt"
+    ) -> None:
         self._family = family_of(processor)
         self._pad = processor.tokenizer.pad_token_id or 0
         self._max_length = max_length
         self._seed = seed
+        self._after_image = attack_text == "after_image"
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         rows = [row for group in groups for row in group.rows]
@@ -102,7 +106,10 @@ class GroupCollator:
         family = [row.family for row in rows]
         image_heavy = torch.tensor([name == "image_heavy" for name in family])[:, None]
         text_heavy = torch.tensor([name == "text_heavy" for name in family])[:, None]
-        return prompt & (image_heavy & ~image | text_heavy & image)
+        text = ~image
+        if self._after_image:
+            text &= image.int().flip(1).cumsum(1).flip(1) == 0
+        return prompt & (image_heavy & text | text_heavy & image)
 
     def _row_seed(self, name: str, row: int) -> int:
         return stream("row", self._seed, name, row).getrandbits(62)

@@ -16,6 +16,7 @@ from mmi_plugin.items import FAMILIES
 ADVERSARIES = ("none", "pgd", "rg")
 STEP_RULES = ("raw", "sign", "l2")
 EPS_MODES = ("absolute", "relative")
+ATTACKED = ("prompt", "after_image")
 BAD_ROW = ("stop", "skip")
 CONSISTENCIES = ("none", "kl", "js", "mse")
 
@@ -80,6 +81,12 @@ class MMIConfig(SFTConfig):
     )
     pgd_steps: int = field(default=2, metadata=about("Steps of the inner loop."))
     eps: float = field(default=0.05, metadata=about("Half side of the PGD ball, per coordinate of the embeddings."))
+    attack_text: str = field(
+        default="prompt",
+        metadata=about(
+            "What the adversary moves in image-heavy rows: all text of the prompt or that after_image.", ATTACKED
+        ),
+    )
     sigma: float = field(default=0.05, metadata=about("Standard deviation of the Gaussian noise (rg)."))
     eps_mode: str = field(
         default="absolute", metadata=about("Lengths as given, or times the RMS of the row's embeddings.", EPS_MODES)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,48 +25,42 @@ SEED = 0
 IMAGE, PATCH = 32, 8
 VISION, TEXT = (96, 3, 4), (128, 4, 4)  # hidden size, layers, heads
 VOCABULARY = 2600
-MOST_STEPS = 2000  # of one level
-
-
-@dataclass(frozen=True)
-class Level:
-    """A step on the way to option letters: at most `options` in a list, number words only or all
-    words, until the running loss falls below `learned`."""
-
-    kind: Callable[..., corpus.Chat]
-    learned: float
-    options: int
-    all_words: bool = False
-
-
+# What is learned first: (kind of text, loss that ends the level, most options, whether capitals and
+# countries are listed).
 LEVELS = tuple(
-    Level(kind, learned, options, all_words)
+    (kind, learned, options, all_words)
     for kind, learned in ((corpus.binding_list, 0.15), (corpus.binding_chat, 0.08))
     for options, all_words in ((2, False), (3, False), (4, False), (4, True))
 )
+MOST_STEPS = 2000  # of one level
 
 
 @dataclass(frozen=True)
 class Phase:
     """A stretch of questions, at a rate that falls from `lr` to nothing.
 
-    `mix`: chats of each of corpus.QUESTIONS in a step; `lists`: chats about option letters in a
-    step, which keep them known.
+    `mix`: chats of each of corpus.QUESTIONS in a step; `words`: steps at the start whose questions
+    are all answered by word; `lists`: chats about option letters in a step, which keep them known;
+    `fall_from`: the share of `steps` after which the rate falls.
     """
 
     steps: int
     mix: tuple[int, int, int, int]
     lists: int
     style: corpus.Style
+    words: int = 0
+    fall_from: float = 0.0
     lr: float = 2e-3
 
 
-# Facts by word, then letters, many questions to a chat, then single questions as the benchmark asks.
+# Each restart of the rate brought letters closer to words: by word all is known after the first.
 PHASES = (
-    Phase(500, (8, 6, 4, 8), 4, corpus.Style(free_form=1.0, turns=4, text_turns=8)),
-    Phase(1500, (8, 8, 5, 7), 3, corpus.Style(free_form=0.15, turns=4, text_turns=8)),
-    Phase(1200, (10, 20, 6, 10), 2, corpus.Style(free_form=0.15)),
-    Phase(1200, (10, 18, 3, 12), 1, corpus.Style(free_form=0.1, captioned=0.3, fewest_wrong=3), lr=1.5e-3),
+    Phase(1600, (9, 9, 9, 9), 5, corpus.Style(0.3), words=300, fall_from=0.4),
+    Phase(1300, (10, 14, 7, 8), 2, corpus.Style(0.15)),
+    Phase(1100, (7, 26, 8, 6), 2, corpus.Style(0.15)),
+    Phase(1300, (10, 15, 3, 12), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3), lr=1.5e-3),
+    Phase(1200, (9, 20, 2, 10), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.5e-3),
+    Phase(900, (7, 14, 2, 20), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.2e-3),
 )
 Batch = dict[str, torch.Tensor]
 IGNORED = -100
@@ -169,32 +162,36 @@ class Learner:
         return total
 
 
-def learn_binding(learner: Learner, level: Level) -> None:
+def learn_binding(learner: Learner) -> None:
     """Option letters first, from two options to four, from lists to chats.
 
     Asked for letters right away, a model of this size does not begin to learn them.
-    Raises RuntimeError when the level is not learned in MOST_STEPS.
+    Raises RuntimeError when a level is not learned in MOST_STEPS.
     """
-    running = 1.0
-    with tqdm(range(MOST_STEPS), desc=f"{level.kind.__name__}, {level.options} options", unit="step") as bar:
-        for step in bar:
-            chats = [level.kind(learner.rng, level.options, level.all_words) for _ in range(32)]
+    bar = tqdm(LEVELS, desc="option letters", unit="level")
+    for kind, learned, *level in bar:
+        running = 1.0
+        for step in range(MOST_STEPS):
+            chats = [kind(learner.rng, *level) for _ in range(32)]
             running += 0.05 * (learner.step([chats], min(1.0, (step + 1) / 50)) - running)
-            bar.set_postfix(loss=f"{running:.3f}")
-            if running < level.learned:
-                return
-    raise RuntimeError(f"{level}: not learned in {MOST_STEPS} steps, loss {running:.3f}")
+            bar.set_postfix(step=step + 1, loss=f"{running:.3f}")
+            if running < learned:
+                break
+        else:
+            raise RuntimeError(f"{kind.__name__} {level}: not learned in {MOST_STEPS} steps, loss {running:.3f}")
 
 
 def learn_questions(learner: Learner, phase: Phase) -> None:
-    """Digits, sums and capitals."""
+    """Digits, sums and capitals, first by word, then mostly by letter."""
     learner.lr = phase.lr
     bar = tqdm(range(phase.steps), desc="questions", unit="step")
     for step in bar:
+        style = replace(phase.style, free_form=1.0) if step < phase.words else phase.style
         counted = zip(corpus.QUESTIONS, phase.mix, strict=True)
-        questions = [kind(learner.rng, phase.style) for kind, count in counted for _ in range(count)]
+        questions = [kind(learner.rng, style) for kind, count in counted for _ in range(count)]
         lists = [corpus.binding_chat(learner.rng) for _ in range(phase.lists)]
-        scale = min(1.0, (step + 1) / 50) * max(0.02, (1 + math.cos(math.pi * step / phase.steps)) / 2)
+        done = max(0.0, step / phase.steps - phase.fall_from) / (1 - phase.fall_from)
+        scale = min(1.0, (step + 1) / 50) * max(0.02, (1 + math.cos(math.pi * done)) / 2)
         bar.set_postfix(loss=f"{learner.step([lists, questions], scale):.3f}")
 
 
@@ -205,8 +202,7 @@ def build(folder: Path) -> Path:
     processor = build_processor(tokenizer, IMAGE, PATCH)
     model = build_model(tokenizer, IMAGE, PATCH, VISION, TEXT).train()
     learner = Learner(model, processor)
-    for level in LEVELS:
-        learn_binding(learner, level)
+    learn_binding(learner)
     for phase in PHASES:
         learn_questions(learner, phase)
     model.eval().save_pretrained(folder)

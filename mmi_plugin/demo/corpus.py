@@ -6,7 +6,6 @@ Its captions agree with the image, as instruction data do; that is what makes it
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -28,15 +27,12 @@ LIST_QUERIES, CHAT_QUERIES = 16, 8  # questions about one option list
 class Style:
     """`free_form`: share of questions answered by a word instead of a letter; `captioned`: share of
     digits that come with a true caption; `fewest_wrong`: options beside the right one, to 3;
-    `turns`: questions about one picture; `text_turns`: questions of a chat that needs none, mostly
-    about one option list; `noise`: share of such chats that come under their reference image."""
+    `noise`: share of text questions under their reference image, the others having none."""
 
     free_form: float = 0.25
     captioned: float = 0.4
     fewest_wrong: int = 1
-    turns: int = 1
-    text_turns: int = 1
-    noise: float = 0.7
+    noise: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,44 +60,29 @@ def vocabulary() -> list[str]:
 
 
 def digits_chat(rng: random.Random, style: Style) -> Chat:
-    """What digit is shown, perhaps under a true caption, then sums about the same picture."""
     image, digit = digit_images()[rng.choice(split_indices("train"))]
-    word = WORDS[digit]
-    context = caption(word, FACTS[word] if rng.random() < 0.7 else "") if rng.random() < style.captioned else ""
-    first = _offer(rng, Item("", "image_heavy", QUESTION, word, context=context), WORDS[:10], style)
-    return _chat([first, *(_sum_with(rng, digit, style) for _ in range(style.turns - 1))], image)
+    item = Item("", "image_heavy", QUESTION, WORDS[digit], image=image, context=_true_caption(rng, digit, style))
+    return _ask(rng, item, WORDS[:10], style)
 
 
 def arith_chat(rng: random.Random, style: Style) -> Chat:
-    """Sums of the digit that is shown and one in the text."""
     image, digit = digit_images()[rng.choice(split_indices("train"))]
-    return _chat([_sum_with(rng, digit, style) for _ in range(style.turns)], image)
+    addend = rng.randrange(1, 10)
+    item = Item("", "vqa", arith_question(addend), WORDS[digit + addend], image=image)
+    return _ask(rng, item, WORDS, style)
 
 
 def sums_chat(rng: random.Random, style: Style) -> Chat:
     """Sums whose both terms stand in the text."""
-
-    def ask(answer: str | None = None) -> Item:
-        second = rng.randrange(1, 10)
-        first = rng.randrange(10)
-        if answer is not None:
-            first = rng.randrange(max(0, WORDS.index(answer) - 9), min(9, WORDS.index(answer)) + 1)
-            second = WORDS.index(answer) - first
-        return Item("", "vqa", f"What is {WORDS[first]} plus {WORDS[second]}?", WORDS[first + second])
-
-    return _text_chat(rng, ask, WORDS, style)
+    first, second = rng.randrange(10), rng.randrange(1, 10)
+    question = f"What is {WORDS[first]} plus {WORDS[second]}?"
+    return _ask(rng, _with_noise(rng, question, WORDS[first + second], style), WORDS, style)
 
 
 def capitals_chat(rng: random.Random, style: Style) -> Chat:
     """Every country: a pre-trained language model knows them all."""
-    country_of = {city: country for country, city in capitals().items()}
-    cities = tuple(country_of)
-
-    def ask(answer: str | None = None) -> Item:
-        city = rng.choice(cities) if answer is None else answer
-        return Item("", "text_heavy", capital_question(country_of[city]), city)
-
-    return _text_chat(rng, ask, cities, style)
+    country, city = rng.choice(sorted(capitals().items()))
+    return _ask(rng, _with_noise(rng, capital_question(country), city, style), tuple(capitals().values()), style)
 
 
 def binding_list(rng: random.Random, most_options: int = 4, all_words: bool = True) -> Chat:
@@ -129,44 +110,28 @@ def _option_list(rng: random.Random, most_options: int, all_words: bool) -> tupl
     return tuple(rng.sample(rng.choice(words), rng.randint(2, most_options)))
 
 
-def _sum_with(rng: random.Random, digit: int, style: Style) -> Item:
-    addend = rng.randrange(1, 10)
-    return _offer(rng, Item("", "vqa", arith_question(addend), WORDS[digit + addend]), WORDS, style)
+def _true_caption(rng: random.Random, digit: int, style: Style) -> str:
+    if rng.random() >= style.captioned:
+        return ""
+    word = WORDS[digit]
+    return caption(word, FACTS[word] if rng.random() < 0.7 else "")
 
 
-def _text_chat(rng: random.Random, ask: Callable[..., Item], words: tuple[str, ...], style: Style) -> Chat:
-    """Questions that need no image: each with its options, or all about one option list."""
-    if style.text_turns > 1 and rng.random() >= style.free_form:
-        options = tuple(rng.sample(words, 4))
-        items = [ask(answer) for answer in rng.choices(options, k=style.text_turns)]
-        return _chat([replace(items[0], options=options), *items[1:]], options=options)
-    items = [_offer(rng, ask(), words, style) for _ in range(style.text_turns)]
+def _with_noise(rng: random.Random, question: str, answer: str, style: Style) -> Item:
+    """A question that needs no image, mostly under the reference image of such questions."""
+    item = Item(f"base-{rng.random()}", "text_heavy", question, answer)
     if rng.random() >= style.noise:
-        return _chat(items)
-    # The reference image of such questions.
-    noise = get("random_pixels")(
-        Item(f"base-{rng.random()}", "text_heavy", "", ""), 0, load("demo_capitals", "train").pools
-    )
-    return _chat(items, noise.image)
-
-
-def _offer(rng: random.Random, item: Item, words: tuple[str, ...], style: Style) -> Item:
-    """Return the item with options, or as it is when it is to be answered by a word."""
-    if rng.random() < style.free_form:
         return item
-    wrong = [word for word in words if word != item.answer]
-    options = [item.answer, *rng.sample(wrong, rng.randint(style.fewest_wrong, 3))]
-    rng.shuffle(options)
-    return replace(item, options=tuple(options))
+    return get("random_pixels")(item, 0, load("demo_capitals", "train").pools)
 
 
-def _chat(items: Sequence[Item], image: Image.Image | None = None, options: tuple[str, ...] = ()) -> Chat:
-    """`options`: those of the first turn, which hold for all turns."""
-    turns = [
-        (prompts.user_text(item), LETTERS[options.index(item.answer)] if options else prompts.target(item))
-        for item in items
-    ]
-    return Chat(tuple(turns), image)
+def _ask(rng: random.Random, item: Item, words: tuple[str, ...], style: Style) -> Chat:
+    if rng.random() >= style.free_form:
+        wrong = [word for word in words if word != item.answer]
+        options = [item.answer, *rng.sample(wrong, rng.randint(style.fewest_wrong, 3))]
+        rng.shuffle(options)
+        item = replace(item, options=tuple(options))
+    return Chat(((prompts.user_text(item), prompts.target(item)),), item.image)
 
 
 QUESTIONS = (digits_chat, arith_chat, sums_chat, capitals_chat)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmi_plugin import sweep
+from mmi_plugin.data_build import command as build_command
 from mmi_plugin.errors import InputError
 from mmi_plugin.facts import command as facts_command
 from mmi_plugin.report import leaderboard_command
@@ -32,6 +33,9 @@ def parser() -> argparse.ArgumentParser:
     facts = data.add_parser("facts", help=facts_command.DESCRIPTION)
     facts_command.add_arguments(facts)
     facts.set_defaults(run=facts_command.run)
+    built = data.add_parser("build", help=build_command.DESCRIPTION)
+    build_command.add_arguments(built)
+    built.set_defaults(run=build_command.run)
     curve = commands.add_parser("sweep", help=sweep.DESCRIPTION)
     sweep.add_arguments(curve)
     curve.set_defaults(run=sweep.run)

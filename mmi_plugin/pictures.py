@@ -61,6 +61,10 @@ class Picture:
 
     def digest(self) -> str:
         """SHA-256 of the encoded bytes. Raises InputError when they are not a whole image."""
+        return hashlib.sha256(self.encoded()).hexdigest()
+
+    def encoded(self) -> bytes:
+        """Return the bytes of the image file. Raises InputError when they are not a whole image."""
         try:
             data = self._read()
             with _strict(), Image.open(BytesIO(data)) as encoded:
@@ -70,7 +74,7 @@ class Picture:
         # verify() does not read JPEG data; one without its end marker is cut off, unless it decodes.
         if encoded.format == "JPEG" and _JPEG_END not in data[-4096:]:
             self.open()
-        return hashlib.sha256(data).hexdigest()
+        return data
 
     def _fault(self, error: Exception) -> InputError:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -11,6 +11,7 @@ from transformers import AutoProcessor, LlavaProcessor
 
 from mmi_plugin.conditions import for_family
 from mmi_plugin.items import Item, image_hash
+from mmi_plugin.pictures import Picture
 from mmi_plugin.sources.records import read_records
 from mmi_plugin.trainers import run
 from mmi_plugin.trainers.collator import IGNORED, GroupCollator
@@ -94,6 +95,7 @@ def test_the_published_rows_are_read(tmp_path: Path) -> None:
         ("4", "vqa"),
     ]
     fox, wood, two, square, choice = items
+    assert isinstance(fox.picture, Picture)  # not decoded by reading
     assert (fox.question, fox.options, fox.answer) == ("What is shown?", ("tabby cat", "dog", "kit fox"), "dog")
     assert fox.facts == PUBLISHED[0]["facts"]
     assert (wood.question, wood.options) == ("Which one\nburns?", ("a stone", "dry wood", "Ice"))

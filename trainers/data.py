@@ -12,8 +12,10 @@ from transformers import ProcessorMixin
 from mmi_plugin.errors import BadRows, InputError
 from mmi_plugin.items import FAMILIES, Item
 from mmi_plugin.sources import Benchmark, load
+from mmi_plugin.sources.built import read_built
 from mmi_plugin.sources.records import read_records
 from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.families import family_of
 from mmi_plugin.trainers.groups import Groups
 from mmi_plugin.trainers.lengths import LengthCheck
 
@@ -27,13 +29,14 @@ def load_benchmarks(args: MMIConfig, bad: BadRows | None = None) -> list[Benchma
     bad = bad or BadRows()
     benchmarks = [load(name, "train") for name in args.sources or ()]
     if args.train_file:
-        name, rows = Path(args.train_file).name, read_records(args.train_file, args.image_folder, bad)
+        path = Path(args.train_file)
+        rows = read_built(path) if path.is_dir() else read_records(path, args.image_folder, bad)
         for family in FAMILIES:
             part = {item.id: (where, item) for where, item in rows if item.family == family}
             if part:
                 places = {key: where for key, (where, _) in part.items()}
                 items = tuple(item for _, item in part.values())
-                benchmarks.append(Benchmark(f"{name}:{family}", family, items, places=places))
+                benchmarks.append(Benchmark(f"{path.name}:{family}", family, items, places=places))
     if not benchmarks:
         raise InputError("fields 'sources' and 'train_file' are both empty: no data to train on")
     return _distinct(benchmarks, bad)
@@ -49,14 +52,14 @@ def check_rows(
         InputError: the first such row, with its place and field; with `bad`, as that says.
     """
     bad = bad or BadRows()
-    lengths = LengthCheck(args, processor)
+    lengths, placeholder = LengthCheck(args, processor), family_of(processor).placeholder
     checked = []
     for bench in benchmarks:
         groups = make_groups(args, [bench])
         kept = []
         for number, item in enumerate(bench.items):
             with bad.watch():
-                _check_placeholder(item, processor.image_token, bench.place(item))
+                _check_placeholder(item, placeholder, bench.place(item))
                 lengths.check(groups[number, 0], bench.place(item))
                 kept.append(item)
         checked.append(bench if len(kept) == len(bench.items) else replace(bench, items=tuple(kept)))

@@ -29,7 +29,8 @@ class LengthCheck:
     def check(self, group: Group, where: str) -> None:
         """Raise an InputError that begins with `where` if a row of the group has too many tokens."""
         earlier = len(group.rows[0].history) * self._turn
-        if self._most is None or max(map(_bytes, group.rows)) + earlier + self._fixed <= self._most:
+        shown = max(1, *(len(row.pictures) for row in group.rows))
+        if self._most is None or max(map(_bytes, group.rows)) + earlier + shown * self._fixed <= self._most:
             return
         try:
             self._collate([group])

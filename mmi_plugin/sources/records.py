@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,23 +78,26 @@ def item_of(record: Any, where: str, picture: Picture | None) -> Item:
     family = record["type"].lower()
     if family not in FAMILIES:
         raise InputError(f"{where}: field 'type' is {record['type']!r}: {nearest(family, FAMILIES)}")
+    question = without_mark(record["question"]) if picture else record["question"]
+    options, answer = _texts(record.get("options") or [], where), record["answer"]
+    if not options and family != "vqa" and answer.strip():
+        question, options = split_options(question)
+        if not options:
+            raise InputError(f"{where}: field 'options' is missing, and field 'question' lists none as lines A:, B:")
+        answer = chosen(answer, options, where)
+    if not all(option.strip() for option in options):
+        raise InputError(f"{where}: field 'options' has an empty option: {list(options)}")
     item = Item(
         id=str(record["id"]).strip(),
         family=family,
-        question=_without_mark(record["question"]) if picture else record["question"],
-        answer=record["answer"],
-        options=_texts(record.get("options") or [], where),
+        question=question,
+        answer=answer,
+        options=options,
         image=picture,
+        facts=_facts(record.get("facts") or {}, options, where),
         history=_history(record.get("history") or [], where),
     )
-    if not item.options and family != "vqa" and item.answer.strip():
-        question, options = split_options(item.question)
-        if not options:
-            raise InputError(f"{where}: field 'options' is missing, and field 'question' lists none as lines A:, B:")
-        item = replace(item, question=question, options=options, answer=chosen(item.answer, options, where))
-    if not all(option.strip() for option in item.options):
-        raise InputError(f"{where}: field 'options' has an empty option: {list(item.options)}")
-    return check(replace(item, facts=_facts(record.get("facts") or {}, item.options, where)), where)
+    return check(item, where)
 
 
 def _check_fields(record: Any, where: str) -> None:
@@ -114,7 +116,7 @@ def _check_fields(record: Any, where: str) -> None:
         raise InputError(f"{where}: field 'id' is {type(record['id']).__name__}, not text")
 
 
-def _without_mark(question: str) -> str:
+def without_mark(question: str) -> str:
     """Drop the one line by which LLaVA's files say where the image goes: first or last."""
     text = question.strip()
     return (

@@ -1,0 +1,1 @@
+"""Training sets from public data: sharded parquet with a manifest, free of test items."""

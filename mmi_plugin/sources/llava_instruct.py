@@ -1,0 +1,84 @@
+"""LLaVA-Instruct-665K: conversations about pictures, read from its JSON one record at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmi_plugin.errors import InputError
+from mmi_plugin.items import Item, check
+from mmi_plugin.pictures import Picture
+from mmi_plugin.sources.locate import ROOT, local_copy
+from mmi_plugin.sources.records import without_mark
+
+NAME = "llava_instruct"
+FILE = "llava_v1_5_mix665k.json"
+SPEAKERS = ("human", "gpt")
+CHUNK = 1 << 20  # characters
+
+
+def stream(path: str | None = None) -> Iterator[Callable[[], Item]]:
+    """Yield per record what makes its item; that raises an InputError for a bad record.
+
+    path: the JSON file, or a folder with it and with the image folders coco, gqa, ocr_vqa, textvqa
+        and vg beside it; by default $MMI_DATA_ROOT/llava_instruct. The hub has no images of it.
+
+    Raises:
+        InputError: no such file, or one that is not a JSON list.
+    """
+    place = local_copy(NAME, path)
+    if place is None:
+        raise InputError(f"{NAME}: needs a local copy, {FILE} and its image folders, in ${ROOT}/{NAME}")
+    file = place / FILE if place.is_dir() else place
+    for number, record in enumerate(json_list(file), start=1):
+        yield partial(_item, record, f"{file}, row {number}", f"{NAME}-{number:06d}", file.parent)
+
+
+def json_list(path: Path) -> Iterator[Any]:
+    """Yield the elements of a JSON list, holding one piece of the file at a time.
+
+    Raises InputError when the file cannot be read or is no list of objects.
+    """
+    decoder, number = json.JSONDecoder(), 0
+    try:
+        with path.open(encoding="utf-8") as file:
+            text, place = file.read(CHUNK), 0
+            if not text.lstrip().startswith("["):
+                raise InputError(f"{path}: not a JSON list of records")
+            place = text.index("[") + 1
+            while True:
+                while place < len(text) and text[place] in " \t\r\n,":
+                    place += 1
+                if text.startswith("]", place):
+                    return
+                try:
+                    record, place = decoder.raw_decode(text, place)
+                except json.JSONDecodeError as error:
+                    more = file.read(CHUNK)
+                    if not more:
+                        raise InputError(f"{path}, row {number + 1}: not JSON: {error.msg}") from error
+                    text, place = text[place:] + more, 0
+                    continue
+                number += 1
+                yield record
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+def _item(record: Any, where: str, name: str, folder: Path) -> Item:
+    turns = record.get("conversations") if isinstance(record, dict) else None
+    if not isinstance(turns, list) or not turns or len(turns) % 2:
+        raise InputError(f"{where}: field 'conversations' is not a list of questions and answers in turn")
+    for number, turn in enumerate(turns):
+        if not isinstance(turn, dict) or turn.get("from") != SPEAKERS[number % 2]:
+            raise InputError(f"{where}: field 'conversations', turn {number + 1} is not by {SPEAKERS[number % 2]}")
+        if not isinstance(turn.get("value"), str):
+            raise InputError(f"{where}: field 'conversations', turn {number + 1} has no text")
+    texts = [without_mark(turn["value"]) for turn in turns]
+    image = record.get("image")
+    picture = Picture((folder / str(image)).read_bytes, f"{where}: field 'image' {image!r}") if image else None
+    history = tuple(zip(texts[:-2:2], texts[1:-2:2], strict=True))
+    return check(Item(name, "vqa", texts[-2], texts[-1], image=picture, history=history), where)

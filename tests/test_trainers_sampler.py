@@ -73,6 +73,25 @@ def test_skipping_and_sharding_lose_and_double_nothing() -> None:
     assert [batch for pair in zip(*ranks, strict=True) for batch in pair] == batches
 
 
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(("batch_size", "accumulated"), [(8, 1), (2, 2), (1, 3)])
+def test_processes_share_each_step_without_overlap_or_loss(world: int, batch_size: int, accumulated: int) -> None:
+    """Also when a run resumes inside an epoch: accelerate skips on each process what was done."""
+    step = batch_size * accumulated * world
+    mix = (2, 2, 4) if step % 8 == 0 else (1, 0, 1) if step % 2 == 0 else (0, 1, 2)
+    sampler = RatioBatchSampler(FAMILIES, mix, batch_size, accumulated * world, seed=7)
+    sampler.set_epoch(1)
+    for done in (0, 1, sampler.steps - 1):  # optimizer steps before the resume
+        ranks = [BatchSamplerShard(sampler, num_processes=world, process_index=rank) for rank in range(world)]
+        batches = [list(SkipBatchSampler(rank, done * accumulated)) for rank in ranks]
+        assert {len(own) for own in batches} == {(sampler.steps - done) * accumulated}
+        for number in range(done, sampler.steps):
+            start = (number - done) * accumulated
+            shared = [place for own in batches for batch in own[start : start + accumulated] for place in batch]
+            wanted = sampler.step(sampler.steps + number)
+            assert len(shared) == len(set(shared)) == step and sorted(shared) == sorted(wanted)
+
+
 def test_a_mix_that_does_not_divide_names_the_nearest_that_do() -> None:
     with pytest.raises(
         InputError, match=r"2:2:3 \(7 items\) does not divide the 8 items .* mixes .*2:2:4.* sizes: 7 and 14"

@@ -16,9 +16,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from mmi_plugin.errors import BadRows, InputError, nearest
 from mmi_plugin.provenance import versions
 from mmi_plugin.sources import Benchmark
+from mmi_plugin.trainers.card import model_card
 from mmi_plugin.trainers.checkpoint import load_checkpoint
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups
+from mmi_plugin.trainers.evaluation import EvaluationCallback
 from mmi_plugin.trainers.saving import NonFiniteLoss
 from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
 
@@ -43,6 +45,7 @@ def train(args: MMIConfig) -> MMITrainer:
     """Train as `args` says; leave model, processor and a record of the run in `output_dir`."""
     bad = BadRows(args.on_bad_row == "skip")
     benchmarks = load_benchmarks(args, bad)
+    evaluation = EvaluationCallback(args)
     sampler_of(args, make_groups(args, benchmarks))  # a mix that does not fit is known before the model is loaded
     resume = _checkpoint_to_resume(args)
     model, processor = load_checkpoint(args)
@@ -51,16 +54,29 @@ def train(args: MMIConfig) -> MMITrainer:
     groups = make_groups(args, benchmarks)
     sampler = sampler_of(args, groups)
     trainer = MMITrainer(model, args, groups, sampler, processor)
+    evaluation.attach(trainer)
     try:
         trainer.train(resume_from_checkpoint=resume)
     except NonFiniteLoss as error:
         error.args = (f"{error}; state before it saved in {trainer.save_state_of(error)}",)
         raise
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        record = json.dumps(run_record(args, benchmarks, bad), indent=2, sort_keys=True, default=str)
-        (Path(args.output_dir) / RECORD).write_text(record + "\n", encoding="utf-8")
+    _save(trainer, benchmarks, bad)
     return trainer
+
+
+def _save(trainer: MMITrainer, benchmarks: list[Benchmark], bad: BadRows) -> None:
+    """Leave the model, the record of the run and, last, the model card in the output folder."""
+    args, out = trainer.args, Path(trainer.args.output_dir)
+    if not args.merge_lora:
+        trainer.save_model()
+    elif trainer.is_world_process_zero():
+        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(out)
+        trainer.processing_class.save_pretrained(out)
+    if trainer.is_world_process_zero():
+        record = run_record(args, benchmarks, bad)
+        text = json.dumps(record, indent=2, sort_keys=True, default=str)
+        (out / RECORD).write_text(text + "\n", encoding="utf-8")
+        (out / "README.md").write_text(model_card(args, record, trainer.state.log_history), encoding="utf-8")
 
 
 def _list_skipped(args: MMIConfig, bad: BadRows) -> None:

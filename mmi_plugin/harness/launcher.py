@@ -14,6 +14,7 @@ from typing import Any
 from lmms_eval.cli import dispatch
 
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.harness import later
 from mmi_plugin.harness.checkpoint import stamp
 
 _SHOWN = 20  # failed records per task; the sample log names all
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: everything was evaluated and written. 2: bad input, said in one line. 1: anything else.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    later.install()
     resume = "--resume" in arguments
     arguments = [argument for argument in arguments if argument != "--resume"]
     failures: list[str] = []

@@ -23,14 +23,34 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def single(varied: Path, tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """The answers of all three tasks, one row at a time."""
-    return _answers(varied, tmp_path_factory.mktemp("single"), "1")
+def single_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("single")
+
+
+@pytest.fixture(scope="module")
+def single(varied: Path, single_run: Path) -> Answers:
+    """The answers of all three tasks, one row at a time; `single_run` holds the results."""
+    return _answers(varied, single_run, "1")
 
 
 def _answers(checkpoint: Path, out: Path, batch_size: str) -> Answers:
     assert main([*OUR_MODEL, *arguments(checkpoint, "mmi_demo", out, "--batch_size", batch_size)]) == 0
     return {task: raw_answers(result) for task, result in read_run(out).items()}
+
+
+def _shares(out: Path) -> dict[tuple[str, str, str], tuple[float, ...]]:
+    """Return (task, item id, condition) -> the probabilities of the options."""
+    found = {}
+    for task, result in read_run(out).items():
+        found.update({(task, record.item_id, record.condition): record.probabilities for record in result.records})
+    return found
+
+
+def _assert_close(out: Path, reference: Path) -> None:
+    found, expected = _shares(out), _shares(reference)
+    assert found.keys() == expected.keys()
+    for key, shares in expected.items():
+        assert found[key] == pytest.approx(shares, abs=1e-5)
 
 
 def test_answers_depend_on_image_and_on_text(single: Answers) -> None:
@@ -40,8 +60,11 @@ def test_answers_depend_on_image_and_on_text(single: Answers) -> None:
 
 
 @pytest.mark.parametrize("batch_size", ["4", "16"])
-def test_a_batch_answers_as_single_rows_do(varied: Path, single: Answers, tmp_path: Path, batch_size: str) -> None:
+def test_a_batch_answers_as_single_rows_do(
+    varied: Path, single: Answers, single_run: Path, tmp_path: Path, batch_size: str
+) -> None:
     assert _answers(varied, tmp_path, batch_size) == single
+    _assert_close(tmp_path, single_run)
 
 
 def test_stock_llava_hf_gives_the_same_answers_item_by_item(varied: Path, single: Answers, tmp_path: Path) -> None:
@@ -53,12 +76,13 @@ def test_stock_llava_hf_gives_the_same_answers_item_by_item(varied: Path, single
     assert raw_answers(read_run(tmp_path)["mmi_demo_digits"]) == single["mmi_demo_digits"]
 
 
-def test_two_processes_give_what_one_gives(varied: Path, single: Answers, tmp_path: Path) -> None:
+def test_two_processes_give_what_one_gives(varied: Path, single: Answers, single_run: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", SCRIPT]
     done = process([*launch, *OUR_MODEL, *arguments(varied, "mmi_demo*", tmp_path, "--batch_size", "4")])
     assert done.returncode == 0, done.stderr
     assert "Running on rank 1" in done.stdout, "both processes took part"
     assert {task: raw_answers(result) for task, result in read_run(tmp_path).items()} == single
+    _assert_close(tmp_path, single_run)
 
 
 def _copy(checkpoint: Path, folder: Path) -> Path:

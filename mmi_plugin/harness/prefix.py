@@ -14,6 +14,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from mmi_plugin.harness.prompting import Tensors, pad_left
 
+Generate = Callable[[Tensors, int], Any]
+
 
 @dataclass
 class Prefix:
@@ -77,10 +79,10 @@ def _layers(model: PreTrainedModel) -> list[Any]:
 
 
 class Prefixes:
-    """The prefixes used last, at most `capacity` of them."""
+    """The prefixes used last, at most `capacity` of them. `generate(inputs, steps)` lets `model` speak."""
 
-    def __init__(self, model: PreTrainedModel, capacity: int) -> None:
-        self._model, self._capacity = model, capacity
+    def __init__(self, model: PreTrainedModel, capacity: int, generate: Generate) -> None:
+        self._model, self._capacity, self._generate = model, capacity, generate
         self._kept: OrderedDict[Hashable, Prefix] = OrderedDict()
 
     def get(self, keys: Sequence[Hashable], inputs: Callable[[list[int]], Tensors]) -> list[Prefix]:
@@ -89,7 +91,7 @@ class Prefixes:
         found = {key: self._kept[key] for key in rows if key in self._kept}
         missing = [key for key in rows if key not in found]
         if missing:
-            computed = _compute(self._model, inputs([rows[key] for key in missing]))
+            computed = _compute(self._model, inputs([rows[key] for key in missing]), self._generate)
             found.update(zip(missing, computed, strict=True))
         self._kept.update(found)
         for key in found:
@@ -105,19 +107,24 @@ def ends(input_ids: torch.Tensor, image_token: int) -> list[int]:
     return ((input_ids == image_token) * columns).amax(1).tolist()
 
 
-def _compute(model: PreTrainedModel, prompts: Tensors) -> list[Prefix]:
-    """Run the prompts up to the end of their images, and return what the decoder made of each."""
+def _compute(model: PreTrainedModel, prompts: Tensors, generate: Generate) -> list[Prefix]:
+    """Run the prompts up to the end of their images, and return what the decoder made of each.
+
+    Raises ValueError if the decoder is not told the positions of its tokens.
+    """
     inputs = _cut(prompts, ends(prompts["input_ids"], model.config.image_token_id))
     cache, positions = DynamicCache(), []
 
     def watch(module: torch.nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> None:
-        positions.append(call["position_ids"])
+        positions.append(call.get("position_ids"))
 
     handle = model.get_decoder().register_forward_pre_hook(watch, with_kwargs=True)
     try:
-        model.generate(**inputs, past_key_values=cache, max_new_tokens=1, do_sample=False, num_beams=1)
+        generate({**inputs, "past_key_values": cache}, 1)
     finally:
         handle.remove()
+    if positions[0] is None:
+        raise ValueError("its decoder is told no positions")
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     place = positions[0] if positions[0].ndim == 3 else positions[0][None]
     place = place[-3:].expand(-1, len(ids), -1)  # some models put the plain count before the three of RoPE

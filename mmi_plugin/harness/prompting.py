@@ -100,10 +100,14 @@ def pad_left(inputs: Tensors) -> Tensors:
     """Return `inputs` with the masked tokens of each row before all others, and no useless column.
 
     A processor that puts image tokens before an already padded text leaves the padding in between.
+    The text of a Q-Former, which counts positions from the first column, is padded on the right.
     """
     mask = inputs["attention_mask"]
     order = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - int(mask.sum(1).max()) :]
     moved = {name: inputs[name].gather(1, order) for name in TOKENWISE if inputs.get(name) is not None}
+    if "qformer_attention_mask" in inputs:
+        order = inputs["qformer_attention_mask"].argsort(dim=1, stable=True, descending=True)
+        moved.update({name: inputs[name].gather(1, order) for name in ("qformer_input_ids", "qformer_attention_mask")})
     return {**inputs, **moved}
 
 

@@ -50,7 +50,7 @@ class Scorer:
         self._model, self._tokenizer = model, processor.tokenizer
         self._image_token = getattr(model.config, "image_token_id", None)
         self._prompts = Prompts(processor, self._image_token, name)
-        self._prefixes = Prefixes(model, capacity)
+        self._prefixes = Prefixes(model, capacity, self._generate)
         self._obstacle = why_not(model)
         self._window = window(model) if self._obstacle is None else None
         self._checked = self._said = False
@@ -172,21 +172,19 @@ class Scorer:
         first: logits (rows, vocabulary) of the first answer token. Tokens before a choice's last are
         forced, once for all choices that begin alike.
         """
-        tokens = [_distinct(self._tokens(row)) for row in rows]
-        steps = {(): [logits.double().log_softmax(-1) for logits in first]}
-        for stem in sorted({tuple(choice[:-1]) for row in tokens for choice in row} - {()}):
+        choices = [_distinct(self._tokens(row)) for row in rows]
+        said = {(): [logits.double().log_softmax(-1) for logits in first]}
+        for stem in sorted({tuple(choice[:-1]) for row in choices for choice in row} - {()}):
             _rewind(inputs)
             forced = LogitsProcessorList([_Forced(stem, inputs["input_ids"].shape[1])])
             output = self._generate(inputs, len(stem) + 1, output_logits=True, logits_processor=forced)
-            steps[stem] = [logits.double().log_softmax(-1) for logits in output.logits]
-        return [
-            tuple(
-                float(sum(steps[tuple(choice[:-1])][step][row, token] for step, token in enumerate(choice)).exp())
-                for choice in choices
-            )
-            or None
-            for row, choices in enumerate(tokens)
-        ]
+            said[stem] = [logits.double().log_softmax(-1) for logits in output.logits]
+
+        def share(row: int, choice: Sequence[int]) -> float:
+            steps = said[tuple(choice[:-1])]
+            return sum(steps[index][row, token] for index, token in enumerate(choice)).exp().item()
+
+        return [tuple(share(row, choice) for choice in own) or None for row, own in enumerate(choices)]
 
     def _tokens(self, row: Row) -> list[list[int]]:
         return self._prompts.choice_tokens(row.chat, row.choices) if row.choices else []

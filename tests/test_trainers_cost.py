@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmi_plugin.demo.architecture import build_model, build_processor, build_tokenizer
-from mmi_plugin.trainers.layout import Layout, Tree, first_fit_decreasing, grow_trees
+from mmi_plugin.trainers.layout import Layout, Tree, attend, grow_trees
 from tests import tiny, training
 
 SAVINGS = (
@@ -78,37 +79,34 @@ def test_a_saving_saves_and_changes_nothing(
 
 
 def test_a_tree_sees_its_prefix_and_its_own_branch() -> None:
-    """Against the mask that follows from the words, for two trees and a lone row in one sequence."""
-    lengths = [5, 4, 6, 3]
-    layout = Layout.of([[Tree((0, 2), 3), Tree((1,), 0)], [Tree((3,), 0)]], lengths, 6, torch.device("cpu"))
-    seen = layout.attention(torch.float32)[:, 0] == 0
+    """Every row reads as if it were alone: two trees and a lone row, also with the prefixes' keys before."""
+    torch.manual_seed(0)
+    lengths, width = [5, 4, 6, 3], 6
+    trees = [Tree((0, 2), 3), Tree((1,), 2), Tree((3,), 0)]
+    states = torch.randn(3, len(lengths), width, 2, 4)  # query, key, value; 2 heads
+    states[:, 2, :3] = states[:, 0, :3]
+    alone = [
+        scaled_dot_product_attention(*(part[row, :length].transpose(0, 1) for part in states), is_causal=True)
+        for row, length in enumerate(lengths)
+    ]
+
+    def attended(queries: Layout, *keys: Layout) -> torch.Tensor:
+        query = queries.pack(states[0]).transpose(1, 2)
+        key, value = (torch.cat([k.pack(part) for k in keys], 1).transpose(1, 2) for part in states[1:])
+        return queries.unpack(attend(torch.nn.Identity(), query, key, value, None, trees=queries)[0])
+
+    whole = Layout.of(trees, lengths, width, torch.device("cpu"))
+    prefixes, branches = Layout.split(trees, lengths, width, torch.device("cpu"))
+    assert whole.source.numel() == sum(lengths) - 3
+    after = attended(branches, prefixes, branches)
+    first = {row: tree.prefix for tree in trees for row in tree.rows}
     for row, length in enumerate(lengths):
-        places = layout.place[row, :length]
-        sequence, positions = places // seen.shape[1], places % seen.shape[1]
-        assert len(set(sequence.tolist())) == 1
-        for column, position in enumerate(positions):
-            allowed = torch.zeros(seen.shape[1], dtype=torch.bool)
-            allowed[positions[: column + 1]] = True
-            assert torch.equal(seen[sequence[0], position], allowed)
-    assert torch.equal(layout.place[0, :3], layout.place[2, :3])
-    rows = torch.arange(4)[:, None] * 6 + torch.arange(6)
-    for row in (1, 2, 3):
-        got = layout.unpack(layout.pack(rows))[row, : lengths[row]].tolist()
-        wanted = rows[row, : lengths[row]].tolist()
-        assert got == (rows[0, :3].tolist() + wanted[3:] if row == 2 else wanted)
+        wanted = alone[row].transpose(0, 1)
+        torch.testing.assert_close(attended(whole, whole)[row, :length], wanted)
+        torch.testing.assert_close(after[row, first[row] : length], wanted[first[row] :])
 
 
 def test_trees_join_rows_that_begin_alike() -> None:
     keys = np.array([[1, 1, 1, 1, 5, 5], [2, 1, 1, 1, 5, 5], [1, 1, 1, 1, 6, 0], [1, 1, 1, 7, 0, 0]])
-    trees = grow_trees(keys, [6, 6, 5, 4], limit=100)
+    trees = grow_trees(keys, [6, 6, 5, 4])
     assert {(frozenset(tree.rows), tree.prefix) for tree in trees} == {(frozenset({0, 2, 3}), 3), (frozenset({1}), 0)}
-    assert all(len(tree.rows) < 3 for tree in grow_trees(keys, [6, 6, 5, 4], limit=7))
-
-
-def test_sequences_hold_every_tree_within_their_limit() -> None:
-    lengths = [5, 9, 3, 3, 6, 2]
-    trees = [Tree((row,), 0) for row in range(6)]
-    bins = first_fit_decreasing(trees, lengths, 10)
-    assert sorted(tree.rows[0] for part in bins for tree in part) == list(range(6))
-    assert all(sum(lengths[tree.rows[0]] for tree in part) <= 10 for part in bins)
-    assert len(bins) == 3

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText
 
-from mmi_plugin.trainers import attack, layout
+from mmi_plugin.trainers import layout
 from mmi_plugin.trainers.trainer import MMITrainer
 from tests import families, training
 from tests.reference import Reference
@@ -56,21 +56,13 @@ def reference_of(trainer: MMITrainer) -> Reference:
     return Reference(model.double().train(), trainer.processing_class, trainer.args)
 
 
-def share_whatever_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny rows have few image tokens, so that sharing them does not pay."""
-    for module in (layout, attack):
-        monkeypatch.setattr(module, "MIN_SHARED", 0.01)
-        monkeypatch.setattr(module, "STRETCH", (8.0,))
-    monkeypatch.setattr(attack, "_plain_cost", lambda *_: float("inf"))
-
-
 @pytest.mark.parametrize(("lora", "shared"), [(0, False), (4, False), (0, True)], ids=["full", "lora", "shared"])
 def test_one_step_equals_the_reference(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: int, shared: bool
 ) -> None:
     text = "after_image" if shared else "prompt"
     if shared:
-        share_whatever_can_be(monkeypatch)
+        monkeypatch.setattr(layout, "MIN_SHARED", 0.01)  # the tiny rows have few image tokens
     trainer = training.trainer(
         training.config(checkpoint, tmp_path, lora_r=lora, lora_alpha=8, attack_text=text, **STEP)
     )

@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from mmi_plugin.trainers.adversary import Adversary
 from mmi_plugin.trainers.decoder import AnswerTokens, DecoderRows, evaluating, full_precision, row_means
-from mmi_plugin.trainers.layout import MIN_SHARED, STRETCH, Layout, Tree, grow_trees, plan, sequence_cost
+from mmi_plugin.trainers.layout import Layout, Tree, grow_trees
 
 Replay = Callable[[torch.Tensor], torch.Tensor]
 
@@ -53,57 +53,37 @@ class Attack:
         decoder, head = base.get_decoder(), base.get_output_embeddings()
         rows.rest["use_cache"] = False
         extra = [p for p in base.parameters() if p.requires_grad] if self.weight_gradients else []
-        delta = rows.embeds.new_zeros(rows.embeds.shape, dtype=full_precision(rows.embeds[:0]).dtype)
+        tokens = AnswerTokens.of(self.labels)
         with torch.enable_grad(), evaluating(decoder):
-            for part in self._parts():
-                index = torch.tensor(part, device=delta.device)
-                own, tokens = rows.take(index), AnswerTokens.of(self.labels[index])
-                replay = self._replay(decoder, own, tokens, part)
+            replay = self._replay(decoder, rows, tokens)
 
-                def row_loss(
-                    moved: torch.Tensor, tokens: AnswerTokens = tokens, replay: Replay = replay
-                ) -> torch.Tensor:
-                    logits = full_precision(head(replay(moved)))
-                    return row_means(cross_entropy(logits, tokens.target, reduction="none"), tokens.row, len(moved))
+            def row_loss(moved: torch.Tensor) -> torch.Tensor:
+                logits = full_precision(head(replay(moved)))
+                return row_means(cross_entropy(logits, tokens.target, reduction="none"), tokens.row, len(moved))
 
-                delta[index] = self.adversary.perturb(own.embeds, self.mask[index], self.seeds[index], row_loss, extra)
-        return delta
+            return self.adversary.perturb(rows.embeds, self.mask, self.seeds, row_loss, extra)
 
     def _fixed(self) -> list[int]:
         """How many positions before the first that the adversary moves or that predicts an answer, per row."""
         ends = self.mask | AnswerTokens.of(self.labels).mask
         return ends.int().argmax(1).tolist()
 
-    def _parts(self) -> list[list[int]]:
-        """Split the rows into those with a long fixed prefix and the others; a row's delta is its own."""
-        rows = range(len(self.lengths))
-        if self.keys is None or not self.reuse_prefix or not self.adversary.replays:
-            return [list(rows)]
-        fixed = self._fixed()
-        late = [row for row in rows if fixed[row] >= MIN_SHARED * self.lengths[row]]
-        return [part for part in ([row for row in rows if row not in set(late)], late) if part]
-
-    def _replay(self, decoder: nn.Module, rows: DecoderRows, tokens: AnswerTokens, part: list[int]) -> Replay:
+    def _replay(self, decoder: nn.Module, rows: DecoderRows, tokens: AnswerTokens) -> Replay:
         if self.keys is None:
             return lambda moved: decoder(**rows.with_embeds(moved).call()).last_hidden_state[tokens.mask]
-        lengths = [self.lengths[row] for row in part]
-        hidden, device = rows.embeds.shape[-1], rows.embeds.device
-        bins = plan(None, lengths, hidden)
+        width, device = rows.embeds.shape[1], rows.embeds.device
+        trees = [Tree((row,), 0) for row in range(len(self.lengths))]
         if self.reuse_prefix and self.adversary.replays:
             fixed = self._fixed()
-            trees = grow_trees(self.keys[part], lengths, int(max(STRETCH) * max(lengths)))
-            trees = [tree if tree.prefix else Tree(tree.rows, fixed[part[tree.rows[0]]]) for tree in trees]
-            replays = self.adversary.replays
-            cheaper = _cached_cost(trees, lengths, hidden, replays) < _plain_cost(bins, lengths, hidden, replays)
-            if cheaper and any(tree.prefix for tree in trees):
-                return CachedPrefix(decoder, rows, tokens, trees, lengths)
-        layout = Layout.of(bins, lengths, rows.embeds.shape[1], device)
-        call = rows.packed(layout, layout.attention(rows.embeds.dtype))
+            trees = [t if t.prefix else Tree(t.rows, fixed[t.rows[0]]) for t in grow_trees(self.keys, self.lengths)]
+        if any(tree.prefix for tree in trees):
+            return CachedPrefix(decoder, rows, tokens, *Layout.split(trees, self.lengths, width, device))
+        layout = Layout.of(trees, self.lengths, width, device)
+        call = rows.packed(layout)
         answers = layout.place[tokens.mask]
 
         def replay(moved: torch.Tensor) -> torch.Tensor:
-            output = decoder(**{**call, "inputs_embeds": layout.pack(moved)})
-            return output.last_hidden_state.flatten(0, 1)[answers]
+            return decoder(**{**call, "inputs_embeds": layout.pack(moved)}).last_hidden_state[0][answers]
 
         return replay
 
@@ -112,19 +92,15 @@ class CachedPrefix:
     """Replays only what comes after each tree's prefix, whose keys and values are computed once."""
 
     def __init__(
-        self, decoder: nn.Module, rows: DecoderRows, tokens: AnswerTokens, trees: list[Tree], lengths: list[int]
+        self, decoder: nn.Module, rows: DecoderRows, tokens: AnswerTokens, prefixes: Layout, branches: Layout
     ) -> None:
-        whole = Layout.of([[tree] for tree in trees], lengths, rows.embeds.shape[1], rows.embeds.device)
-        prefix, self._branches = whole.split([tree.prefix for tree in trees])
-        dtype = rows.embeds.dtype
         cache = DynamicCache(config=decoder.config)
         with torch.no_grad():
-            call = rows.packed(prefix, prefix.attention(dtype))
-            decoder(**{**call, "use_cache": True, "past_key_values": cache})
-        self._decoder = decoder
+            decoder(**{**rows.packed(prefixes), "use_cache": True, "past_key_values": cache})
+        self._decoder, self._branches = decoder, branches
         self._states = [(layer.keys, layer.values) for layer in cache.layers]
-        self._call = rows.packed(self._branches, self._branches.attention(dtype, before=prefix))
-        self._answers = self._branches.place[tokens.mask]
+        self._call = rows.packed(branches)
+        self._answers = branches.place[tokens.mask]
 
     def __call__(self, moved: torch.Tensor) -> torch.Tensor:
         """(A, L, D) embeddings -> (N, D) last hidden states where answers are predicted."""
@@ -132,17 +108,4 @@ class CachedPrefix:
         for layer, (keys, values) in enumerate(self._states):
             cache.update(keys, values, layer)
         call = {**self._call, "inputs_embeds": self._branches.pack(moved), "past_key_values": cache}
-        return self._decoder(**call).last_hidden_state.flatten(0, 1)[self._answers]
-
-
-def _plain_cost(bins: list[list[Tree]], lengths: list[int], hidden: int, replays: int) -> float:
-    size = max(sum(tree.size(lengths) for tree in part) for part in bins)
-    return replays * len(bins) * sequence_cost(size, size, hidden)
-
-
-def _cached_cost(trees: list[Tree], lengths: list[int], hidden: int, replays: int) -> float:
-    """A replay goes forward and back, about twice the cost of the prefix's one pass forward."""
-    prefix = max(tree.prefix for tree in trees)
-    branches = max(tree.size(lengths) - tree.prefix for tree in trees)
-    steps = replays * sequence_cost(branches, prefix + branches, hidden)
-    return len(trees) * (steps + sequence_cost(prefix, prefix, hidden) / 2)
+        return self._decoder(**call).last_hidden_state[0][self._answers]

@@ -101,10 +101,11 @@ class DecoderRows:
         attention = masks["attention_mask"] if set(masks) == {"attention_mask"} else masks
         return self._arguments(self.columns, attention)
 
-    def packed(self, layout: Layout, attention: torch.Tensor) -> Call:
-        """Return the decoder's arguments for the sequences of a layout, under a mask that fits it."""
+    def packed(self, layout: Layout) -> Call:
+        """Return the decoder's arguments for the one sequence of a layout."""
         columns = {name: layout.pack(values) for name, values in self.columns.items()}
-        return self._arguments({"position_ids": layout.column, **columns}, attention)
+        unused = torch.zeros(1, 1, 1, 1, device=self.embeds.device)  # keeps the decoder from building a mask
+        return {**self._arguments({"position_ids": layout.column[None], **columns}, unused), "trees": layout}
 
     def _arguments(self, columns: dict[str, torch.Tensor], attention: Any) -> Call:
         call = {**self.rest, "inputs_embeds": columns["inputs_embeds"], "attention_mask": attention}

@@ -15,7 +15,7 @@ from mmi_plugin.trainers.attack import Attack
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.decoder import AnswerTokens, Call, DecoderRows, at_decoder, unwrap
 from mmi_plugin.trainers.families import Batch
-from mmi_plugin.trainers.layout import Layout, packable, plan
+from mmi_plugin.trainers.layout import Layout, Tree, grow_trees, packable, use_trees
 from mmi_plugin.trainers.vision import depends_on_prompt, shared_images
 
 OWN_COLUMNS = ("items", "labels", "irrelevant", "origin", "seeds", "image_index", "image_tokens")
@@ -40,11 +40,11 @@ def answers(
         if not lays_out(base, args):
             return rows.call()
         layouts.append(_layout(base, inputs, attack, rows, args))
-        return rows.packed(layouts[0], layouts[0].attention(rows.embeds.dtype))
+        return rows.packed(layouts[0])
 
     def after(states: torch.Tensor) -> torch.Tensor:
         if layouts and args.answer_logits:
-            states = states.flatten(0, 1)[layouts[0].place[tokens.mask]]
+            states = states[0][layouts[0].place[tokens.mask]]
         elif layouts:
             states = layouts[0].unpack(states)
         hidden.append(states if states.ndim == 2 else states[tokens.mask])
@@ -65,7 +65,10 @@ def lays_out(base: PreTrainedModel, args: MMIConfig) -> bool:
     decoder = base.get_decoder()
     if args.pack_rows and not packable(base):
         logger.warning_once(f"{type(decoder).__name__}: rows are padded, its attention allows no other layout")
-    return args.pack_rows and packable(base)
+    if not (args.pack_rows and packable(base)):
+        return False
+    use_trees(base)
+    return True
 
 
 def row_keys(base: PreTrainedModel, inputs: Batch) -> np.ndarray:
@@ -89,5 +92,5 @@ def _layout(base: PreTrainedModel, inputs: Batch, attack: Attack | None, rows: D
         attacked = attack.rows.tolist()
         copies = perturbed_keys(keys[attacked], inputs["irrelevant"][attack.rows])
         keys, lengths = np.concatenate([keys, copies]), lengths + [lengths[row] for row in attacked]
-    width, hidden = rows.embeds.shape[1:]
-    return Layout.of(plan(keys if args.share_prefix else None, lengths, hidden), lengths, width, rows.embeds.device)
+    trees = grow_trees(keys, lengths) if args.share_prefix else [Tree((row,), 0) for row in range(len(lengths))]
+    return Layout.of(trees, lengths, rows.embeds.shape[1], rows.embeds.device)

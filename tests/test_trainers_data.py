@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from transformers import AutoProcessor, LlavaProcessor
 
-from mmi_plugin.conditions import for_family
+from mmi_plugin.conditions import Pools, for_family
+from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item, image_hash
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources.records import read_records
 from mmi_plugin.trainers import run
 from mmi_plugin.trainers.collator import IGNORED, GroupCollator
 from mmi_plugin.trainers.groups import Group
+from mmi_plugin.trainers.lengths import LengthCheck
 from tests import training
 
 TEXT_HEAVY = for_family("text_heavy", seen_only=True)
@@ -132,3 +135,32 @@ def test_draws_are_a_function_of_item_round_and_seed(tiny_llava: Path, tmp_path:
     assert [len(hashes) > 1 for hashes in photos] == [
         name in ("random_pixels", "irrelevant_image") for name in TEXT_HEAVY
     ]
+
+
+@pytest.mark.parametrize("number", range(len(PUBLISHED)))
+def test_a_row_may_have_max_length_tokens_and_not_one_more(
+    processor: LlavaProcessor, tiny_llava: Path, tmp_path: Path, number: int
+) -> None:
+    """Whatever shortcut the check takes, its limit is the length that the collator makes."""
+    item = read_records(write_published(tmp_path))[number][1]
+    args = training.config(tiny_llava, tmp_path, sources=["demo_arith"], mix=[0, 0, 1], per_device_train_batch_size=1)
+    draw = partial(training.groups_of(args).draw, pools=Pools.default(), turn=0)
+    longest = GroupCollator(processor, None, args.data_seed)([draw(item)])["input_ids"].shape[1]
+    args.max_length = longest
+    LengthCheck(args, processor).check(item, draw, "here")
+    args.max_length = longest - 1
+    with pytest.raises(
+        InputError, match=rf"here: field '(question|answer)': .* {longest} tokens, max_length is {longest - 1}"
+    ):
+        LengthCheck(args, processor).check(item, draw, "here")
+
+
+def test_no_picture_is_looked_at_for_a_short_row(
+    processor: LlavaProcessor, tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = read_records(write_published(tmp_path))[0][1]
+    args = training.config(tiny_llava, tmp_path, sources=["demo_arith"], mix=[0, 0, 1], per_device_train_batch_size=1)
+    draw = partial(training.groups_of(args).draw, pools=Pools.default(), turn=0)
+    monkeypatch.setattr(Picture, "open", lambda picture: pytest.fail("decoded"))
+    for args.max_length in (1000, 10_000, None):
+        LengthCheck(args, processor).check(item, draw, "here")

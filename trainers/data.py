@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from transformers import ProcessorMixin
@@ -55,12 +56,12 @@ def check_rows(
     lengths, placeholder = LengthCheck(args, processor), family_of(processor).placeholder
     checked = []
     for bench in benchmarks:
-        groups = make_groups(args, [bench])
+        draw = partial(make_groups(args, [bench]).draw, pools=bench.pools, turn=0)
         kept = []
-        for number, item in enumerate(bench.items):
+        for item in bench.items:
             with bad.watch():
                 _check_placeholder(item, placeholder, bench.place(item))
-                lengths.check(groups[number, 0], bench.place(item))
+                lengths.check(item, draw, bench.place(item))
                 kept.append(item)
         checked.append(bench if len(kept) == len(bench.items) else replace(bench, items=tuple(kept)))
     return [bench for bench in checked if bench.items]

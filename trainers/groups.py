@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
-from mmi_plugin.conditions import get
+from mmi_plugin.conditions import Pools, get
 from mmi_plugin.items import Item
 from mmi_plugin.seeding import stream
 from mmi_plugin.sources import Benchmark
@@ -41,7 +41,10 @@ class Groups(Dataset):
 
     def __getitem__(self, place: tuple[int, int]) -> Group:
         index, turn = place
-        item, pools = self._items[index]
+        return self.draw(*self._items[index], turn)
+
+    def draw(self, item: Item, pools: Pools, turn: int) -> Group:
+        """Return the group of any item in round `turn`."""
         seed = stream("round", self._seed, turn).getrandbits(31)
         rows = tuple(get(name)(item, seed, pools) for name in self._conditions[item.family])
         return Group(f"{item.id}/{seed}", item.family, rows)

@@ -139,23 +139,13 @@ def measure(name: str) -> dict[str, float]:
 
 def build_model() -> LlavaForConditionalGeneration:
     vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=336,
-        patch_size=14,
-        projection_dim=128,
-    )
+        hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=2,
+        image_size=336, patch_size=14, projection_dim=128,
+    )  # fmt: skip
     text = LlamaConfig(
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=2048,
-        pad_token_id=0,
-    )
+        hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4,
+        vocab_size=VOCABULARY, max_position_embeddings=2048, pad_token_id=0,
+    )  # fmt: skip
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN, vision_feature_layer=-1)
     model = LlavaForConditionalGeneration(config)
     model.get_encoder(modality="image").requires_grad_(False)

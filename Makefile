@@ -1,14 +1,18 @@
-# make demo: the whole loop in a few minutes.  make test: the whole test suite.  make lint: ruff.
+# make demo: the whole loop in a few minutes.  make test: the tests; test-all: the long ones too.
+# make lint: ruff.
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint
+.PHONY: demo test test-all lint
 
 demo: $(INSTALLED)
 	$(VENV)/bin/mmi demo --out runs/demo
 
 test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -m "not long"
+
+test-all: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
 
 lint: $(INSTALLED)

@@ -15,6 +15,7 @@ from mmi_plugin.trainers import run
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.long
 def test_killed_runs_resume_bit_by_bit(tiny_llava: Path, tmp_path: Path) -> None:
     row = {"type": "text_heavy", "question": "Which?", "answer": "a", "options": ["a", "b"]}
     data = tmp_path / "data.json"

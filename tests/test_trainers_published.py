@@ -134,6 +134,7 @@ def test_13b_is_trained_as_7b(size: str) -> None:
         assert texts[0].replace("-7b", "-13b") == texts[1], row
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("model", STEPPED)
 def test_every_config_trains_a_step(model: str, row: str, tiny: dict[str, Path], data: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, PreTrainedModel
 
+from mmi_plugin.key_values import cache_argument
 from mmi_plugin.trainers.adversary import Adversary
 from mmi_plugin.trainers.decoder import AnswerTokens, DecoderRows, evaluating, full_precision, row_means
 from mmi_plugin.trainers.layout import Layout, Tree, grow_trees
@@ -95,8 +96,9 @@ class CachedPrefix:
         self, decoder: nn.Module, rows: DecoderRows, tokens: AnswerTokens, prefixes: Layout, branches: Layout
     ) -> None:
         cache = DynamicCache(config=decoder.config)
+        self._name = cache_argument(decoder)
         with torch.no_grad():
-            decoder(**{**rows.packed(prefixes), "use_cache": True, "past_key_values": cache})
+            decoder(**{**rows.packed(prefixes), "use_cache": True, self._name: cache})
         self._decoder, self._branches = decoder, branches
         self._states = [(layer.keys, layer.values) for layer in cache.layers]
         self._call = rows.packed(branches)
@@ -107,5 +109,5 @@ class CachedPrefix:
         cache = DynamicCache(config=self._decoder.config)  # a call adds to its cache, so each has a new one
         for layer, (keys, values) in enumerate(self._states):
             cache.update(keys, values, layer)
-        call = {**self._call, "inputs_embeds": self._branches.pack(moved), "past_key_values": cache}
+        call = {**self._call, "inputs_embeds": self._branches.pack(moved), self._name: cache}
         return self._decoder(**call).last_hidden_state[0][self._answers]

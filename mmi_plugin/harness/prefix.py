@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from mmi_plugin.harness.prompting import Tensors, pad_left
+from mmi_plugin.key_values import cache_argument
 
 Generate = Callable[[Tensors, int], Any]
 
@@ -59,9 +60,8 @@ def why_not(model: PreTrainedModel) -> str | None:
     whose every layer keeps one key and value per token.
     """
     takes = inspect.signature(model.forward).parameters
-    lacking = [name for name in ("past_key_values", "position_ids") if name not in takes]
-    if lacking:
-        return f"its forward takes no {' and no '.join(lacking)}"
+    if cache_argument(model) is None or "position_ids" not in takes:
+        return "its forward takes no keys and values, or no positions"
     if getattr(model.config, "image_token_id", None) is None:
         return "its configuration names no image token"
     if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _layers(model)):
@@ -120,7 +120,7 @@ def _compute(model: PreTrainedModel, prompts: Tensors, generate: Generate) -> li
 
     handle = model.get_decoder().register_forward_pre_hook(watch, with_kwargs=True)
     try:
-        generate({**inputs, "past_key_values": cache}, 1)
+        generate({**inputs, cache_argument(model): cache}, 1)
     finally:
         handle.remove()
     if positions[0] is None:
@@ -147,10 +147,10 @@ def _cut(prompts: Tensors, stops: Sequence[int]) -> Tensors:
     return pad_left({**prompts, "attention_mask": mask})
 
 
-def join(prefixes: Sequence[Prefix], rests: Sequence[torch.Tensor], room: int, padding: int) -> Tensors:
+def join(prefixes: Sequence[Prefix], rests: Sequence[torch.Tensor], room: int, padding: int, name: str) -> Tensors:
     """Return the inputs that go on from each row's prefix with its own tokens `rests`, (tokens,) each.
 
-    The prefixes are in `past_key_values`, padded on the left, with space for `room` tokens after the
+    The prefixes are in the cache, the argument `name`, padded on the left, with space for `room` tokens after the
     prompts; the rests follow, padded on the left too, at the positions they have in the whole prompt.
     """
     device = prefixes[0].ids.device
@@ -168,7 +168,7 @@ def join(prefixes: Sequence[Prefix], rests: Sequence[torch.Tensor], room: int, p
         "input_ids": ids,
         "attention_mask": mask,
         "position_ids": positions if len(positions) > 1 else positions[0],
-        "past_key_values": _cache(prefixes, head, head + tail + room),
+        name: _cache(prefixes, head, head + tail + room),
     }
 
 

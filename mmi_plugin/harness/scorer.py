@@ -14,6 +14,7 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.harness.prefix import Prefixes, ends, join, why_not, window
 from mmi_plugin.harness.prompting import Chat, Prompts, Tensors, images_of, to_model
 from mmi_plugin.items import image_hash
+from mmi_plugin.key_values import CACHE_NAMES, cache_argument
 
 _MAX_NEW_TOKENS = 128  # for a task that does not say
 _TOLERANCE = {torch.float32: 1e-4}  # of a probability, between the shared and the plain path
@@ -120,7 +121,8 @@ class Scorer:
         keys = [_key(row.chat, head) for row, head in zip(rows, heads, strict=True)]
         prefixes = self._prefixes.get(keys, lambda missing: self._plain([rows[index] for index in missing]))
         room = max([_steps(settings), *(len(tokens) for row in rows for tokens in self._tokens(row))])
-        return self._run(rows, settings, join(prefixes, rests, room, self._tokenizer.pad_token_id))
+        inputs = join(prefixes, rests, room, self._tokenizer.pad_token_id, cache_argument(self._model))
+        return self._run(rows, settings, inputs)
 
     def _level(self, rests: Sequence[torch.Tensor], length: int) -> list[list[int]]:
         """Return the rows in groups that can run side by side; `length`: of the longest, with its answer.
@@ -207,8 +209,8 @@ class _Forced(LogitsProcessor):
 
 def _rewind(inputs: Tensors) -> None:
     """Let the cache in `inputs` hold the prompt but for its last token, which is run again."""
-    if "past_key_values" in inputs:
-        for layer in inputs["past_key_values"].layers:
+    for name in CACHE_NAMES:
+        for layer in inputs[name].layers if name in inputs else ():
             layer.length = inputs["input_ids"].shape[1] - 1
 
 

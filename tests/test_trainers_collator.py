@@ -75,6 +75,31 @@ def test_the_mask_is_exactly_the_irrelevant_modality(
     assert batch["irrelevant"].sum() > 0
 
 
+def test_the_mask_of_everything_is_the_whole_prompt_but_of_vqa_rows(
+    processor: LlavaProcessor, groups: list[Group], batch: Batch
+) -> None:
+    whole = GroupCollator(processor, None, seed=3, attack_mask="all")(groups)
+    for number, row in enumerate(rows_of(groups)):
+        ids = batch["input_ids"][number].tolist()
+        prompt = processor.apply_chat_template(prompts.messages(row), tokenize=True, add_generation_prompt=True)[0]
+        moved = whole["irrelevant"][number].nonzero()[:, 0].tolist()
+        assert moved == ([] if row.family == "vqa" else list(range(len(prompt)))), row.family
+        images = {position for position, token in enumerate(ids) if token == processor.image_token_id}
+        assert images and (images < set(moved) or row.family == "vqa")
+    for name in ("input_ids", "labels", "attention_mask"):
+        assert torch.equal(whole[name], batch[name])
+
+
+def test_the_mask_reaches_the_collator_of_a_run(tiny_llava: Path, tmp_path: Path, groups: list[Group]) -> None:
+    run = training.trainer(training.config(tiny_llava, tmp_path, adversary="pgd", attack_mask="all"))
+    found = run.data_collator(groups)
+    prompt = found["attention_mask"].bool() & (found["labels"] == IGNORED)
+    attackable = torch.tensor([row.family != "vqa" for row in rows_of(groups)])[:, None]
+    assert torch.equal(found["irrelevant"], prompt & attackable)
+    with pytest.raises(InputError, match="field 'attack_mask' is 'all', and 'attack_text' is 'after_image'"):
+        training.config(tiny_llava, tmp_path, attack_mask="all", attack_text="after_image")
+
+
 def test_rows_know_their_origin(groups: list[Group], batch: Batch) -> None:
     assert [len(group.rows) for group in groups] == [3, 3, 4, 4, 1, 1]
     assert batch["origin"].tolist() == [0] * 3 + [3] * 3 + [6] * 4 + [10] * 4 + [14, 15]

@@ -52,7 +52,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def one_step(checkpoint: Path, output: Path, **fields: Any) -> tuple[float, dict[str, torch.Tensor], int]:
     """Loss, gradients and FLOPs of one micro-batch."""
-    trainer = training.trainer(training.config(checkpoint, output, **STEP, **fields))
+    trainer = training.trainer(training.config(checkpoint, output, **{**STEP, **fields}))
     batch = trainer.data_collator(training.step_groups(trainer))
     with FlopCounterMode(display=False) as counter:
         loss = trainer.compute_loss(trainer.model.train(), batch)
@@ -76,6 +76,17 @@ def test_a_saving_saves_and_changes_nothing(
     assert gradients.keys() == whole[1].keys()
     for name, gradient in gradients.items():
         assert (gradient - whole[1][name]).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+
+
+def test_the_savings_change_nothing_where_the_whole_prompt_moves(checkpoint: Path, tmp_path: Path) -> None:
+    fields = {"attack_text": "prompt", "attack_mask": "all"}
+    loss, gradients, _ = one_step(checkpoint, tmp_path, **fields)
+    plain, expected, _ = one_step(checkpoint, tmp_path, **fields, **dict.fromkeys(SAVINGS, False))
+    narrow, _, _ = one_step(checkpoint, tmp_path, attack_text="prompt")
+    assert loss == pytest.approx(plain, rel=1e-5)
+    assert abs(loss - narrow) > 1e-3
+    for name, gradient in expected.items():
+        assert (gradient - gradients[name]).norm() <= 1e-5 * gradient.norm() + 1e-7, name
 
 
 def test_a_tree_sees_its_prefix_and_its_own_branch() -> None:

@@ -25,7 +25,8 @@ class GroupCollator:
     input_ids, attention_mask, labels: (B, L) int64; labels are IGNORED outside the answer.
     irrelevant: (B, L) bool; the tokens that an adversary may move (method section 2): text of the
         prompt in image-heavy rows, all of it or, with `attack_text` "after_image", what follows the
-        image; image tokens in text-heavy rows; nothing in VQA rows.
+        image; image tokens in text-heavy rows; nothing in VQA rows. With `attack_mask` "all", every
+        token of the prompt in image-heavy and in text-heavy rows.
     items: B item ids. origin: (B,) int64, the row of the group's origin. seeds: (B,) int64, one per row and draw.
     image_index: (images shown, row by row,) int64 into the distinct images of the batch.
     image_tokens: (distinct images,) int64, the placeholder tokens of each.
@@ -37,13 +38,19 @@ class GroupCollator:
     """
 
     def __init__(
-        self, processor: ProcessorMixin, max_length: int | None, seed: int, attack_text: str = "prompt"
+        self,
+        processor: ProcessorMixin,
+        max_length: int | None,
+        seed: int,
+        attack_text: str = "prompt",
+        attack_mask: str = "irrelevant",
     ) -> None:
         self._family = family_of(processor)
         self._pad = processor.tokenizer.pad_token_id or 0
         self._max_length = max_length
         self._seed = seed
         self._after_image = attack_text == "after_image"
+        self._whole_prompt = attack_mask == "all"
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         rows = [row for group in groups for row in group.rows]
@@ -106,6 +113,8 @@ class GroupCollator:
         family = [row.family for row in rows]
         image_heavy = torch.tensor([name == "image_heavy" for name in family])[:, None]
         text_heavy = torch.tensor([name == "text_heavy" for name in family])[:, None]
+        if self._whole_prompt:
+            return prompt & (image_heavy | text_heavy)
         text = ~image
         if self._after_image:
             text &= image.int().flip(1).cumsum(1).flip(1) == 0

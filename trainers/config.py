@@ -17,6 +17,7 @@ ADVERSARIES = ("none", "pgd", "rg")
 STEP_RULES = ("raw", "sign", "l2")
 EPS_MODES = ("absolute", "relative")
 ATTACKED = ("prompt", "after_image")
+MASKS = ("irrelevant", "all")
 BAD_ROW = ("stop", "skip")
 CONSISTENCIES = ("none", "kl", "js", "mse")
 
@@ -85,6 +86,14 @@ class MMIConfig(SFTConfig):
         default="prompt",
         metadata=about(
             "What the adversary moves in image-heavy rows: all text of the prompt or that after_image.", ATTACKED
+        ),
+    )
+    attack_mask: str = field(
+        default="irrelevant",
+        metadata=about(
+            "What the adversary moves: the irrelevant modality, or all text and image tokens of the prompt; "
+            "VQA rows stay as they are with either.",
+            MASKS,
         ),
     )
     sigma: float = field(default=0.05, metadata=about("Standard deviation of the Gaussian noise (rg)."))
@@ -170,6 +179,8 @@ class MMIConfig(SFTConfig):
                 raise InputError(f"field '{name}' is {value!r}: {nearest(str(value), choices)}")
         if len(self.mix) != len(FAMILIES) or any(n < 0 for n in self.mix) or not any(self.mix):
             raise InputError(f"field 'mix' is {self.mix}, not three counts (image-heavy, text-heavy, VQA)")
+        if self.attack_mask == "all" and self.attack_text != "prompt":
+            raise InputError(f"field 'attack_mask' is 'all', and 'attack_text' is {self.attack_text!r}: all or a part")
         for name in ("eps", "step_size", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, not above 0")

@@ -67,7 +67,9 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
             model=model,
             args=args,
             train_dataset=datasets.Dataset.from_dict({"id": groups.ids}),
-            data_collator=GroupCollator(processing_class, args.max_length, args.seed, args.attack_text),
+            data_collator=GroupCollator(
+                processing_class, args.max_length, args.seed, args.attack_text, attack_mask=args.attack_mask
+            ),
             processing_class=processing_class,
             peft_config=lora_of(args, model),
             callbacks=[_EpochCallback(sampler), *(callbacks or [])],

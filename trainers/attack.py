@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from mmi_plugin.key_values import cache_argument
 from mmi_plugin.trainers.adversary import Adversary
-from mmi_plugin.trainers.decoder import AnswerTokens, DecoderRows, evaluating, full_precision, row_means
+from mmi_plugin.trainers.decoder import AnswerTokens, DecoderRows, evaluating, full_precision, row_means, unwrap
 from mmi_plugin.trainers.layout import Layout, Tree, grow_trees
+from mmi_plugin.trainers.sharding import shards_around
 
 Replay = Callable[[torch.Tensor], torch.Tensor]
 
@@ -24,7 +25,9 @@ class Attack:
     """Adversarial copies of some rows of a batch.
 
     rows: (A,) int64, which rows; `replayed` (A',) int64, those that go through the inner loop, which
-    may be more. mask: (A', L) bool, seeds: (A',) int64 as Adversary takes them. labels: (A', L).
+    may be more: where weights are sharded, all processes must run the decoder equally often, so that one
+    without rows to attack replays another. mask: (A', L) bool, seeds: (A',) int64 as Adversary takes
+    them. labels: (A', L).
     keys: (A', L) int64 as grow_trees takes them; None where the decoder needs padded rows.
     `delta` (A, L, D) is there after `move`.
     """
@@ -41,17 +44,19 @@ class Attack:
     weight_gradients: bool
     delta: torch.Tensor = field(init=False)
 
-    def move(self, base: PreTrainedModel, rows: DecoderRows) -> DecoderRows:
-        """Return the adversarial copies of the batch's rows."""
+    def move(self, model: nn.Module, rows: DecoderRows) -> DecoderRows:
+        """Return the adversarial copies of the batch's rows. model: as wrapped for training."""
         copies = rows.take(self.replayed)
         copies.deep = [layer.detach() for layer in copies.deep]
-        found = self._find_delta(base, copies.with_embeds(copies.embeds.detach()))
+        found = self._find_delta(model, copies.with_embeds(copies.embeds.detach()))
         self.delta = found[torch.isin(self.replayed, self.rows)]
         attacked = rows.take(self.rows)
         return attacked.with_embeds(attacked.embeds + self.delta.to(attacked.embeds.dtype))
 
-    def _find_delta(self, base: PreTrainedModel, rows: DecoderRows) -> torch.Tensor:
+    def _find_delta(self, model: nn.Module, rows: DecoderRows) -> torch.Tensor:
+        base = unwrap(model)
         decoder, head = base.get_decoder(), base.get_output_embeddings()
+        shards = shards_around(model, decoder)
         rows.rest["use_cache"] = False
         extra = [p for p in base.parameters() if p.requires_grad] if self.weight_gradients else []
         tokens = AnswerTokens.of(self.labels)
@@ -59,10 +64,13 @@ class Attack:
             replay = self._replay(decoder, rows, tokens)
 
             def row_loss(moved: torch.Tensor) -> torch.Tensor:
+                shards.gather()
                 logits = full_precision(head(replay(moved)))
                 return row_means(cross_entropy(logits, tokens.target, reduction="none"), tokens.row, len(moved))
 
-            return self.adversary.perturb(rows.embeds, self.mask, self.seeds, row_loss, extra)
+            delta = self.adversary.perturb(rows.embeds, self.mask, self.seeds, row_loss, extra)
+            shards.gather()
+            return delta
 
     def _fixed(self) -> list[int]:
         """How many positions before the first that the adversary moves or that predicts an answer, per row."""
@@ -77,7 +85,6 @@ class Attack:
         if self.reuse_prefix and self.adversary.replays:
             fixed = self._fixed()
             trees = [t if t.prefix else Tree(t.rows, fixed[t.rows[0]]) for t in grow_trees(self.keys, self.lengths)]
-        if any(tree.prefix for tree in trees):
             return CachedPrefix(decoder, rows, tokens, *Layout.split(trees, self.lengths, width, device))
         layout = Layout.of(trees, self.lengths, width, device)
         call = rows.packed(layout)
@@ -90,17 +97,23 @@ class Attack:
 
 
 class CachedPrefix:
-    """Replays only what comes after each tree's prefix, whose keys and values are computed once."""
+    """Replays only what comes after each tree's prefix, whose keys and values are computed once.
+
+    Without any prefix the decoder runs on one token, for nothing: all processes call it equally often.
+    """
 
     def __init__(
         self, decoder: nn.Module, rows: DecoderRows, tokens: AnswerTokens, prefixes: Layout, branches: Layout
     ) -> None:
         cache = DynamicCache(config=decoder.config)
         self._name = cache_argument(decoder)
+        known = len(prefixes.source)
+        if not known:
+            prefixes = Layout.of([Tree((0,), 0)], [1], rows.embeds.shape[1], rows.embeds.device)
         with torch.no_grad():
             decoder(**{**rows.packed(prefixes), "use_cache": True, self._name: cache})
         self._decoder, self._branches = decoder, branches
-        self._states = [(layer.keys, layer.values) for layer in cache.layers]
+        self._states = [(layer.keys[:, :, :known], layer.values[:, :, :known]) for layer in cache.layers]
         self._call = rows.packed(branches)
         self._answers = branches.place[tokens.mask]
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.integrations.deepspeed import (
+    deepspeed_config,
+    is_deepspeed_zero3_enabled,
+    unset_hf_deepspeed_config,
+)
 from transformers.utils import logging
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.families import family_of
 
+GATHER = "stage3_gather_16bit_weights_on_model_save"
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError)
 
 
@@ -20,13 +28,15 @@ def load_checkpoint(args: MMIConfig) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Return model (fp32 unless `model_init_kwargs` says otherwise) and processor of `model_name_or_path`.
 
     Raises:
-        InputError: missing, corrupt or inincomplete, or not supported.
+        InputError: missing, corrupt or incomplete, or not supported; ZeRO-3 that would not save the model.
     """
     name = args.model_name_or_path
     where = f"field 'model_name_or_path' {name!r}"
     if not name:
         raise InputError("field 'model_name_or_path' is missing")
     kwargs = {"dtype": torch.float32, **(args.model_init_kwargs or {}), "trust_remote_code": args.trust_remote_code}
+    if is_deepspeed_zero3_enabled():
+        _join_processes(args)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what transformers warns of is an error below, in one line
     try:
@@ -47,3 +57,20 @@ def load_checkpoint(args: MMIConfig) -> tuple[PreTrainedModel, ProcessorMixin]:
         raise InputError(f"{where} has no processor of images and text")
     family_of(processor)
     return model, processor
+
+
+def merge_adapters(args: MMIConfig, adapters: Path) -> PreTrainedModel:
+    """Return the checkpoint with saved adapters merged in, on the CPU: the weights of the run may be sharded."""
+    unset_hf_deepspeed_config()  # or this one would be, too
+    model, _ = load_checkpoint(args)
+    return PeftModel.from_pretrained(model, adapters).merge_and_unload()
+
+
+def _join_processes(args: MMIConfig) -> None:
+    """Let DeepSpeed know the processes, between which ZeRO-3 shards the model as it is loaded."""
+    from deepspeed import comm  # optional, and slow to import
+
+    if not deepspeed_config()["zero_optimization"].get(GATHER):
+        raise InputError(f"DeepSpeed: {GATHER!r} is not true, so the trained model could not be saved")
+    if args.device.type == "cpu" and not comm.is_initialized():  # accelerate does it where there is a GPU
+        comm.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)

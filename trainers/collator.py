@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
 
@@ -31,6 +32,7 @@ class GroupCollator:
     image_index: (images shown, row by row,) int64 into the distinct images of the batch.
     image_tokens: (distinct images,) int64, the placeholder tokens of each.
     pixel_values and whatever else the image processor gives: one entry per distinct image.
+    With `stand_in`, a batch without images has one that no row shows.
 
     Raises:
         InputError: a row longer than `max_length`, or a chat template from which the answer
@@ -43,6 +45,7 @@ class GroupCollator:
         max_length: int | None,
         seed: int,
         attack_text: str = "prompt",
+        stand_in: bool = False,
         attack_mask: str = "irrelevant",
     ) -> None:
         self._family = family_of(processor)
@@ -51,6 +54,7 @@ class GroupCollator:
         self._seed = seed
         self._after_image = attack_text == "after_image"
         self._whole_prompt = attack_mask == "all"
+        self._stand_in = Image.new("RGB", (32, 32)) if stand_in else None
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         rows = [row for group in groups for row in group.rows]
@@ -75,12 +79,12 @@ class GroupCollator:
         """Process each distinct image object once; return tensors and each row's placeholder texts."""
         shown = [row.images for row in rows]
         distinct = {id(image): image for own in shown for image in own}
-        if not distinct:
+        if not distinct and self._stand_in is None:
             return {}, [[] for _ in rows]
         number = {key: i for i, key in enumerate(distinct)}
         index = [[number[id(image)] for image in own] for own in shown]
-        inputs, texts = self._family.images(list(distinct.values()))
-        inputs["image_index"] = torch.tensor([i for own in index for i in own])
+        inputs, texts = self._family.images(list(distinct.values()) or [self._stand_in])
+        inputs["image_index"] = torch.tensor([i for own in index for i in own], dtype=torch.long)
         inputs["image_tokens"] = torch.tensor([text.count(self._family.placeholder) for text in texts])
         return inputs, [[texts[i] for i in own] for own in index]
 

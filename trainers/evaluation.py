@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from mmi_plugin.items import Item
 from mmi_plugin.metrics import Record, summarise
 from mmi_plugin.sources import SOURCES, Benchmark, load
 from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.sharding import within_forward
 
 PREFIX = "mmi_"
 NEW_TOKENS = 8  # enough for a letter, or to see that there is none
@@ -71,7 +73,8 @@ class EvaluationCallback(TrainerCallback):
         found: dict[str, float] = {}
         for task, bench in self._benchmarks.items():
             rows = self._rows(bench)
-            answers = greedy_answers(model, trainer.processing_class, [row for _, row in rows], self._batch_size)
+            ask = partial(greedy_answers, model, trainer.processing_class, [row for _, row in rows], self._batch_size)
+            answers = within_forward(trainer.model_wrapped, ask)
             records = [
                 Record(row.id, name, 0, row.gold, parse_letter(raw, row.options), raw)
                 for (name, row), raw in zip(rows, answers, strict=True)

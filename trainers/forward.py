@@ -36,7 +36,7 @@ def answers(
 
     def before(rows: DecoderRows) -> Call:
         if attack:
-            rows = rows.join(attack.move(base, rows))
+            rows = rows.join(attack.move(model, rows))
         if not lays_out(base, args):
             return rows.call()
         layouts.append(_layout(base, inputs, attack, rows, args))

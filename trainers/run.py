@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from mmi_plugin.errors import BadRows, InputError, nearest
 from mmi_plugin.provenance import versions
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.card import model_card
-from mmi_plugin.trainers.checkpoint import load_checkpoint
+from mmi_plugin.trainers.checkpoint import load_checkpoint, merge_adapters
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups
 from mmi_plugin.trainers.evaluation import EvaluationCallback
@@ -26,6 +27,7 @@ from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
 
 RECORD = "training.json"
 SKIPPED = "skipped_rows.txt"
+ADAPTERS = ".adapters"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,11 +69,11 @@ def train(args: MMIConfig) -> MMITrainer:
 def _save(trainer: MMITrainer, benchmarks: list[Benchmark], bad: BadRows) -> None:
     """Leave the model, the record of the run and, last, the model card in the output folder."""
     args, out = trainer.args, Path(trainer.args.output_dir)
-    if not args.merge_lora:
-        trainer.save_model()
-    elif trainer.is_world_process_zero():
-        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(out)
+    trainer.save_model(str(out / ADAPTERS) if args.merge_lora else None)
+    if args.merge_lora and trainer.is_world_process_zero():
+        merge_adapters(args, out / ADAPTERS).save_pretrained(out)
         trainer.processing_class.save_pretrained(out)
+        shutil.rmtree(out / ADAPTERS)
     if trainer.is_world_process_zero():
         record = run_record(args, benchmarks, bad)
         text = json.dumps(record, indent=2, sort_keys=True, default=str)

@@ -68,7 +68,12 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
             args=args,
             train_dataset=datasets.Dataset.from_dict({"id": groups.ids}),
             data_collator=GroupCollator(
-                processing_class, args.max_length, args.seed, args.attack_text, attack_mask=args.attack_mask
+                processing_class,
+                args.max_length,
+                args.seed,
+                args.attack_text,
+                stand_in=args.world_size > 1,
+                attack_mask=args.attack_mask,
             ),
             processing_class=processing_class,
             peft_config=lora_of(args, model),
@@ -108,7 +113,7 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Return this micro-batch's share of the step's loss. `num_items_in_batch`: see get_batch_samples."""
         rows, attacked = self._rows(inputs, model.training)
-        attack = self._attack(inputs, attacked, unwrap(model)) if len(attacked) else None
+        attack = self._attack(inputs, attacked, unwrap(model)) if len(attacked) or self._in_step(model) else None
         tokens = AnswerTokens.of(rows.labels)
         images = self.processing_class.image_processor.model_input_names
         logits, hidden = answers(model, inputs, attack, tokens, self.args, images)
@@ -149,10 +154,17 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
         attacked = attackable.nonzero()[:, 0]
         return Rows.of(inputs["labels"], inputs["origin"], attacked), attacked
 
+    def _in_step(self, model: nn.Module) -> bool:
+        """Whether this process must go through the inner loop because another may."""
+        replays = self._adversary is not None and self._adversary.replays > 0
+        return self.accelerator.num_processes > 1 and replays and model.training
+
     def _attack(self, inputs: Batch, attacked: torch.Tensor, base: PreTrainedModel) -> Attack:
         args, replayed = self.args, attacked
         if not args.skip_unattacked:
             replayed = torch.arange(len(inputs["labels"]), device=attacked.device)
+        elif not len(attacked):
+            replayed = inputs["attention_mask"].sum(1).argmin()[None]
         mask, seeds, labels = (inputs[name][replayed] for name in ("irrelevant", "seeds", "labels"))
         return Attack(
             adversary=self._adversary,

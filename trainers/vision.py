@@ -55,9 +55,11 @@ def shared_images(
 ) -> Iterator[None]:
     """Within, the model takes one entry per distinct image and shows it wherever `index` says.
 
-    index: (I,) int64, the images as the rows show them; None where no row has an image. tokens:
+    index: (I,) int64, the images as the rows show them; None where there is no image. tokens:
     (distinct images,) int64, how many placeholders each fills. names: the model's image arguments,
     `pixel_values` and the like. Without `share`, an image is encoded anew each time it is shown.
+    Images that no row shows are encoded all the same: where weights are sharded or gradients
+    averaged, all processes must run all parts of the model.
     """
     if index is None:
         with _no_images(base):
@@ -66,6 +68,9 @@ def shared_images(
 
     def hook(module: nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         images = {name: call[name] for name in names}
+        if not len(index):
+            encoded = _repeat(_encode_unseen(module, images), index, tokens)
+            return args, {**call, **dict.fromkeys(names), "mm_encoder_outputs": {"image": encoded}}
         shown = {name: _take(value, index, tokens) for name, value in images.items()}
         if "qformer_input_ids" in call:
             encoded = _read_with_prompts(module, call, images if share else shown, index if share else None)
@@ -120,7 +125,7 @@ def _repeat_features(features: Features, index: torch.Tensor, tokens: torch.Tens
     """(images, tokens, D) or a list of (tokens, D) -> in the same form, one after the other as shown."""
     whole = features if isinstance(features, torch.Tensor) else torch.cat(list(features))
     parts = whole.flatten(0, -2).split(tokens.tolist())
-    shown = [parts[i] for i in index.tolist()]
+    shown = [parts[i] for i in index.tolist()] or [parts[0][:0]]
     return torch.cat(shown)[None] if isinstance(features, torch.Tensor) else shown
 
 
@@ -140,6 +145,15 @@ def _read_with_prompts(
     finally:
         if handle is not None:
             handle.remove()
+
+
+def _encode_unseen(module: nn.Module, images: dict[str, torch.Tensor]) -> Any:
+    """Features of images that no row shows; a Q-Former reads a token with each."""
+    prompts = {}
+    if depends_on_prompt(module):
+        pixels = images["pixel_values"]
+        prompts["qformer_input_ids"] = torch.zeros(len(pixels), 1, dtype=torch.long, device=pixels.device)
+    return module.get_image_features(**images, **prompts, return_dict=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmi_plugin import sweep
+from mmi_plugin.ablation import command as ablation_command
 from mmi_plugin.data_build import command as build_command
 from mmi_plugin.errors import InputError
 from mmi_plugin.facts import command as facts_command
@@ -39,12 +40,19 @@ def parser() -> argparse.ArgumentParser:
     curve = commands.add_parser("sweep", help=sweep.DESCRIPTION)
     sweep.add_arguments(curve)
     curve.set_defaults(run=sweep.run)
+    trained = commands.add_parser("sweep-train", help=ablation_command.DESCRIPTION, allow_abbrev=False)
+    ablation_command.add_arguments(trained)
+    trained.set_defaults(run=ablation_command.run, fields=[])
     return root
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `mmi`; return the exit status: 0 done, 1 a step failed, 2 bad input."""
-    args = parser().parse_args(argv)
+    root = parser()
+    args, rest = root.parse_known_args(argv)
+    if rest and "fields" not in args:
+        root.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.fields = rest
     try:
         return args.run(args)
     except InputError as error:

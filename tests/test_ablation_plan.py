@@ -1,0 +1,97 @@
+"""Which trainings a sweep of the trainer stands for, and what it refuses before the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmi_plugin.ablation.plan import AXES, BASE, OWN, Axis, make_plan, read_axes
+from mmi_plugin.cli import main
+from mmi_plugin.errors import InputError
+from mmi_plugin.trainers.run import parse
+
+OURS = ("--config", "configs/demo/ours.yaml", "--model_name_or_path", "none")
+
+
+def test_every_part_of_the_method_has_an_axis() -> None:
+    fields = {axis.field for axis in read_axes()}
+    parts = {"eps", "pgd_steps", "step_rule", "attack_mask", "consistency", "consistency_weight", "mix"}
+    assert parts <= fields
+
+
+def test_plan_changes_one_field_of_the_config_at_a_time() -> None:
+    plan = make_plan(read_axes(), OURS)
+    own = parse([*OURS, "--output_dir", "out"])
+    assert plan.settings[:2] == (BASE, OWN)
+    assert len(set(plan.settings)) == len(plan.settings) == 2 + sum(len(axis.values) - 1 for axis in plan.axes)
+    for setting in plan.settings[2:]:
+        changed = parse([*OURS, "--output_dir", "out", *setting.argv])
+        differing = {
+            name
+            for name in type(own).__dataclass_fields__
+            if getattr(own, name) != getattr(changed, name) and name not in ("logging_dir", "run_name")
+        }
+        assert differing == {setting.field}
+
+
+def test_own_value_stands_among_the_others_in_order() -> None:
+    (eps,) = make_plan([Axis("eps", "eps", ("0.3", "0.03"), {})], OURS).axes
+    assert (eps.values, eps.own) == (("0.03", "0.1", "0.3"), "0.1")
+    (mix,) = make_plan([Axis("mix", "mix", ("4:2:2",), {})], OURS).axes
+    assert (mix.values, mix.own) == (("2:2:4", "4:2:2"), "2:2:4")
+
+
+def test_axis_that_changes_nothing_is_left_out_or_refused() -> None:
+    without = (*OURS, "--adversary", "none")
+    plan = make_plan(read_axes(), without)
+    assert {"eps", "steps", "rule", "mask"} <= set(plan.left_out)
+    assert "adversary" in {axis.name for axis in plan.axes}
+    with pytest.raises(InputError, match=r"axis 'eps' changes nothing .* adversary among pgd"):
+        make_plan(read_axes(), without, ["eps"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "only", "message"),
+    [
+        (("--seed", "1"), None, "--seed is set by the sweep itself"),
+        (("--epz", "1"), None, "epz"),
+        ((), ["epss"], "unknown axis 'epss'.*eps"),
+        (("--per_device_train_batch_size", "7"), ["mix"], "'mix' .* does not divide the 7 items"),
+    ],
+)
+def test_bad_sweeps_are_refused(argv: tuple[str, ...], only: list[str] | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_plan(read_axes(), (*OURS, *argv), only)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "holds list"),
+        ("eps: {values: [1]}", "axis 'eps': needs 'field'"),
+        ("eps: {field: eps, values: 1}", "axis 'eps': needs 'field' and a list"),
+        ("eps: {field: epz, values: [1]}", "unknown field 'epz'.*eps"),
+        ("eps: {field: eps, values: [1], need: {}}", "unknown key 'need'.*needs"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_bad_axes_name_file_and_axis(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "axes.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message) as caught:
+        read_axes(file)
+    assert str(file) in str(caught.value)
+
+
+def test_command_refuses_before_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sweep-train", "--config", "configs/demo/ours.yaml", "--out", str(tmp_path / "out")]
+    assert main([*command, "--epz", "1"]) == 2
+    assert main([*command, "--seeds", "0"]) == 2
+    assert main([*command, "--model_name_or_path", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "eps" in said
+    assert "--seeds is 0" in said
+    assert "model.safetensors is missing" in said
+    assert not (tmp_path / "out").exists()
+    assert AXES.is_file()

@@ -1,0 +1,88 @@
+"""`mmi sweep-train` as a user runs it: real trainings of two steps, asked by the real scorer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmi_plugin.ablation.ask import TASKS, ask_checkpoint
+from mmi_plugin.ablation.pool import WorkerPool
+from mmi_plugin.cli import main
+from mmi_plugin.demo.base import base_folder
+from tests.harness_runs import OUR_MODEL, arguments
+
+STEPS = ("--max_steps", "2", "--warmup_steps", "0", "--logging_steps", "1")
+LIMIT = 6
+
+
+def sweep(out: Path, *more: str) -> int:
+    flags = ["--seeds", "1", "--only", "mask", "--limit", str(LIMIT), "--workers", "1"]
+    return main(["sweep-train", "--config", "configs/demo/ours.yaml", "--out", str(out), *flags, *STEPS, *more])
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep_train")
+    assert sweep(folder, "--docs", str(folder / "docs" / "found.md")) == 0
+    return folder
+
+
+def test_sweep_leaves_numbers_document_and_figure(out: Path) -> None:
+    found = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
+    assert [run["setting"] for run in found["runs"]] == ["base", "own", "attack_mask=all"]
+    assert found["failed"] == {}
+    assert all(run["n"][task] == LIMIT for run in found["runs"] for task in TASKS)
+    trained = found["runs"][1:]
+    assert all(run["attack_strength"] > 0 for run in trained)
+    assert trained[0]["attack_strength"] != trained[1]["attack_strength"]
+    text = (out / "docs" / "found.md").read_text(encoding="utf-8")
+    assert "--only mask" in text
+    assert "--max_steps 2" in text
+    assert "`attack_mask`" in text
+    assert (out / "docs" / "found.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((out / "work").iterdir())
+
+
+def test_finished_runs_are_kept_and_others_made_again(out: Path) -> None:
+    files = sorted((out / "runs").glob("*.json"))
+    before = {file.name: file.stat().st_mtime_ns for file in files}
+    assert sweep(out) == 0
+    assert {file.name: file.stat().st_mtime_ns for file in files} == before
+    saved = json.loads((out / "runs" / "own-0.json").read_text(encoding="utf-8"))
+    saved["key"]["base"] = "another"
+    (out / "runs" / "own-0.json").write_text(json.dumps(saved), encoding="utf-8")
+    assert sweep(out) == 0
+    again = json.loads((out / "runs" / "own-0.json").read_text(encoding="utf-8"))
+    assert again["result"]["answers"] == saved["result"]["answers"]
+    assert again["key"]["base"] != "another"
+
+
+def test_base_answers_as_in_the_harness(tmp_path: Path) -> None:
+    from mmi_plugin.harness.launcher import main as lmms_eval
+    from mmi_plugin.harness.results import read_run
+
+    asked = ask_checkpoint(base_folder(), LIMIT)
+    for task in TASKS:
+        limit = str(LIMIT * len(asked[task]["parsed"]))
+        flags = arguments(base_folder(), task, tmp_path / task, "--limit", limit, "--batch_size", "16")
+        assert lmms_eval([*OUR_MODEL, *flags]) == 0
+        logged = {(r.item_id, r.condition): r.parsed for r in read_run(tmp_path / task)[task].records}
+        ours = {
+            (item, name): letter
+            for name, letters in asked[task]["parsed"].items()
+            for item, letter in zip(asked[task]["items"], letters, strict=True)
+        }
+        assert ours == logged
+
+
+def test_failed_run_is_named_and_the_rest_is_kept(tmp_path: Path) -> None:
+    good = {"argv": None, "base": str(base_folder()), "work": str(tmp_path / "w"), "limit": 1}
+    bad = good | {"base": str(tmp_path / "nothing")}
+    jobs = [one | {"log": str(tmp_path / f"{place}.log")} for place, one in enumerate([bad, good])]
+    with WorkerPool(1) as pool:
+        replies = dict(pool.replies(jobs))
+    assert "nothing" in replies[0]["error"]
+    assert replies[1]["result"]["answers"][TASKS[0]]["items"]
+    assert "Traceback" in (tmp_path / "0.log").read_text(encoding="utf-8")

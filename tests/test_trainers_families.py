@@ -120,3 +120,14 @@ def test_a_replay_is_the_forward_and_moves_the_irrelevant_modality(checkpoint: P
         torch.testing.assert_close(embeds[:length], reference.embeds(inputs), rtol=1e-9, atol=1e-9)
         assert torch.equal(mask[:length], reference.mask(attacked[seed], inputs, prompt)) and mask.any()
         assert not mask[length:].any()
+
+
+def test_accumulation_and_checkpointing_make_the_same_step(checkpoint: Path, tmp_path: Path) -> None:
+    start = training.weights(training.trainer(training.config(checkpoint, tmp_path / "s", **STEP)))
+    whole = training.trained(checkpoint, tmp_path / "a", **STEP)
+    cut = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}
+    largest = training.largest_difference(whole, start)
+    assert largest > 1e-3
+    for number, fields in enumerate((cut, {"gradient_checkpointing": True})):
+        other = training.trained(checkpoint, tmp_path / str(number), **STEP, **fields)
+        assert training.largest_difference(whole, other) < 1e-5 * max(1.0, largest), fields

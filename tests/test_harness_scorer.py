@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from loguru import logger
+from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from mmi_plugin import prompts
 from mmi_plugin.conditions import get
 from mmi_plugin.harness import prefix
 from mmi_plugin.harness.checkpoint import load_processor
+from mmi_plugin.harness.prompting import side_by_side
 from mmi_plugin.harness.scorer import Answer, Row, Scorer
 from mmi_plugin.items import LETTERS
 from mmi_plugin.sources import load
@@ -186,3 +188,22 @@ def test_what_is_kept_is_bounded(case: Case) -> None:
     for start in range(0, len(case.rows), 2):
         scorer.answer(case.rows[start : start + 2], {"max_new_tokens": STEPS})
         assert len(scorer._prefixes._kept) <= 2
+
+
+@pytest.mark.parametrize("case", ["instructblip_llama"], indirect=True)
+def test_several_images_are_joined_where_a_prompt_takes_one(case: Case, warnings: list[str]) -> None:
+    left, right = Image.new("RGB", (10, 20), "red"), Image.new("L", (30, 10), 255)
+    whole = side_by_side([left, right])
+    assert whole.size == (70, 20)
+    assert [whole.getpixel(at) for at in ((0, 0), (9, 19), (10, 0), (69, 19))] == [(255, 0, 0)] * 2 + [(255,) * 3] * 2
+    text = {"type": "text", "text": "Which?"}
+    chats = [
+        [{"role": "user", "content": [*({"type": "image", "image": image} for image in images), text]}]
+        for images in ((left, right), (whole,))
+    ]
+    scorer = Scorer(case.model, case.processor, 1, case.name)
+    two, one = (scorer.answer([Row(chat, ("A", "B"))], {"max_new_tokens": STEPS}) for chat in chats)
+    assert two == one
+    assert [message for message in warnings if "side by side" in message] != []
+    scorer.answer([Row(chats[0])], {"max_new_tokens": 1})
+    assert len([message for message in warnings if "side by side" in message]) == 1

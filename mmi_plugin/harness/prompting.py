@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from loguru import logger
 from PIL import Image
 
 from mmi_plugin.errors import InputError
@@ -21,12 +22,14 @@ class Prompts:
     """Renders chats with a processor. Raises InputError for one that cannot place images in a text.
 
     A processor without a chat template is good if it puts the image tokens in itself
-    (InstructBLIP's does); the prompt is then the text as it is.
+    (InstructBLIP's does); the prompt is then the text as it is, and several images of a prompt are
+    joined side by side, as such a processor takes one for each text. That is said once.
     """
 
     def __init__(self, processor: Any, image_token: int | None, name: str = "the processor") -> None:
         self._processor, self._tokenizer = processor, processor.tokenizer
         self._template = bool(getattr(processor, "chat_template", None))
+        self._name, self._said = name, False
         self._choices: dict[tuple[str, ...], list[list[int]]] = {}
         if not self._template and not self._places_images(image_token):
             raise InputError(f"{name}: its processor has no chat template, which mmi_hf needs")
@@ -34,7 +37,8 @@ class Prompts:
     def inputs(self, chats: Sequence[Chat]) -> Tensors:
         """Return the model's inputs for a batch, padded on the left."""
         if not self._template:
-            images, texts = [image for chat in chats for image in images_of(chat)], list(map(_text, chats))
+            images = [self._one_image(images_of(chat)) for chat in chats if images_of(chat)]
+            texts = list(map(_text, chats))
             return pad_left(dict(self._processor(images=images or None, text=texts, padding=True, return_tensors="pt")))
         rendered = self._processor.apply_chat_template(
             list(chats),
@@ -45,6 +49,12 @@ class Prompts:
             processor_kwargs={"padding": True},
         )
         return pad_left(dict(rendered))
+
+    def _one_image(self, images: Sequence[Image.Image]) -> Image.Image:
+        if len(images) > 1 and not self._said:
+            logger.warning(f"{self._name} takes one image for each prompt: several are joined side by side")
+            self._said = True
+        return images[0] if len(images) == 1 else side_by_side(images)
 
     def choice_tokens(self, chat: Chat, choices: tuple[str, ...]) -> list[list[int]]:
         """Return the tokens of each choice as an answer to `chat`.
@@ -94,6 +104,16 @@ class Prompts:
 def images_of(chat: Chat) -> list[Image.Image]:
     """Return the images of a chat, in order."""
     return [part["image"] for turn in chat for part in turn["content"] if part["type"] == "image"]
+
+
+def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
+    """Return one picture of all `images` from left to right, each scaled to the height of the highest."""
+    height = max(image.height for image in images)
+    scaled = [image.convert("RGB").resize((max(1, image.width * height // image.height), height)) for image in images]
+    whole = Image.new("RGB", (sum(image.width for image in scaled), height))
+    for place, image in enumerate(scaled):
+        whole.paste(image, (sum(left.width for left in scaled[:place]), 0))
+    return whole
 
 
 def pad_left(inputs: Tensors) -> Tensors:

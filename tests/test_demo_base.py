@@ -13,7 +13,8 @@ from mmi_plugin.demo.build_base import IGNORED, IMAGE, PATCH, augment, encode
 from mmi_plugin.demo.corpus import Chat
 from mmi_plugin.demo.muon import Muon
 from mmi_plugin.sources import load
-from mmi_plugin.sources.demo.digits import split_indices
+from mmi_plugin.sources.demo.capitals import capitals
+from mmi_plugin.sources.demo.digits import WORDS, split_indices
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,16 @@ def test_base_sees_no_test_image_and_true_captions(monkeypatch: pytest.MonkeyPat
             assert text.split(".")[0].endswith(f" {answer}")
     assert set(asked) == {"train"}
     assert 0.3 < captioned / 300 < 0.5
+
+
+def test_turns_ask_about_the_image_first_and_then_about_a_country() -> None:
+    rng = random.Random(0)
+    for _ in range(20):
+        chat = corpus.turns_chat(rng, corpus.Style(free_form=1.0))
+        (first, digit), (second, city) = chat.turns
+        assert chat.image is not None
+        assert "digit" in first and digit in WORDS
+        assert capitals()[second.split("capital of ")[1].split("?")[0]] == city
 
 
 def test_option_letters_are_right_in_lists_and_chats() -> None:

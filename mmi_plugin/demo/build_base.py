@@ -39,13 +39,13 @@ MOST_STEPS = 2000  # of one level
 class Phase:
     """A stretch of questions, at a rate that falls from `lr` to nothing.
 
-    `mix`: chats of each of corpus.QUESTIONS in a step; `words`: steps at the start whose questions
+    `mix`: chats of each of corpus.ASKED in a step; `words`: steps at the start whose questions
     are all answered by word; `lists`: chats about option letters in a step, which keep them known;
     `fall_from`: the share of `steps` after which the rate falls.
     """
 
     steps: int
-    mix: tuple[int, int, int, int]
+    mix: tuple[int, int, int, int, int]
     lists: int
     style: corpus.Style
     words: int = 0
@@ -55,12 +55,14 @@ class Phase:
 
 # Each restart of the rate brought letters closer to words: by word all is known after the first.
 PHASES = (
-    Phase(1600, (9, 9, 9, 9), 5, corpus.Style(0.3), words=300, fall_from=0.4),
-    Phase(1300, (10, 14, 7, 8), 2, corpus.Style(0.15)),
-    Phase(1100, (7, 26, 8, 6), 2, corpus.Style(0.15)),
-    Phase(1300, (10, 15, 3, 12), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3), lr=1.5e-3),
-    Phase(1200, (9, 20, 2, 10), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.5e-3),
-    Phase(900, (7, 14, 2, 20), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.2e-3),
+    Phase(1600, (9, 9, 9, 9, 0), 5, corpus.Style(0.3), words=300, fall_from=0.4),
+    Phase(1300, (10, 14, 7, 8, 0), 2, corpus.Style(0.15)),
+    Phase(1100, (7, 26, 8, 6, 0), 2, corpus.Style(0.15)),
+    Phase(1300, (10, 15, 3, 12, 0), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3), lr=1.5e-3),
+    Phase(1200, (9, 20, 2, 10, 0), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.5e-3),
+    Phase(900, (7, 14, 2, 20, 0), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.2e-3),
+    Phase(900, (7, 12, 2, 18, 6), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.2e-3),
+    Phase(1100, (6, 12, 1, 16, 9), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.2e-3),
 )
 Batch = dict[str, torch.Tensor]
 IGNORED = -100
@@ -187,7 +189,7 @@ def learn_questions(learner: Learner, phase: Phase) -> None:
     bar = tqdm(range(phase.steps), desc="questions", unit="step")
     for step in bar:
         style = replace(phase.style, free_form=1.0) if step < phase.words else phase.style
-        counted = zip(corpus.QUESTIONS, phase.mix, strict=True)
+        counted = zip(corpus.ASKED, phase.mix, strict=True)
         questions = [kind(learner.rng, style) for kind, count in counted for _ in range(count)]
         lists = [corpus.binding_chat(learner.rng) for _ in range(phase.lists)]
         done = max(0.0, step / phase.steps - phase.fall_from) / (1 - phase.fall_from)

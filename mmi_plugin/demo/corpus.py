@@ -85,6 +85,13 @@ def capitals_chat(rng: random.Random, style: Style) -> Chat:
     return _ask(rng, _with_noise(rng, capital_question(country), city, style), tuple(capitals().values()), style)
 
 
+def turns_chat(rng: random.Random, style: Style) -> Chat:
+    """A question about the image, then one that has nothing to do with it, as in instruction data."""
+    about = digits_chat(rng, replace(style, captioned=0.0))
+    other = capitals_chat(rng, replace(style, noise=0.0))
+    return Chat((*about.turns, *other.turns), about.image)
+
+
 def binding_list(rng: random.Random, most_options: int = 4, all_words: bool = True) -> Chat:
     """A document: one option list, then which letter stands for which word, many times."""
     options = _option_list(rng, most_options, all_words)
@@ -135,3 +142,4 @@ def _ask(rng: random.Random, item: Item, words: tuple[str, ...], style: Style) -
 
 
 QUESTIONS = (digits_chat, arith_chat, sums_chat, capitals_chat)
+ASKED = (*QUESTIONS, turns_chat)

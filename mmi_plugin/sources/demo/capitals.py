@@ -12,7 +12,8 @@ from mmi_plugin.sources.benchmark import Benchmark
 from mmi_plugin.sources.demo.digits import demo_pools, options_with
 from mmi_plugin.sources.registry import source
 
-VARIANTS = 6  # items per country, each with other wrong options and another order
+VARIANTS = {"test": 6, "train": 30}
+"""Items per country, each with other wrong options and another order."""
 
 
 @lru_cache
@@ -39,12 +40,15 @@ def capital_question(country: str) -> str:
 
 @source
 def demo_capitals(split: str) -> Benchmark:
-    """`VARIANTS` items per country; wrong options are capitals of the same split."""
+    """`VARIANTS` items per country, the train split with more, lest the lists are learned by heart.
+
+    Wrong options are capitals of the same split.
+    """
     known = {country: capitals()[country] for country in countries(split)}
     items = []
     for country, answer in known.items():
         wrong = [city for city in known.values() if city != answer]
-        for variant in range(VARIANTS):
+        for variant in range(VARIANTS[split]):
             options = options_with(answer, wrong, "capitals", country, variant)
             name = f"capitals-{country.lower()}-{variant}"
             items.append(Item(name, "text_heavy", capital_question(country), answer, options))

@@ -47,12 +47,15 @@ def misleading_text(item: Item, rng: random.Random, pools: Pools, *, position: P
 def wrong_option(item: Item, rng: random.Random) -> str:
     """Return a wrong option to assert, if possible one that does not hold the answer ("hot dog", "dog").
 
+    Where the answer is punctuation alone, one with words goes before other punctuation.
+
     Raises InputError when every wrong option reads like the answer.
     """
     wrong = [option for option in item.wrong_options if not _same(option, item.answer)]
     if not wrong:
         raise InputError(f"item {item.id}: every wrong option reads like the answer {item.answer!r}")
-    return rng.choice([option for option in wrong if not mentions(option, item.answer)] or wrong)
+    apart = [option for option in wrong if normalise(option) != normalise(item.answer)]
+    return rng.choice([option for option in apart if not mentions(option, item.answer)] or wrong)
 
 
 def _same(option: str, answer: str) -> bool:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mmi_plugin.ablation.ask import TASKS, ask_checkpoint
+from mmi_plugin.ablation.ask import ask_checkpoint
 from mmi_plugin.ablation.pool import WorkerPool
 from mmi_plugin.cli import main
 from mmi_plugin.demo.base import base_folder
+from mmi_plugin.demo.rows import TASKS
 from tests.harness_runs import OUR_MODEL, arguments
 
 STEPS = ("--max_steps", "2", "--warmup_steps", "0", "--logging_steps", "1")

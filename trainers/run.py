@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from mmi_plugin.errors import BadRows, InputError, nearest
+from mmi_plugin.mapping_file import read_mapping
 from mmi_plugin.provenance import versions
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.card import model_card
@@ -137,14 +137,8 @@ def parse(argv: Sequence[str]) -> MMIConfig:
 
 def _read_config(path: Path) -> list[str]:
     """Return the fields of a YAML file as command-line arguments, so that both are checked alike."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds {type(content).__name__}, not fields and values")
     argv: list[str] = []
-    for name, value in content.items():
+    for name, value in read_mapping(path, "fields and values").items():
         spec = MMIConfig.__dataclass_fields__.get(str(name))
         if spec is None:
             raise InputError(f"{path}: unknown field {name!r}: {_nearest_field(str(name))}")

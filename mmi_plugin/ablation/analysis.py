@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmi_plugin.ablation.ask import TASKS
 from mmi_plugin.ablation.plan import OWN, Setting
 from mmi_plugin.ablation.runs import Run
+from mmi_plugin.demo.rows import TASKS
 from mmi_plugin.statistics import Difference, Estimate, Measure, PerItem, difference, estimate, holm, per_item
 
 ALPHA = 0.05

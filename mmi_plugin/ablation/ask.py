@@ -9,11 +9,11 @@ from typing import Any
 from mmi_plugin import prompts
 from mmi_plugin.answers import parse_letter
 from mmi_plugin.conditions import get
+from mmi_plugin.demo.rows import TASKS
 from mmi_plugin.items import Item, image_hash
 from mmi_plugin.metrics import Record
 from mmi_plugin.sources import Benchmark, load
 
-TASKS = ("mmi_demo_digits", "mmi_demo_capitals", "mmi_demo_arith")
 SEED = 0  # of the conditions, as in the tasks
 BATCH_SIZE = 32
 SETTINGS = {"max_new_tokens": 16}  # generation_kwargs of the tasks

@@ -110,21 +110,15 @@ def _write(args: argparse.Namespace, plan: Plan, sweep: Any, runs: Sequence[Any]
 
 
 def _as_json(run: Any) -> dict[str, Any]:
-    """Return one run as `sweep.json` holds it: shares in [0, 1], by task or task/condition."""
-    from mmi_plugin.ablation.ask import TASKS
+    """Return one run as `sweep.json` holds it."""
+    from mmi_plugin.demo.rows import TASKS, numbers_of
 
-    found = {task: run.summary(task) for task in TASKS}
     return {
         "setting": run.setting.name,
         "field": run.setting.field,
         "value": run.setting.value,
         "seed": run.seed,
-        "accuracy": {f"{task}/{c}": share for task, s in found.items() for c, share in s.accuracy.items()},
-        "flip_rate": {f"{task}/{c}": share for task, s in found.items() for c, share in s.flip_rate.items()},
-        "worst_case": {task: s.worst_case for task, s in found.items()},
-        "worst_case_seen": {task: s.worst_case_seen for task, s in found.items()},
-        "unparseable": {task: s.unparseable for task, s in found.items()},
-        "n": {task: s.items for task, s in found.items()},
+        **numbers_of({task: run.summary(task) for task in TASKS}),
         "attack_strength": run.attack_strength,
         "seconds": run.seconds,
     }

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmi_plugin.ablation.analysis import OUTCOMES, Analysis, Change, Number, Outcome
-from mmi_plugin.ablation.ask import TASKS
 from mmi_plugin.ablation.plan import BASE, OWN, Axis, Setting
 from mmi_plugin.ablation.runs import Run
+from mmi_plugin.demo.rows import TASKS
 
 _INTRO = """One field of `{config}` at a time is changed, everything else is kept; each setting is trained from the
 same base with each of {seeds}, and asked {items} test items under all conditions, those

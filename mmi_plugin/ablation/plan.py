@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 import mmi_plugin.configs
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.mapping_file import read_mapping
 
 if TYPE_CHECKING:
     from mmi_plugin.trainers.config import MMIConfig
@@ -116,13 +115,8 @@ def parsed(argv: Sequence[str]) -> MMIConfig:
 
 def read_axes(path: Path = AXES) -> list[Axis]:
     """Return the axes that a YAML declares. Raises InputError that names file and axis."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds {type(content).__name__}, not axes by name")
-    return [_axis(f"{path}: axis {name!r}", str(name), entry) for name, entry in content.items()]
+    axes = read_mapping(path, "axes by name")
+    return [_axis(f"{path}: axis {name!r}", str(name), entry) for name, entry in axes.items()]
 
 
 def _axis(where: str, name: str, entry: Any) -> Axis:

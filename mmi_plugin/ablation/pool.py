@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -12,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import TracebackType
 from typing import Any
 
-_QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+from mmi_plugin.demo.command import environment
+
 _COMMAND = (sys.executable, "-m", "mmi_plugin.ablation.worker")
 
 
@@ -63,7 +63,7 @@ class WorkerPool:
         process = getattr(self._own, "process", None)
         if process is None or process.poll() is not None:
             process = subprocess.Popen(
-                _COMMAND, env=os.environ | _QUIET, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                _COMMAND, env=environment(threads=1), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
             self._own.process = process
             self._started.append(process)

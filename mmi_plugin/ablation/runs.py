@@ -27,13 +27,17 @@ _QUIET = ("--report_to", "none", "--disable_tqdm", "true")
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything that the runs of a sweep have in common."""
+    """Everything that the runs of a sweep have in common. Raises InputError for a base without weights."""
 
     config: Path
     options: tuple[str, ...]
     base: Path
     out: Path
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.base / WEIGHTS).is_file():
+            raise InputError(f"field 'model_name_or_path': {self.base / WEIGHTS} is missing")
 
     @property
     def argv(self) -> list[str]:
@@ -42,9 +46,7 @@ class Sweep:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Return what decides every run beside its setting and seed. Raises InputError for a base without weights."""
-        if not (self.base / WEIGHTS).is_file():
-            raise InputError(f"field 'model_name_or_path': {self.base / WEIGHTS} is missing")
+        """What decides every run beside its setting and seed."""
         return {
             "base": file_hash(self.base / WEIGHTS),
             "config": file_hash(self.config),
@@ -127,8 +129,7 @@ class Job:
 
 
 def jobs_of(sweep: Sweep, settings: Sequence[Setting], seeds: int) -> list[Job]:
-    """Return every run, seed by seed; the base is asked once. Raises InputError for a base without weights."""
-    sweep.provenance  # noqa: B018  what is missing is known before the first run
+    """Return every run, seed by seed; the base is asked once."""
     return [Job(sweep, setting, seed) for seed in range(seeds) for setting in settings if setting.trained or seed == 0]
 
 

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Item
+from mmi_plugin.mapping_file import read_mapping
 from mmi_plugin.seeding import stream
 from mmi_plugin.sources import SOURCES, llava_instruct, load
 
@@ -54,10 +53,7 @@ class Recipe:
 
 def read_recipe(path: Path) -> Recipe:
     """Return the recipe of a YAML file. Raises InputError that names file and key."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    content = read_mapping(path, "keys and values")
     _check_keys(content, Recipe, ("parts", "exclude"), str(path))
     if not isinstance(content["parts"], list) or not content["parts"]:
         raise InputError(f"{path}: key 'parts' is not a list of data sets")

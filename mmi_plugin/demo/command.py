@@ -17,14 +17,23 @@ class CommandFailed(RuntimeError):
     """A command of the demonstration ended with another status than 0."""
 
 
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment of a process that works offline, with so many threads."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
 def run(command: Sequence[str], log: Path, title: str, threads: int, show: bool) -> None:
     """Run `command` with all output in `log`; with `show`, repeat its progress bar on stderr.
 
     Raises CommandFailed that names the log and repeats the command's last line.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    quiet = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with log.open("wb") as file, _started(command, os.environ | quiet) as process:
+    with log.open("wb") as file, _started(command, environment(threads)) as process:
         assert process.stdout is not None
         for chunk in _pieces(process.stdout):
             file.write(chunk)

@@ -6,15 +6,17 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import mmi_plugin.configs
 import mmi_plugin.trainers
 from mmi_plugin.demo.base import WEIGHTS, file_hash
 from mmi_plugin.demo.command import run
 from mmi_plugin.harness.results import TaskResult, read_run
-from mmi_plugin.metrics import summarise
+from mmi_plugin.metrics import Summary, summarise
 from mmi_plugin.provenance import versions
 from mmi_plugin.sources import load
 
@@ -112,15 +114,17 @@ class Job:
 def as_row(name: str, seed: int, seconds: float, results: dict[str, TaskResult]) -> Row:
     """Gather the paired metrics of all tasks of one run."""
     summaries = {task: summarise(result.records, result.family, result.conditions) for task, result in results.items()}
-    return Row(
-        name=name,
-        seed=seed,
-        seconds=round(seconds, 1),
-        accuracy={f"{task}/{c}": value for task, s in summaries.items() for c, value in s.accuracy.items()},
-        flip_rate={f"{task}/{c}": value for task, s in summaries.items() for c, value in s.flip_rate.items()},
-        worst_case={task: s.worst_case for task, s in summaries.items()},
-        worst_case_seen={task: s.worst_case_seen for task, s in summaries.items()},
-        unparseable={task: s.unparseable for task, s in summaries.items()},
-        n={task: s.items for task, s in summaries.items()},
-        hashes={task: result.content_hash for task, result in results.items()},
-    )
+    hashes = {task: result.content_hash for task, result in results.items()}
+    return Row(name=name, seed=seed, seconds=round(seconds, 1), **numbers_of(summaries), hashes=hashes)
+
+
+def numbers_of(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Any]]:
+    """Return the numbers of a run as JSON files hold them: shares in [0, 1], by task or task/condition."""
+    return {
+        "accuracy": {f"{task}/{c}": share for task, s in summaries.items() for c, share in s.accuracy.items()},
+        "flip_rate": {f"{task}/{c}": share for task, s in summaries.items() for c, share in s.flip_rate.items()},
+        "worst_case": {task: s.worst_case for task, s in summaries.items()},
+        "worst_case_seen": {task: s.worst_case_seen for task, s in summaries.items()},
+        "unparseable": {task: s.unparseable for task, s in summaries.items()},
+        "n": {task: s.items for task, s in summaries.items()},
+    }

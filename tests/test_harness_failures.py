@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +49,18 @@ def _patch(monkeypatch: pytest.MonkeyPatch, before: Callable[[Sequence[Instance]
         return answer(self, rows)
 
     monkeypatch.setattr(MmiHf, "_answer", patched)
+
+
+def test_garbage_is_collected_while_a_model_answers_and_after(
+    letters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    _patch(monkeypatch, lambda _: seen.append((gc.isenabled(), gc.get_freeze_count() > 0)))
+    assert _run(letters, tmp_path) == 0
+    assert set(seen) == {(True, True)}
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+    assert main([*OUR_MODEL, *arguments(letters, "no_such_task", tmp_path)]) == 2
+    assert gc.isenabled()
 
 
 def test_a_record_that_fails_is_named_and_the_rest_is_kept(

@@ -25,10 +25,46 @@ print(callable(hf_evaluate.load), "transformers.pipelines" in sys.modules)
 """
 
 
-def test_a_client_of_a_server_starts_without_pipelines() -> None:
-    done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=False)
+STAND_INS = """
+import sys
+from mmi_plugin.harness import later
+later.install()
+from lmms_eval.models import get_model
+from lmms_eval import evaluator
+get_model("mmi_hf")
+from lmms_eval.filters import build_filter_ensemble
+put_off = [sys.modules[name] for name in ("scipy.optimize", "lmms_eval.filters.extraction", "lmms_eval.llm_judge")]
+print([type(module).__name__ for module in put_off])
+
+from transformers.loss.loss_for_object_detection import linear_sum_assignment
+rows, columns = linear_sum_assignment([[4, 1, 3], [2, 0, 5], [3, 2, 2]])
+print(rows.tolist(), columns.tolist())
+
+from lmms_eval.filters.extraction import RegexFilter
+class Digits(RegexFilter):
+    pass
+(step,) = build_filter_ensemble("f", [["regex", {"regex_pattern": "[0-9]+"}]]).filters
+print(Digits("([0-9]+)").apply([["a 12"]], [{}]), type(step).__name__, issubclass(Digits, type(step)))
+print([type(module).__name__ for module in put_off])
+"""
+
+
+def run(script: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["False", "True True"]
+    return done.stdout.splitlines()
+
+
+def test_functions_and_classes_that_are_imported_by_name_run_their_module_when_used() -> None:
+    before, assignment, filters, after = run(STAND_INS)[-4:]
+    assert before == str(["_Unused"] * 3)
+    assert assignment == "[0, 1, 2] [1, 0, 2]"  # costs 1 + 2 + 2, the least of the six orders
+    assert filters == "[['12']] RegexFilter True"
+    assert after == "['module', 'module', '_Unused']"
+
+
+def test_a_client_of_a_server_starts_without_pipelines() -> None:
+    assert run(START)[-2:] == ["False", "True True"]
 
 
 def test_a_module_runs_when_a_name_of_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +75,7 @@ def test_a_module_runs_when_a_name_of_it_is_read(tmp_path: Path, monkeypatch: py
     )
     (package / "part.py").write_text("name = 'part'\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(later, "MODULES", ("put_off",))
+    monkeypatch.setattr(later, "MODULES", {"put_off": ()})
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     later.install()
     try:

@@ -2,11 +2,14 @@
 
 It learns what a pre-trained model knows (digits, capitals, sums, options by letter) from
 captions that agree with their images, and is therefore misled by captions that do not.
+Each stage has its own seed and optimisers and is saved, so an interrupted build that goes on
+from the last saved stage gives the weights of one that was not.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import random
 from dataclasses import dataclass, replace
@@ -19,6 +22,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mmi_plugin.demo import corpus
 from mmi_plugin.demo.architecture import IMAGE_TOKEN, build_model, build_processor, build_tokenizer
+from mmi_plugin.demo.base import WEIGHTS
 from mmi_plugin.demo.muon import Muon
 
 SEED = 0
@@ -134,15 +138,16 @@ def optimisers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]
 
 @dataclass
 class Learner:
-    """Model, optimisers and the streams of chance of one build."""
+    """Model, optimisers and the streams of chance of one stage."""
 
     model: LlavaForConditionalGeneration
     processor: LlavaProcessor
+    seed: int
     lr: float = 2e-3
 
     def __post_init__(self) -> None:
-        self.rng = random.Random(SEED)
-        self.generator = torch.Generator().manual_seed(SEED)
+        self.rng = random.Random(self.seed)
+        self.generator = torch.Generator().manual_seed(self.seed)
         self.optimisers = optimisers(self.model, self.lr)
 
     def step(self, batches: list[list[corpus.Chat]], scale: float) -> float:
@@ -185,7 +190,6 @@ def learn_binding(learner: Learner) -> None:
 
 def learn_questions(learner: Learner, phase: Phase) -> None:
     """Digits, sums and capitals, first by word, then mostly by letter."""
-    learner.lr = phase.lr
     bar = tqdm(range(phase.steps), desc="questions", unit="step")
     for step in bar:
         style = replace(phase.style, free_form=1.0) if step < phase.words else phase.style
@@ -197,16 +201,46 @@ def learn_questions(learner: Learner, phase: Phase) -> None:
         bar.set_postfix(loss=f"{learner.step([lists, questions], scale):.3f}")
 
 
+def stage_folder(folder: Path, stage: int) -> Path:
+    """Where the weights after `stage` (0: option letters, n: PHASES[n - 1]) are kept.
+
+    Its name has a digest of all that led there, so that another curriculum does not go on from it.
+    """
+    curriculum = repr((SEED, IMAGE, PATCH, VISION, TEXT, LEVELS, PHASES[:stage])).encode()
+    texts = Path(corpus.__file__).read_bytes()
+    return folder.with_name(f"{folder.name}-stages") / f"{stage}-{hashlib.sha256(curriculum + texts).hexdigest()[:12]}"
+
+
+def run_stage(model: LlavaForConditionalGeneration, processor: LlavaProcessor, stage: int) -> None:
+    """Train `model` for one stage, with chance and optimisers of its own."""
+    seed = SEED + stage
+    torch.manual_seed(seed)
+    if stage == 0:
+        learn_binding(Learner(model, processor, seed))
+    else:
+        phase = PHASES[stage - 1]
+        learn_questions(Learner(model, processor, seed, phase.lr), phase)
+
+
 def build(folder: Path) -> Path:
-    """Train the base model and save it with its processor in `folder`. The same every time."""
+    """Train the base model and save it with its processor in `folder`.
+
+    One thread, because the order of sums depends on their number: on one machine the weights are
+    the same every time. The stages are kept beside `folder` and those found there are not repeated.
+    """
+    torch.set_num_threads(1)
     torch.manual_seed(SEED)
     tokenizer = build_tokenizer(corpus.vocabulary(), VOCABULARY)
     processor = build_processor(tokenizer, IMAGE, PATCH)
-    model = build_model(tokenizer, IMAGE, PATCH, VISION, TEXT).train()
-    learner = Learner(model, processor)
-    learn_binding(learner)
-    for phase in PHASES:
-        learn_questions(learner, phase)
+    model = build_model(tokenizer, IMAGE, PATCH, VISION, TEXT)
+    for stage in range(len(PHASES) + 1):
+        kept = stage_folder(folder, stage)
+        if (kept / WEIGHTS).is_file():
+            model = LlavaForConditionalGeneration.from_pretrained(kept)
+        else:
+            run_stage(model.train(), processor, stage)
+            model.save_pretrained(partial := kept.with_suffix(".partial"))
+            partial.rename(kept)
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

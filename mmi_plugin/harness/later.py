@@ -9,9 +9,17 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-MODULES = ("evaluate",)
-"""`evaluate`: metrics by name, for tasks of lmms-eval's own. It imports all pipelines of transformers,
-which a model behind a server never needs."""
+MODULES: dict[str, tuple[str, ...]] = {
+    "evaluate": (),
+    "lmms_eval.filters.extraction": ("RegexFilter", "WhitespaceFilter", "MultiChoiceRegexFilter"),
+    "lmms_eval.llm_judge": (),
+    "scipy.optimize": ("linear_sum_assignment",),
+}
+"""What is put off, and its functions and classes that others import by name at the start.
+
+`evaluate` (with all pipelines of transformers), `extraction` (with a table of all of Unicode) and `llm_judge` (with
+clients of servers) serve tasks of lmms-eval's own; `scipy.optimize` serves losses of object detection.
+"""
 
 
 class _Unused(ModuleType):
@@ -23,9 +31,28 @@ class _Unused(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        self.__class__ = ModuleType
-        self.__spec__.loader.run(self)
-        return getattr(self, name)
+        return _StandIn(self, name) if name in MODULES.get(self.__name__, ()) else _run(self, name)
+
+
+def _run(module: ModuleType, name: str) -> Any:
+    """Return `name` of `module`, which runs for it if it has not."""
+    if isinstance(module, _Unused):
+        module.__class__ = ModuleType
+        module.__spec__.loader.run(module)
+    return getattr(module, name)
+
+
+class _StandIn:
+    """What `from module import name` gets for a function or class: called or subclassed, it is the real one."""
+
+    def __init__(self, module: ModuleType, name: str) -> None:
+        self._module, self._name = module, name
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return _run(self._module, self._name)(*arguments, **options)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (_run(self._module, self._name),)
 
 
 class _Later(Loader):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from time import sleep
 from typing import Any
 
 from lmms_eval.cli import dispatch
@@ -118,9 +119,9 @@ def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failu
     if args.tasks not in LISTINGS:
         _check(args, resume)
         _prepare(args, tasks)
+        get_model(args.model)  # imports it
     run = Run(args, tasks.own, resume)
     upstream.EvaluationTracker = run.tracker
-    get_model(args.model)  # imports it
     gc.freeze()
     gc.enable()
     with run.journaled():
@@ -165,6 +166,7 @@ def _check(args: argparse.Namespace, resume: bool) -> None:
         raise InputError("--resume needs the --output_path of the run that was killed")
     if args.output_path:
         _check_writable(Path(args.output_path))
+        _leave_second(Path(args.output_path), args.timezone)
 
 
 def _check_writable(folder: Path) -> None:
@@ -174,6 +176,14 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"--output_path {folder}: cannot be written ({error.strerror})") from error
+
+
+def _leave_second(folder: Path, timezone: str) -> None:
+    """Wait while a run of this very second has files in `folder`: upstream names them by it and would append."""
+    from lmms_eval.utils import get_datetime_str
+
+    while any(folder.glob(f"*/{get_datetime_str(timezone)}_*")):
+        sleep(0.1)
 
 
 def _cache_of(args: argparse.Namespace) -> str:

@@ -3,11 +3,9 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image, ImageChops
-from sklearn.datasets import load_sample_images
 
 from mmi_plugin import prompts
 from mmi_plugin.conditions import CONDITIONS, REFERENCE, Pools, check_names, for_family, get
-from mmi_plugin.conditions.pools import sample_photos
 from mmi_plugin.conditions.typographic import labelled
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import FAMILIES, Item
@@ -40,14 +38,6 @@ def test_misleading_text_says_what_the_item_knows_of_the_wrong_option() -> None:
 def test_unrelated_text_brings_ten_sentences() -> None:
     context = get("unrelated_text")(image_item(), 0, POOLS).context
     assert sum(fact in context for fact in POOLS.facts) == 10
-
-
-def test_the_photographs_are_those_of_scikit_learn() -> None:
-    crops = sample_photos()
-    first, second = map(Image.fromarray, load_sample_images().images)
-    assert len(crops) == 24
-    assert crops[0].tobytes() == first.crop((0, 0, 224, 224)).tobytes()
-    assert crops[12].tobytes() == second.crop((0, 0, 224, 224)).tobytes()
 
 
 def test_canvases() -> None:

@@ -67,27 +67,35 @@ def test_a_client_of_a_server_starts_without_pipelines() -> None:
     assert run(START)[-2:] == ["False", "True True"]
 
 
-def test_a_module_runs_when_a_name_of_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("submodule_first", [False, True])
+def test_a_module_runs_when_a_name_or_submodule_of_it_is_asked_for(
+    submodule_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "put_off"
     package.mkdir()
     (package / "__init__.py").write_text(
-        "import sys\nsys.put_off_ran = True\nfrom put_off import part\nname = part.name\n"
+        "import sys\nsys.put_off_ran = ran = True\nfrom put_off import part\nname = part.name\n"
     )
-    (package / "part.py").write_text("name = 'part'\n")
+    (package / "part.py").write_text("name = 'part'\nfrom put_off import ran\n")
+    (package / "alone.py").write_text("name = 'alone'\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(later, "MODULES", {"put_off": ()})
+    monkeypatch.setattr(later, "MODULES", {"put_off": ("alone",)})
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     later.install()
     try:
         module = importlib.import_module("put_off")
         assert inspect.getmodule(later.install) is later and module.__file__ == str(package / "__init__.py")
-        assert importlib.import_module("put_off.part").name == "part"
-        assert not hasattr(sys, "put_off_ran"), "neither inspection nor a submodule runs it"
+        assert importlib.import_module("put_off.alone").name == "alone"
+        assert not hasattr(sys, "put_off_ran"), "neither inspection nor that submodule runs it"
+        if submodule_first:  # which reads a name of the package that imports it
+            part = importlib.import_module("put_off.part")
+            assert part is module.part and part.__spec__.name == "put_off.part" and hasattr(sys, "put_off_ran")
+            assert part.__spec__.origin == str(package / "part.py") and importlib.reload(part).name == "part"
         assert module.name == "part" and sys.put_off_ran
         with pytest.raises(AttributeError):
             _ = module.nothing
         assert importlib.reload(module).name == "part"
     finally:
-        for name in ("put_off", "put_off.part"):
+        for name in ("put_off", "put_off.part", "put_off.alone"):
             sys.modules.pop(name, None)
         vars(sys).pop("put_off_ran", None)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +14,7 @@ from PIL import Image
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import image_hash
 from mmi_plugin.pictures import Picture
+from mmi_plugin.scikit_files import photos
 
 
 @lru_cache
@@ -26,14 +26,9 @@ def general_facts() -> tuple[str, ...]:
 
 @lru_cache
 def sample_photos(crops_per_photo: int = 12, size: int = 224) -> tuple[Image.Image, ...]:
-    """Crops of the two photographs that scikit-learn ships: a pool that needs no download.
-
-    They are read without importing scikit-learn, which takes longer than all else here.
-    """
-    package = Path(find_spec("sklearn").origin).parent
+    """Crops of the two photographs that scikit-learn ships: a pool that needs no download."""
     crops: list[Image.Image] = []
-    for name in ("china.jpg", "flower.jpg"):
-        photo = Image.open(package / "datasets" / "images" / name)
+    for photo in photos():
         columns = crops_per_photo // 3
         step_x, step_y = (photo.width - size) // (columns - 1), (photo.height - size) // 2
         corners = [(x * step_x, y * step_y) for y in range(3) for x in range(columns)]

@@ -12,10 +12,10 @@ from typing import Any
 MODULES: dict[str, tuple[str, ...]] = {
     "evaluate": (),
     "lmms_eval.filters.extraction": ("RegexFilter", "WhitespaceFilter", "MultiChoiceRegexFilter"),
-    "lmms_eval.llm_judge": (),
+    "lmms_eval.llm_judge": ("launcher",),
     "scipy.optimize": ("linear_sum_assignment",),
 }
-"""What is put off, and its functions and classes that others import by name at the start.
+"""What is put off, and its functions, classes and submodules that are imported at the start and do not run it.
 
 `evaluate` (with all pipelines of transformers), `extraction` (with a table of all of Unicode) and `llm_judge` (with
 clients of servers) serve tasks of lmms-eval's own; `scipy.optimize` serves losses of object detection.
@@ -23,7 +23,7 @@ clients of servers) serve tasks of lmms-eval's own; `scipy.optimize` serves loss
 
 
 class _Unused(ModuleType):
-    """A module that runs its code when a name of it is first read; its submodules do not need that.
+    """A module that runs its code when a name or a submodule of it is first asked for.
 
     `importlib.util.LazyLoader` does not do: it is set off by `inspect`, which reads `__file__` of all modules.
     """
@@ -31,15 +31,15 @@ class _Unused(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _StandIn(self, name) if name in MODULES.get(self.__name__, ()) else _run(self, name)
+        return _StandIn(self, name) if name in MODULES.get(self.__name__, ()) else getattr(_run(self), name)
 
 
-def _run(module: ModuleType, name: str) -> Any:
-    """Return `name` of `module`, which runs for it if it has not."""
+def _run(module: ModuleType) -> ModuleType:
+    """Return `module`, run now if it was not before."""
     if isinstance(module, _Unused):
         module.__class__ = ModuleType
         module.__spec__.loader.run(module)
-    return getattr(module, name)
+    return module
 
 
 class _StandIn:
@@ -49,10 +49,10 @@ class _StandIn:
         self._module, self._name = module, name
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return _run(self._module, self._name)(*arguments, **options)
+        return getattr(_run(self._module), self._name)(*arguments, **options)
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (_run(self._module, self._name),)
+        return (getattr(_run(self._module), self._name),)
 
 
 class _Later(Loader):
@@ -70,8 +70,26 @@ class _Later(Loader):
         self._loader.exec_module(module)
 
 
+class _Imported(Loader):
+    """Gives out a module that was imported while its own import was under way."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module, self._spec = module, module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+
+
 class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
+        package, _, part = name.rpartition(".")
+        if part not in MODULES.get(package, (part,)) and isinstance(sys.modules.get(package), _Unused):
+            _run(sys.modules[package])
+            if name in sys.modules:
+                return ModuleSpec(name, _Imported(sys.modules[name]))
         spec = PathFinder.find_spec(name, path) if name in MODULES else None
         if spec is not None and spec.loader is not None:
             spec.loader = _Later(spec.loader)

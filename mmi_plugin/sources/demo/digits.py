@@ -10,6 +10,7 @@ from PIL import Image
 from mmi_plugin.conditions import Pools
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item
+from mmi_plugin.scikit_files import digits
 from mmi_plugin.seeding import stream
 from mmi_plugin.sources.benchmark import Benchmark
 from mmi_plugin.sources.registry import source
@@ -57,12 +58,10 @@ FACTS = {
 @lru_cache
 def digit_images() -> tuple[tuple[Image.Image, int], ...]:
     """All images with their digits, dark ink on white paper, in scikit-learn's order."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    pixels = (255 - data.images / 16 * 255).round().astype(np.uint8)
+    images, shown = digits()
+    pixels = (255 - images / 16 * 255).round().astype(np.uint8)
     pictures = [Image.fromarray(p).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC).convert("RGB") for p in pixels]
-    return tuple(zip(pictures, map(int, data.target), strict=True))
+    return tuple(zip(pictures, map(int, shown), strict=True))
 
 
 @lru_cache

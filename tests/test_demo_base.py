@@ -1,14 +1,18 @@
 """The base model's training text is what the harness and the trainer will show it."""
 
 import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlavaProcessor
 
 from mmi_plugin import prompts
-from mmi_plugin.demo import corpus
+from mmi_plugin.demo import build_base, corpus
 from mmi_plugin.demo.architecture import build_processor, build_tokenizer
+from mmi_plugin.demo.base import WEIGHTS, file_hash
 from mmi_plugin.demo.build_base import IGNORED, IMAGE, PATCH, augment, encode
 from mmi_plugin.demo.corpus import Chat
 from mmi_plugin.demo.muon import Muon
@@ -107,3 +111,37 @@ def test_muon_in_single_precision_steps_as_torchs_does_in_half() -> None:
             optimiser.step()
     for mine, other, first in zip(ours, theirs, start, strict=True):
         assert (mine - other).norm() < 0.02 * (other - first).norm()
+
+
+@pytest.fixture
+def short_curriculum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_base, "LEVELS", ((corpus.binding_list, 99.0, 2, False),))
+    phases = (build_base.Phase(2, (2, 2, 1, 1, 0), 1, corpus.Style(), words=1),) * 2
+    monkeypatch.setattr(build_base, "PHASES", phases)
+
+
+def test_an_interrupted_build_goes_on_to_the_same_weights(short_curriculum: None, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        whole = build_base.build(tmp_path / "whole" / "base") / WEIGHTS
+        kept = sorted((tmp_path / "whole" / "base-stages").iterdir())
+        assert [folder.name[:2] for folder in kept] == ["0-", "1-", "2-"]
+        after = [file_hash(folder / WEIGHTS) for folder in kept]
+        assert len(set(after)) == 3 and after[-1] == file_hash(whole)
+        for done in (1, 2):
+            for folder in kept[:done]:
+                shutil.copytree(folder, tmp_path / f"again{done}" / "base-stages" / folder.name)
+            again = build_base.build(tmp_path / f"again{done}" / "base") / WEIGHTS
+            assert file_hash(again) == file_hash(whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_another_curriculum_does_not_go_on_from_this_one(
+    short_curriculum: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = [build_base.stage_folder(tmp_path / "base", stage) for stage in range(3)]
+    first, second = build_base.PHASES
+    monkeypatch.setattr(build_base, "PHASES", (first, replace(second, steps=3)))
+    after = [build_base.stage_folder(tmp_path / "base", stage) for stage in range(3)]
+    assert after[:2] == before[:2] and after[2] != before[2]

@@ -2,6 +2,8 @@
 
 import random
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,6 +137,12 @@ def test_an_interrupted_build_goes_on_to_the_same_weights(short_curriculum: None
             assert file_hash(again) == file_hash(whole)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_another_process_finds_the_stages(tmp_path: Path) -> None:
+    script = f"from mmi_plugin.demo.build_base import *; print(stage_folder(Path({str(tmp_path / 'base')!r}), 3))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    assert found == str(build_base.stage_folder(tmp_path / "base", 3))
 
 
 def test_another_curriculum_does_not_go_on_from_this_one(

@@ -206,7 +206,8 @@ def stage_folder(folder: Path, stage: int) -> Path:
 
     Its name has a digest of all that led there, so that another curriculum does not go on from it.
     """
-    curriculum = repr((SEED, IMAGE, PATCH, VISION, TEXT, LEVELS, PHASES[:stage])).encode()
+    levels = [(kind.__name__, *rest) for kind, *rest in LEVELS]
+    curriculum = repr((SEED, IMAGE, PATCH, VISION, TEXT, levels, PHASES[:stage])).encode()
     texts = Path(corpus.__file__).read_bytes()
     return folder.with_name(f"{folder.name}-stages") / f"{stage}-{hashlib.sha256(curriculum + texts).hexdigest()[:12]}"
 

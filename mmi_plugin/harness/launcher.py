@@ -124,6 +124,8 @@ def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failu
     upstream.EvaluationTracker = run.tracker
     gc.freeze()
     gc.enable()
+    if args.output_path:
+        _leave_second(Path(args.output_path), args.timezone)
     with run.journaled():
         results, samples = evaluate(args)
     if results is not None:
@@ -166,7 +168,6 @@ def _check(args: argparse.Namespace, resume: bool) -> None:
         raise InputError("--resume needs the --output_path of the run that was killed")
     if args.output_path:
         _check_writable(Path(args.output_path))
-        _leave_second(Path(args.output_path), args.timezone)
 
 
 def _check_writable(folder: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_module_runs_when_a_name_or_submodule_of_it_is_asked_for(
     (package / "part.py").write_text("name = 'part'\nfrom put_off import ran\n")
     (package / "alone.py").write_text("name = 'alone'\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(later, "MODULES", {"put_off": ("alone",)})
+    monkeypatch.setattr(later, "MODULES", {"put_off": (".alone",)})
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     later.install()
     try:

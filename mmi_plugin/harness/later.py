@@ -12,10 +12,11 @@ from typing import Any
 MODULES: dict[str, tuple[str, ...]] = {
     "evaluate": (),
     "lmms_eval.filters.extraction": ("RegexFilter", "WhitespaceFilter", "MultiChoiceRegexFilter"),
-    "lmms_eval.llm_judge": ("launcher",),
+    "lmms_eval.llm_judge": (".launcher",),
     "scipy.optimize": ("linear_sum_assignment",),
 }
-"""What is put off, and its functions, classes and submodules that are imported at the start and do not run it.
+"""What is put off, and its functions, classes and (with a dot) submodules that are imported at the start and do not
+run it.
 
 `evaluate` (with all pipelines of transformers), `extraction` (with a table of all of Unicode) and `llm_judge` (with
 clients of servers) serve tasks of lmms-eval's own; `scipy.optimize` serves losses of object detection.
@@ -86,7 +87,7 @@ class _Imported(Loader):
 class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
         package, _, part = name.rpartition(".")
-        if part not in MODULES.get(package, (part,)) and isinstance(sys.modules.get(package), _Unused):
+        if isinstance(sys.modules.get(package), _Unused) and f".{part}" not in MODULES[package]:
             _run(sys.modules[package])
             if name in sys.modules:
                 return ModuleSpec(name, _Imported(sys.modules[name]))

@@ -36,9 +36,10 @@ def test_plan_changes_one_field_of_the_config_at_a_time() -> None:
 
 
 def test_own_value_stands_among_the_others_in_order() -> None:
-    (eps,) = make_plan([Axis("eps", "eps", ("0.3", "0.03"), {})], OURS).axes
+    own = (*OURS, "--eps", "0.1", "--mix", "2", "3", "3")
+    (eps,) = make_plan([Axis("eps", "eps", ("0.3", "0.03"), {})], own).axes
     assert (eps.values, eps.own) == (("0.03", "0.1", "0.3"), "0.1")
-    (mix,) = make_plan([Axis("mix", "mix", ("4:2:2",), {})], OURS).axes
+    (mix,) = make_plan([Axis("mix", "mix", ("4:2:2",), {})], own).axes
     assert (mix.values, mix.own) == (("2:3:3", "4:2:2"), "2:3:3")
 
 

@@ -18,9 +18,10 @@ from mmi_plugin.demo.base import WEIGHTS, file_hash
 from mmi_plugin.demo.build_base import IGNORED, IMAGE, PATCH, augment, encode
 from mmi_plugin.demo.corpus import Chat
 from mmi_plugin.demo.muon import Muon
+from mmi_plugin.items import Item
 from mmi_plugin.sources import load
 from mmi_plugin.sources.demo.capitals import capitals
-from mmi_plugin.sources.demo.digits import WORDS, split_indices
+from mmi_plugin.sources.demo.digits import QUESTION, WORDS, digit_images, split_indices
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,20 @@ def test_turns_ask_about_the_image_first_and_then_about_a_country() -> None:
         assert capitals()[second.split("capital of ")[1].split("?")[0]] == city
 
 
+def test_later_chats_ask_about_the_image_after_countries() -> None:
+    rng = random.Random(0)
+    lengths = set()
+    for _ in range(60):
+        chat = corpus.later_chat(rng, corpus.Style(free_form=1.0))
+        *others, (last, digit) = chat.turns
+        lengths.add(len(others))
+        assert chat.image is not None and chat.image.size == digit_images()[0][0].size
+        assert last.startswith(prompts.user_text(Item("", "image_heavy", QUESTION, digit))) and digit in WORDS[:10]
+        for text, city in others:
+            assert capitals()[text.split("capital of ")[1].split("?")[0]] == city
+    assert lengths == {1, 2, 3}
+
+
 def test_option_letters_are_right_in_lists_and_chats() -> None:
     rng = random.Random(0)
     for _ in range(50):
@@ -118,7 +133,7 @@ def test_muon_in_single_precision_steps_as_torchs_does_in_half() -> None:
 @pytest.fixture
 def short_curriculum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_base, "LEVELS", ((corpus.binding_list, 99.0, 2, False),))
-    phases = (build_base.Phase(2, (2, 2, 1, 1, 0), 1, corpus.Style(), words=1),) * 2
+    phases = (build_base.Phase(2, (2, 2, 1, 1, 0, 1), 1, corpus.Style(), words=1),) * 2
     monkeypatch.setattr(build_base, "PHASES", phases)
 
 

@@ -92,6 +92,13 @@ def turns_chat(rng: random.Random, style: Style) -> Chat:
     return Chat((*about.turns, *other.turns), about.image)
 
 
+def later_chat(rng: random.Random, style: Style) -> Chat:
+    """The same the other way round: what the image shows is asked when other things have been said."""
+    about = digits_chat(rng, replace(style, captioned=0.0))
+    other = [capitals_chat(rng, replace(style, noise=0.0)) for _ in range(rng.randint(1, 3))]
+    return Chat((*(turn for chat in other for turn in chat.turns), *about.turns), about.image)
+
+
 def binding_list(rng: random.Random, most_options: int = 4, all_words: bool = True) -> Chat:
     """A document: one option list, then which letter stands for which word, many times."""
     options = _option_list(rng, most_options, all_words)
@@ -142,4 +149,4 @@ def _ask(rng: random.Random, item: Item, words: tuple[str, ...], style: Style) -
 
 
 QUESTIONS = (digits_chat, arith_chat, sums_chat, capitals_chat)
-ASKED = (*QUESTIONS, turns_chat)
+ASKED = (*QUESTIONS, turns_chat, later_chat)

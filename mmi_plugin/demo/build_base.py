@@ -49,7 +49,7 @@ class Phase:
     """
 
     steps: int
-    mix: tuple[int, int, int, int, int, int]
+    mix: tuple[int, ...]
     lists: int
     style: corpus.Style
     words: int = 0
@@ -57,6 +57,7 @@ class Phase:
     lr: float = 2e-3
 
 
+MOSTLY_LETTERS = corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7)
 # Each restart of the rate brought letters closer to words: by word all is known after the first.
 # The last two teach to look back at the image; without them the model is hard to mend.
 PHASES = (
@@ -64,12 +65,12 @@ PHASES = (
     Phase(1300, (10, 14, 7, 8, 0, 0), 2, corpus.Style(0.15)),
     Phase(1100, (7, 26, 8, 6, 0, 0), 2, corpus.Style(0.15)),
     Phase(1300, (10, 15, 3, 12, 0, 0), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3), lr=1.5e-3),
-    Phase(1200, (9, 20, 2, 10, 0, 0), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.5e-3),
-    Phase(900, (7, 14, 2, 20, 0, 0), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.2e-3),
-    Phase(900, (7, 12, 2, 18, 6, 0), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.2e-3),
-    Phase(1100, (6, 12, 1, 16, 9, 0), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.2e-3),
-    Phase(1500, (6, 8, 1, 10, 4, 14), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.5e-3),
-    Phase(1000, (5, 7, 1, 9, 3, 18), 1, corpus.Style(0.1, captioned=0.3, fewest_wrong=3, noise=0.7), lr=1.2e-3),
+    Phase(1200, (9, 20, 2, 10, 0, 0), 1, MOSTLY_LETTERS, lr=1.5e-3),
+    Phase(900, (7, 14, 2, 20, 0, 0), 1, MOSTLY_LETTERS, lr=1.2e-3),
+    Phase(900, (7, 12, 2, 18, 6, 0), 1, MOSTLY_LETTERS, lr=1.2e-3),
+    Phase(1100, (6, 12, 1, 16, 9, 0), 1, MOSTLY_LETTERS, lr=1.2e-3),
+    Phase(1500, (6, 8, 1, 10, 4, 14), 1, MOSTLY_LETTERS, lr=1.5e-3),
+    Phase(1000, (5, 7, 1, 9, 3, 18), 1, MOSTLY_LETTERS, lr=1.2e-3),
 )
 Batch = dict[str, torch.Tensor]
 IGNORED = -100

@@ -1,4 +1,4 @@
-"""What a run logs and leaves: curves, a model that loads everywhere, merged adapters, a model card."""
+"""What a run logs and leaves: curves, a model that loads everywhere, merged or drawn to the start, a card."""
 
 from __future__ import annotations
 
@@ -74,6 +74,8 @@ def test_asking_changes_nothing(out: Path, tiny_llava: Path, tmp_path: Path) -> 
         ({"eval_tasks": ["mmi_demo_digit"]}, ["eval_tasks", "'mmi_demo_digits'"]),
         ({"eval_tasks_steps": 0}, ["eval_tasks_steps"]),
         ({"merge_lora": True}, ["merge_lora", "lora_r"]),
+        ({"base_share": 1.0}, ["base_share", "1.0"]),
+        ({"base_share": 0.2, "lora_r": 4}, ["base_share", "merge_lora"]),
     ],
 )
 def test_bad_fields_are_named(tiny_llava: Path, tmp_path: Path, fields: dict, words: list[str]) -> None:
@@ -104,6 +106,20 @@ def test_merged_adapters_are_the_model_that_was_trained(tiny_llava: Path, tmp_pa
         logits = [model.eval()(**call).logits[kept] for model in (merged, adapters.model, base)]
     assert (logits[0] - logits[1]).abs().max() < 1e-4 < 1e-2 < (logits[0] - logits[2]).abs().max()
     assert load_processor(str(tmp_path / "merged"), "main", False).chat_template
+
+
+@pytest.mark.parametrize("lora", [{}, {"lora_r": 4, "merge_lora": True}], ids=["full", "lora"])
+def test_the_start_keeps_its_share_of_every_weight(tiny_llava: Path, tmp_path: Path, lora: dict) -> None:
+    fields = {"learning_rate": 1e-2, **training.OURS, **lora}
+    for name, share in (("trained", 0.0), ("drawn", 0.3)):
+        run.train(training.config(tiny_llava, tmp_path / name, base_share=share, **fields))
+    places = (tiny_llava, tmp_path / "trained", tmp_path / "drawn")
+    start, trained, drawn = (AutoModelForImageTextToText.from_pretrained(place).state_dict() for place in places)
+    expected = {name: 0.3 * start[name].double() + 0.7 * trained[name].double() for name in trained}
+    assert training.largest_difference(drawn, expected) < 1e-6
+    assert training.largest_difference(drawn, trained) > 1e-3
+    assert load_processor(str(tmp_path / "drawn"), "main", False).chat_template
+    assert not (tmp_path / "drawn" / run.TRAINED).exists()
 
 
 def test_the_card_says_data_config_metrics_and_citation(out: Path, tiny_llava: Path) -> None:

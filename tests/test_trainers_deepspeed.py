@@ -16,7 +16,7 @@ from mmi_plugin.trainers.config import MMIConfig
 from tests import launches, training
 
 READY = Path(str(resources.files("mmi_plugin.configs"))) / "deepspeed"
-LORA = {"lora_r": 4, "lora_alpha": 64, "learning_rate": 0.3, "merge_lora": True}
+LORA = {"lora_r": 4, "lora_alpha": 64, "learning_rate": 0.3, "merge_lora": True, "base_share": 0.2}
 SAVES = {"save_strategy": "steps", "save_steps": 1}
 EVALUATION = {"eval_tasks": ["mmi_demo_digits"], "eval_tasks_items": 2, "eval_tasks_steps": 1}
 # The first launch compiles an extension of DeepSpeed, for over a minute.
@@ -41,7 +41,7 @@ def settings(stage: str, folder: Path, **zero: Any) -> str:
     [
         ("zero2", {}),
         ("zero3", {**SAVES, **EVALUATION}),
-        ("zero3", {"gradient_checkpointing": True}),
+        ("zero3", {"gradient_checkpointing": True, "base_share": 0.2}),
         ("zero3", LORA),
         ("zero3", {**LORA, "gradient_checkpointing": True}),
     ],

@@ -24,13 +24,13 @@ GATHER = "stage3_gather_16bit_weights_on_model_save"
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError)
 
 
-def load_checkpoint(args: MMIConfig) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Return model (fp32 unless `model_init_kwargs` says otherwise) and processor of `model_name_or_path`.
+def load_checkpoint(args: MMIConfig, name: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Return model (fp32 unless `model_init_kwargs` says otherwise) and processor of `name` or `model_name_or_path`.
 
     Raises:
         InputError: missing, corrupt or incomplete, or not supported; ZeRO-3 that would not save the model.
     """
-    name = args.model_name_or_path
+    name = name or args.model_name_or_path
     where = f"field 'model_name_or_path' {name!r}"
     if not name:
         raise InputError("field 'model_name_or_path' is missing")
@@ -59,11 +59,22 @@ def load_checkpoint(args: MMIConfig) -> tuple[PreTrainedModel, ProcessorMixin]:
     return model, processor
 
 
-def merge_adapters(args: MMIConfig, adapters: Path) -> PreTrainedModel:
-    """Return the checkpoint with saved adapters merged in, on the CPU: the weights of the run may be sharded."""
-    unset_hf_deepspeed_config()  # or this one would be, too
-    model, _ = load_checkpoint(args)
-    return PeftModel.from_pretrained(model, adapters).merge_and_unload()
+def finish(args: MMIConfig, trained: Path) -> PreTrainedModel:
+    """Return what the run leaves, made from what it saved in `trained`, on the CPU: the run may be sharded.
+
+    Adapters are merged in. Each weight is base_share * start + (1 - base_share) * trained, the
+    interpolation of WiSE-FT (arXiv 2109.01903, section 3).
+    """
+    unset_hf_deepspeed_config()  # or the models loaded here would be sharded, too
+    model, _ = load_checkpoint(args, None if args.merge_lora else str(trained))
+    if args.merge_lora:
+        model = PeftModel.from_pretrained(model, trained).merge_and_unload()
+    if args.base_share:
+        start = dict(load_checkpoint(args)[0].named_parameters())
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.lerp_(start[name], args.base_share)
+    return model
 
 
 def _join_processes(args: MMIConfig) -> None:

@@ -121,6 +121,13 @@ class MMIConfig(SFTConfig):
     merge_lora: bool = field(
         default=False, metadata=about("Save the model with its adapters merged in, instead of the adapters.")
     )
+    base_share: float = field(
+        default=0.0,
+        metadata=about(
+            "Share of the weights at the start in those that are saved at the end (WiSE-FT); more of it keeps more"
+            " of what the model could do before, and more of the interference."
+        ),
+    )
 
     eval_tasks: list[str] | None = field(
         default=None, metadata=about("Tasks asked during training, for example mmi_openbookqa.")
@@ -189,6 +196,10 @@ class MMIConfig(SFTConfig):
                 raise InputError(f"field '{name}' is {getattr(self, name)}, below 1")
         if self.merge_lora and not self.lora_r:
             raise InputError("field 'merge_lora' is true, and 'lora_r' is 0: there is nothing to merge")
+        if not 0 <= self.base_share < 1:
+            raise InputError(f"field 'base_share' is {self.base_share}, not from 0 to below 1")
+        if self.base_share and self.lora_r and not self.merge_lora:
+            raise InputError("field 'base_share' is above 0: adapters alone have no such share; set 'merge_lora'")
         for name in ("sigma", "adv_weight", "consistency_weight", "lora_r", "pgd_steps"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, below 0")

@@ -18,7 +18,7 @@ from mmi_plugin.mapping_file import read_mapping
 from mmi_plugin.provenance import versions
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.card import model_card
-from mmi_plugin.trainers.checkpoint import load_checkpoint, merge_adapters
+from mmi_plugin.trainers.checkpoint import finish, load_checkpoint
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups
 from mmi_plugin.trainers.evaluation import EvaluationCallback
@@ -27,7 +27,7 @@ from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
 
 RECORD = "training.json"
 SKIPPED = "skipped_rows.txt"
-ADAPTERS = ".adapters"
+TRAINED = ".trained"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,11 +69,12 @@ def train(args: MMIConfig) -> MMITrainer:
 def _save(trainer: MMITrainer, benchmarks: list[Benchmark], bad: BadRows) -> None:
     """Leave the model, the record of the run and, last, the model card in the output folder."""
     args, out = trainer.args, Path(trainer.args.output_dir)
-    trainer.save_model(str(out / ADAPTERS) if args.merge_lora else None)
-    if args.merge_lora and trainer.is_world_process_zero():
-        merge_adapters(args, out / ADAPTERS).save_pretrained(out)
+    unfinished = args.merge_lora or args.base_share > 0
+    trainer.save_model(str(out / TRAINED) if unfinished else None)
+    if unfinished and trainer.is_world_process_zero():
+        finish(args, out / TRAINED).save_pretrained(out)
         trainer.processing_class.save_pretrained(out)
-        shutil.rmtree(out / ADAPTERS)
+        shutil.rmtree(out / TRAINED)
     if trainer.is_world_process_zero():
         record = run_record(args, benchmarks, bad)
         text = json.dumps(record, indent=2, sort_keys=True, default=str)

@@ -63,15 +63,17 @@ def demo(
 
 
 def _make_all(jobs: list[Job]) -> list[Row]:
-    """Make the rows in the order of `jobs`, one job per core at a time.
+    """Make the rows of `jobs`, one job per core at a time.
 
-    One job alone gets all cores; beside others each gets one, which is faster for a small model.
+    One job alone gets all cores; beside others each gets one, which is faster for a small model, and
+    a seed's longest rows, its last, come first, so that no core waits long for the other at the end.
     """
     cores = os.cpu_count() or 1
     workers = min(cores, len(jobs)) if len(jobs) > 2 else 1
+    order = sorted(range(len(jobs)), key=lambda i: i if workers == 1 else (jobs[i].seed, -i))
     made: dict[int, Row] = {}
     with ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(job.make, max(1, cores // workers), workers == 1): i for i, job in enumerate(jobs)}
+        waiting = {pool.submit(jobs[i].make, max(1, cores // workers), workers == 1): i for i in order}
         try:
             for future in tqdm(as_completed(waiting), total=len(jobs), unit="row", disable=workers == 1):
                 index = waiting[future]

@@ -52,11 +52,9 @@ def _agree(one: np.ndarray, other: np.ndarray, limit: int) -> int:
 
 @dataclass(frozen=True)
 class Piece:
-    """Positions that attend causally to themselves, after all of a prefix: places in queries and in keys."""
+    """Positions that attend causally to themselves, after all of a prefix: the number of that chunk of keys."""
 
-    queries: slice
-    prefix: slice
-    keys: slice
+    prefix: int | None
     mask: torch.Tensor | None = field(compare=False, default=None)
 
 
@@ -66,12 +64,14 @@ class Layout:
 
     source: (T,) int64, where each position comes from among the R * L. place: (R, L) int64, the way
     back, to the shared position within a prefix; 0 for padding. column: (T,) int64, the place in the
-    row. pieces: what attends to what.
+    row. chunks: how the keys are cut, prefixes computed before first; pieces, one per chunk of the
+    layout's own, the last ones: what attends to what.
     """
 
     source: torch.Tensor
     place: torch.Tensor
     column: torch.Tensor
+    chunks: list[int]
     pieces: list[Piece]
 
     @staticmethod
@@ -79,20 +79,20 @@ class Layout:
         """Lay trees out; rows are padded on the right to `width`."""
         layout = _Builder(lengths, width)
         for tree in trees:
-            prefix = layout.add(tree.rows, 0, tree.prefix, slice(0, 0))
+            prefix = layout.add(tree.rows, 0, tree.prefix, None)
             for row in tree.rows:
                 layout.add((row,), tree.prefix, lengths[row], prefix)
-        return layout.done(device, 0)
+        return layout.done(device, [])
 
     @staticmethod
     def split(trees: list[Tree], lengths: list[int], width: int, device: torch.device) -> tuple[Layout, Layout]:
         """Return the prefixes of trees, and their branches, whose keys come after those of all prefixes."""
         prefixes, branches = _Builder(lengths, width), _Builder(lengths, width)
         for tree in trees:
-            prefix = prefixes.add(tree.rows, 0, tree.prefix, slice(0, 0))
+            prefix = prefixes.add(tree.rows, 0, tree.prefix, None)
             for row in tree.rows:
                 branches.add((row,), tree.prefix, lengths[row], prefix)
-        return prefixes.done(device, 0), branches.done(device, prefixes.size)
+        return prefixes.done(device, []), branches.done(device, prefixes.sizes)
 
     def pack(self, values: torch.Tensor) -> torch.Tensor:
         """(R, L, ...) -> (1, T, ...)."""
@@ -107,34 +107,35 @@ class _Builder:
     """Collects the positions of a layout."""
 
     def __init__(self, lengths: list[int], width: int) -> None:
-        self.size = 0
+        self.sizes: list[int] = []
         self._width = width
         self._source: list[np.ndarray] = []
         self._column: list[np.ndarray] = []
         self._place = np.zeros((len(lengths), width), dtype=np.int64)
-        self._pieces: list[tuple[slice, slice]] = []
+        self._prefixes: list[int | None] = []
 
-    def add(self, rows: tuple[int, ...], first: int, last: int, prefix: slice) -> slice:
-        """Add columns `first` to `last` of rows that share them; return where they went."""
-        here = slice(self.size, self.size + last - first)
-        if last > first:
-            self._source.append(np.arange(rows[0] * self._width + first, rows[0] * self._width + last))
-            self._column.append(np.arange(first, last))
-            self._place[list(rows), first:last] = np.arange(here.start, here.stop)
-            self._pieces.append((here, prefix))
-        self.size = here.stop
-        return here
+    def add(self, rows: tuple[int, ...], first: int, last: int, prefix: int | None) -> int | None:
+        """Add columns `first` to `last` of rows that share them; return the number of the piece, if there is one."""
+        if last <= first:
+            return None
+        start = sum(self.sizes)
+        self._source.append(np.arange(rows[0] * self._width + first, rows[0] * self._width + last))
+        self._column.append(np.arange(first, last))
+        self._place[list(rows), first:last] = np.arange(start, start + last - first)
+        self._prefixes.append(prefix)
+        self.sizes.append(last - first)
+        return len(self.sizes) - 1
 
-    def done(self, device: torch.device, before: int) -> Layout:
-        """before: how many keys come before those of this layout."""
-        pieces = []
-        for here, prefix in self._pieces:
-            known, own = prefix.stop - prefix.start, here.stop - here.start
+    def done(self, device: torch.device, before: list[int]) -> Layout:
+        """before: sizes of the chunks of keys that come before those of this layout."""
+        chunks, pieces = before + self.sizes, []
+        for own, prefix in zip(self.sizes, self._prefixes, strict=True):
+            known = 0 if prefix is None else chunks[prefix]
             mask = torch.ones(own, known + own, dtype=torch.bool, device=device).tril(known) if known else None
-            pieces.append(Piece(here, prefix, slice(before + here.start, before + here.stop), mask))
+            pieces.append(Piece(prefix, mask))
         joined = [np.concatenate([*parts, np.zeros(0, dtype=np.int64)]) for parts in (self._source, self._column)]
         source, place, column = (torch.from_numpy(values).to(device) for values in (joined[0], self._place, joined[1]))
-        return Layout(source, place, column, pieces)
+        return Layout(source, place, column, chunks, pieces)
 
 
 def attend(
@@ -151,15 +152,16 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     parts = []
     kwargs["is_causal"] = True
-    for piece in trees.pieces:
-        keys, values = (
-            states[:, :, piece.keys]
-            if piece.mask is None
-            else torch.cat([states[:, :, piece.prefix], states[:, :, piece.keys]], 2)
-            for states in (key, value)
-        )
-        mask = piece.mask if piece.mask is None else piece.mask[None, None]
-        parts.append(sdpa_attention_forward(module, query[:, :, piece.queries], keys, values, mask, **kwargs)[0])
+    first = len(trees.chunks) - len(trees.pieces)
+    # split, not slices: the backward pass of a slice fills a whole tensor with zeros
+    keys, values = key.split(trees.chunks, 2), value.split(trees.chunks, 2)
+    queries = query.split(trees.chunks[first:], 2)
+    for own, (piece, part) in enumerate(zip(trees.pieces, queries, strict=True), first):
+        known, mask = (keys[own], values[own]), None
+        if piece.prefix is not None:
+            known = tuple(torch.cat([states[piece.prefix], states[own]], 2) for states in (keys, values))
+            mask = piece.mask[None, None]
+        parts.append(sdpa_attention_forward(module, part, *known, mask, **kwargs)[0])
     return torch.cat(parts, 1), None
 
 

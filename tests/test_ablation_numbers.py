@@ -89,7 +89,7 @@ def test_document_says_what_the_numbers_say(runs: list[Run]) -> None:
     nothing = [Run(s, n, answers(OWN, n), None, 1.0) for n in range(3) for s in (OWN, SAME)]
     axis = Axis("eps", "eps", ("0.03", "0.1"), {}, "0.1")
     text = document([axis], analyse([*nothing, runs[0]]), [*nothing, runs[0]], made)
-    assert "the choice buys nothing here" in text
+    assert "the choice makes no difference beyond chance" in text
 
 
 def test_figure_draws_every_value_of_every_outcome(runs: list[Run]) -> None:
@@ -99,3 +99,8 @@ def test_figure_draws_every_value_of_every_outcome(runs: list[Run]) -> None:
     for outcome, line in zip((DIGITS, CAPITALS, VQA), drawn, strict=True):
         settings = (SAME, OWN, BETTER)
         assert line == pytest.approx([100 * found.numbers[setting, outcome].estimate.value for setting in settings])
+
+
+def test_figure_leaves_the_places_of_no_axis_empty(runs: list[Run]) -> None:
+    panels = sweep_figure([AXIS] * 5, analyse(runs)).axes
+    assert [panel.axison for panel in panels] == [True] * 5 + [False]

@@ -82,14 +82,15 @@ class _Pages:
             yield f"- `{setting.value}` instead of `{axis.own}`: {'; '.join(said)}."
 
     def short(self, axis: Axis) -> str:
-        """Return one or two sentences: what the config's own value buys, and where it buys nothing."""
+        """Return one or two sentences: what the config's own value buys, or that nothing was found."""
         found = {(s, o): self._analysis.changes[s, o] for s in axis.others for o in OUTCOMES}
         if not found:
             return "no other value was tried."
         if not any(change.differs for change in found.values()):
+            others = [setting.value for setting in axis.others]
             return (
-                f"none of {_listed([setting.value for setting in axis.others])} differs from `{axis.own}` on any of the"
-                " three numbers: within this range the choice buys nothing here."
+                f"{_listed(others)} {'differ' if len(others) > 1 else 'differs'} from `{axis.own}` on none of the"
+                " three numbers: within this range the choice makes no difference beyond chance."
             )
         return " ".join(self._against(axis, setting) for setting in axis.others)
 

@@ -19,12 +19,12 @@ _COLUMNS = 4
 def sweep_figure(axes: Sequence[Axis], analysis: Analysis) -> Figure:
     """Return shares in percent over each axis's values, with 95% intervals; the config's own value is shaded."""
     rows = -(-len(axes) // _COLUMNS)
-    columns = min(_COLUMNS, len(axes))
+    columns = -(-len(axes) // rows)
     figure = Figure(figsize=(1 + 2.9 * columns, 0.8 + 2.6 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for panel, axis in zip(panels, axes, strict=False):
         _draw(panel, axis, analysis)
-    for panel in list(panels)[len(axes) :]:
+    for panel in panels[len(axes) :]:
         panel.set_axis_off()
     for row in range(rows):
         figure.axes[row * columns].set_ylabel("percent")

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmi_plugin.demo.architecture import build_model, build_processor, build_tokenizer
@@ -115,6 +117,32 @@ def test_a_tree_sees_its_prefix_and_its_own_branch() -> None:
         wanted = alone[row].transpose(0, 1)
         torch.testing.assert_close(attended(whole, whole)[row, :length], wanted)
         torch.testing.assert_close(after[row, first[row] : length], wanted[first[row] :])
+
+
+class Elements(TorchDispatchMode):
+    """Counts the elements of every tensor that comes out of an operation."""
+
+    seen = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.seen += sum(leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor))
+        return made
+
+
+def test_the_gradient_of_a_layout_costs_what_its_rows_cost() -> None:
+    """Twice the rows are twice the work; the gradient of a slice is as long as the whole, which makes it four times."""
+
+    def work(rows: int) -> int:
+        trees = [Tree((row, row + 1), 4) for row in range(0, rows, 2)]
+        layout = Layout.of(trees, [8] * rows, 8, torch.device("cpu"))
+        states = torch.randn(3, 1, 2, layout.source.numel(), 4, requires_grad=True)
+        attended, _ = attend(torch.nn.Identity(), *states.unbind(), None, trees=layout)
+        with Elements() as elements:
+            attended.sum().backward()
+        return elements.seen
+
+    assert work(64) < 2.2 * work(32)
 
 
 def test_trees_join_rows_that_begin_alike() -> None:

@@ -52,7 +52,10 @@ def _agree(one: np.ndarray, other: np.ndarray, limit: int) -> int:
 
 @dataclass(frozen=True)
 class Piece:
-    """Positions that attend causally to themselves, after all of a prefix: the number of that chunk of keys."""
+    """Positions that attend causally to themselves and to all of a prefix.
+
+    prefix: which of the layout's chunks that is, if there is one; then mask: (own, prefix + own) bool.
+    """
 
     prefix: int | None
     mask: torch.Tensor | None = field(compare=False, default=None)
@@ -64,8 +67,8 @@ class Layout:
 
     source: (T,) int64, where each position comes from among the R * L. place: (R, L) int64, the way
     back, to the shared position within a prefix; 0 for padding. column: (T,) int64, the place in the
-    row. chunks: how the keys are cut, prefixes computed before first; pieces, one per chunk of the
-    layout's own, the last ones: what attends to what.
+    row. chunks: the lengths in which the keys are cut, first those of prefixes that were computed before,
+    then one for each of the pieces, which say what attends to what.
     """
 
     source: torch.Tensor
@@ -157,11 +160,12 @@ def attend(
     keys, values = key.split(trees.chunks, 2), value.split(trees.chunks, 2)
     queries = query.split(trees.chunks[first:], 2)
     for own, (piece, part) in enumerate(zip(trees.pieces, queries, strict=True), first):
-        known, mask = (keys[own], values[own]), None
-        if piece.prefix is not None:
-            known = tuple(torch.cat([states[piece.prefix], states[own]], 2) for states in (keys, values))
+        if piece.prefix is None:
+            seen, mask = (keys[own], values[own]), None
+        else:
+            seen = tuple(torch.cat([states[piece.prefix], states[own]], 2) for states in (keys, values))
             mask = piece.mask[None, None]
-        parts.append(sdpa_attention_forward(module, part, *known, mask, **kwargs)[0])
+        parts.append(sdpa_attention_forward(module, part, *seen, mask, **kwargs)[0])
     return torch.cat(parts, 1), None
 
 

@@ -1,0 +1,1 @@
+"""The models of the harness: one road from an item to its answer."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy, softmax
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin, Trainer
 
 from mmi_plugin import prompts
 from mmi_plugin.items import Item
@@ -25,6 +26,15 @@ class Reference:
     model: PreTrainedModel
     processor: ProcessorMixin
     args: Any
+
+    @staticmethod
+    def of(trainer: Trainer) -> Reference:
+        """The reference with a trainer's weights; loaded anew, as the trainer puts its own forward into its model."""
+        model = AutoModelForImageTextToText.from_pretrained(trainer.args.model_name_or_path, dtype=torch.float32)
+        if isinstance(trainer.model, PeftModel):
+            model = get_peft_model(model, trainer.model.peft_config["default"])
+        model.load_state_dict(trainer.model.state_dict())
+        return Reference(model.double().train(), trainer.processing_class, trainer.args)
 
     @property
     def base(self) -> PreTrainedModel:

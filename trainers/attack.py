@@ -112,6 +112,9 @@ class CachedPrefix:
             prefixes = Layout.of([Tree((0,), 0)], [1], rows.embeds.shape[1], rows.embeds.device)
         with torch.no_grad():
             decoder(**{**rows.packed(prefixes), "use_cache": True, self._name: cache})
+        # Autocast keeps the bf16 copies of fp32 weights until the outermost forward ends. Those made here have no
+        # graph, and up to torch 2.10 the passes after this one take them, so that these weights get no gradient.
+        torch.clear_autocast_cache()
         self._decoder, self._branches = decoder, branches
         self._states = [(layer.keys[:, :, :known], layer.values[:, :, :known]) for layer in cache.layers]
         self._call = rows.packed(branches)

@@ -222,12 +222,6 @@ def test_a_wrong_command_line_is_one_line_and_status_2(
     assert not any("Traceback" in line for line in errors)
 
 
-def test_a_stale_request_cache_is_refused(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = arguments(tiny_llava, "mmi_demo_arith", tmp_path, "--cache_requests", "true", limit=4)
-    assert main([*OUR_MODEL, *run]) == 2
-    assert "--cache_requests would bring back prompts" in capsys.readouterr().err
-
-
 def test_a_folder_that_cannot_be_written_is_said_before_the_model_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,8 +19,9 @@ from loguru import logger
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.answer import Counts
-from mmi_plugin.harness.checkpoint import stamp
+from mmi_plugin.models.load import stamp
 from mmi_plugin.harness.failures import failure_of
+from mmi_plugin.harness.flags import key_values
 from mmi_plugin.provenance import versions
 
 _CHUNK = 256  # requests given at once to a model that does not report its answers one by one
@@ -110,10 +111,7 @@ def settings_hash(args: Namespace) -> str:
     That is the whole command line but for what only shapes batches, output and the choice of
     items; the contents of every checkpoint among the model's arguments; software and device.
     """
-    from lmms_eval.utils import simple_parse_args_string
-
-    options = args.model_args
-    options = simple_parse_args_string(options) if isinstance(options, str) else dict(options or {})
+    options = key_values(args, "model_args")
     command = {key: value for key, value in vars(args).items() if key not in _SHAPES | _OUTPUT | _TRACKING}
     stamps = {key: stamp(value, options.get("revision")) for key, value in options.items() if isinstance(value, str)}
     return _digest([command, stamps, versions(), str(torch.accelerator.current_accelerator())])

@@ -16,8 +16,9 @@ from typing import Any
 from lmms_eval.cli import dispatch
 
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.harness import later
-from mmi_plugin.harness.checkpoint import stamp
+from mmi_plugin.harness import flags, later
+from mmi_plugin.models.load import stamp
+from mmi_plugin.models.settings import Decoding
 
 _SHOWN = 20  # failed records per task; the sample log names all
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
@@ -105,8 +106,6 @@ def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
 
 def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failures: list[str], resume: bool) -> Any:
     """Run upstream's evaluation of `args` with our task manager, and check what came out."""
-    from lmms_eval.models import get_model
-
     from mmi_plugin.harness.resume import Run
     from mmi_plugin.harness.task_manager import LISTINGS, QuickTaskManager
 
@@ -119,7 +118,7 @@ def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failu
     if args.tasks not in LISTINGS:
         _check(args, resume)
         _prepare(args, tasks)
-        get_model(args.model)  # imports it
+        _check_asked(args, tasks.own)
     run = Run(args, tasks.own, resume)
     upstream.EvaluationTracker = run.tracker
     gc.freeze()
@@ -155,6 +154,10 @@ def _check(args: argparse.Namespace, resume: bool) -> None:
     """Raise InputError for what upstream would answer with status 0 or a page of traceback."""
     from lmms_eval.models import list_available_models
 
+    for name in ("model_args", "gen_kwargs", "hf_hub_log_args"):
+        flags.key_values(args, name)
+    flags.tag_pairs(args.reasoning_tags)
+    _check_timezone(args.timezone)
     known = list_available_models(include_aliases=True)
     if args.model not in known:
         raise InputError(f"--model: no model {args.model!r}: {nearest(args.model, known)}")
@@ -168,6 +171,31 @@ def _check(args: argparse.Namespace, resume: bool) -> None:
         raise InputError("--resume needs the --output_path of the run that was killed")
     if args.output_path:
         _check_writable(Path(args.output_path))
+
+
+def _check_asked(args: argparse.Namespace, own: dict[str, Any]) -> None:
+    """Raise InputError for what would have no effect on the tasks `own`, or a wrong one."""
+    from lmms_eval.models import get_model
+
+    model = get_model(args.model, args.force_simple)
+    if not own:
+        return
+    flags.check(args, model)
+    if model.is_simple and len(own) > 1 and str(args.batch_size) != "1":
+        raise InputError(
+            f"--batch_size {args.batch_size}: {args.model} would take the images of a batch from one task for another; "
+            "ask for one task, or --batch_size 1"
+        )
+    if flags.is_ours(model):
+        for task in own.values():
+            Decoding.parse({**task.config.generation_kwargs, **flags.key_values(args, "gen_kwargs")})
+
+
+def _check_timezone(name: str) -> None:
+    import pytz  # with which lmms-eval reads it
+
+    if name not in pytz.all_timezones_set:
+        raise InputError(f"--timezone: no zone {name!r}: {nearest(name, pytz.all_timezones)}")
 
 
 def _check_writable(folder: Path) -> None:
@@ -193,12 +221,9 @@ def _cache_of(args: argparse.Namespace) -> str:
     Upstream's key holds the checkpoint's path, not its content: after training into the same
     folder it would bring back the answers of the old weights.
     """
-    from lmms_eval.utils import simple_parse_args_string
-
-    options = simple_parse_args_string(args.model_args) if isinstance(args.model_args, str) else args.model_args
     root = Path(args.use_cache)
     root = root.parent if root.suffix == ".db" else root
-    return str(root / stamp(str(options.get("pretrained", ""))))
+    return str(root / stamp(str(flags.key_values(args, "model_args").get("pretrained", ""))))
 
 
 def _missing(args: argparse.Namespace, own: dict[str, Any], results: dict[str, Any]) -> list[str]:

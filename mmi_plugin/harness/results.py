@@ -12,14 +12,24 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.metrics import Record
 
 RESULTS = "_results.json"
+SETUP = {
+    "processor_hash": "image processor or tokenizer",
+    "template_hash": "chat template",
+    "chat_template_kwargs": "arguments of the chat template",
+    "system_prompt": "system prompt",
+    "system_instruction": "system instruction",
+    "decoding": "decoding",
+    "reasoning_tags": "tags of thoughts",
+}
+"""What decides answers beside weights and items, in words."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
     """One task of a run. `options` are the task's `dataset_kwargs`; `numbers` are the harness's own,
     by the names of `harness.numbers`; `content_hash` identifies items, conditions and seed, of which
-    `condition_versions` (empty in old results) names a part; `records` and their `prompts` are in
-    the order written."""
+    `condition_versions` (empty in old results) names a part; `setup` holds what is known of `SETUP`;
+    `records` and their `prompts` are in the order written."""
 
     task: str
     family: str
@@ -30,6 +40,7 @@ class TaskResult:
     content_hash: str
     condition_versions: dict[str, int]
     numbers: dict[str, float]
+    setup: dict[str, Any]
     records: tuple[Record, ...]
     prompts: tuple[str, ...]
 
@@ -50,7 +61,7 @@ def read_results(path: Path) -> dict[str, TaskResult]:
     for task, config in _field(results, "configs", dict, path).items():
         metadata = config.get("metadata")
         if isinstance(metadata, dict) and "content_hash" in metadata:
-            found[task] = _read_task(path, task, config, _field(results, "results", dict, path))
+            found[task] = _read_task(path, task, config, results)
     if not found:
         raise InputError(f"{path}: holds no task of this package")
     return found
@@ -74,7 +85,7 @@ def results_below(folder: Path | str) -> list[Path]:
 
 
 def _read_task(path: Path, task: str, config: Mapping[str, Any], results: Mapping[str, Any]) -> TaskResult:
-    row = _field(results, task, dict, path)
+    row = _field(_field(results, "results", dict, path), task, dict, path)
     samples = path.with_name(path.name.removesuffix(RESULTS) + f"_samples_{task}.jsonl")
     metadata, options = config["metadata"], _field(config, "dataset_kwargs", dict, path)
     rows = list(_rows(samples))
@@ -88,9 +99,19 @@ def _read_task(path: Path, task: str, config: Mapping[str, Any], results: Mappin
         content_hash=metadata["content_hash"],
         condition_versions=metadata.get("condition_versions", {}),
         numbers={key.removesuffix(",none"): value for key, value in row.items() if _is_number(key, value)},
+        setup=_setup(results, task, config),
         records=tuple(map(Record.from_dict, rows)),
         prompts=tuple(row["input"] for row in rows),
     )
+
+
+def _setup(results: Mapping[str, Any], task: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the results say of `SETUP`; models of lmms-eval's own say little, old results less."""
+    written, flags = results.get("mmi", {}), results.get("config", {}).get("resolved_cli_args", {})
+    found = {**flags, **config, **results, **written.get("model", {})}
+    if task in written.get("decoding", {}):
+        found["decoding"] = written["decoding"][task]
+    return {key: found[key] for key in SETUP if key in found}
 
 
 def _is_number(key: str, value: object) -> bool:

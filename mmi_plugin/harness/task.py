@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 import os
+from argparse import Namespace
 from collections.abc import Callable, ItemsView, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from lmms_eval.api.instance import Instance
-from lmms_eval.api.task import ConfigurableMessagesTask
+from lmms_eval.api.task import ConfigurableMessagesTask, ConfigurableTask
+from lmms_eval.models import get_model
 from loguru import logger
 from PIL import Image
 
 from mmi_plugin.answers import parse_letter
 from mmi_plugin.conditions import get
-from mmi_plugin.errors import InputError
+from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.answer import probabilities_of
 from mmi_plugin.harness.documents import Selection, documents, perturbed
 from mmi_plugin.harness.failures import failure_of
+from mmi_plugin.harness.flags import REFUSED, check
 from mmi_plugin.harness.numbers import flatten, higher_is_better
-from mmi_plugin.harness.order import dealt
 from mmi_plugin.metrics import Record, Summary, summarise
+from mmi_plugin.models.order import dealt
 
 
 class Scored(dict[str, Any]):
@@ -39,15 +42,28 @@ class Scored(dict[str, Any]):
         return self._scores.items()
 
 
+_FIXED: dict[str, Any] = {"output_type": "generate_until", "num_fewshot": 0, "metric_list": []}
+_KEYS = (
+    *("class", "task", "task_alias", "tag", "metadata"),
+    *("dataset_kwargs", "test_split", "generation_kwargs", "reasoning_tags", *_FIXED),
+)
+
+
 class InterferenceTask(ConfigurableMessagesTask):
     """A benchmark of `mmi_plugin.sources` as a task for chat and for simple models.
 
     YAML: `test_split`, and `dataset_kwargs` with `source`, `conditions` (default: those
     published for the family), `seed` (default 0), `pool` (a folder of images or a source: irrelevant photographs)
-    and the source's own options, as `path`. Raises InputError for anything else in there.
+    and the source's own options, as `path`. Raises InputError for anything else in there, and for
+    what else lmms-eval's tasks can be given and would change nothing here.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        for key, value in config.items():
+            if key not in _KEYS:
+                raise InputError(f"{config.get('task')}: key {key!r} would change nothing: {nearest(key, _KEYS)}")
+            if key in _FIXED and value != _FIXED[key]:
+                raise InputError(f"{config.get('task')}: key {key!r} is {value!r}, and can only be {_FIXED[key]!r}")
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None) -> None:
@@ -68,8 +84,10 @@ class InterferenceTask(ConfigurableMessagesTask):
             "content_hash": self.bench.digest(selection.conditions, selection.seed),
         }
         self.metrics = tuple(flatten(self.summarise(())))
-        self._probabilities: dict[tuple[str, str], tuple[float, ...] | None] = {}
+        self._answers: dict[tuple[str, str], tuple[str, tuple[float, ...] | None]] = {}
         self.failed: list[Record] = []  # of all ranks, once aggregated
+        self.args: Namespace | None = None  # of the command line; lmms-eval sets it
+        self._system_prompt: str | None = None
 
     @property
     def expected_items(self) -> int:
@@ -99,10 +117,26 @@ class InterferenceTask(ConfigurableMessagesTask):
         self.dataset = self.dataset_no_image = {self.config.test_split: kept}
         self.task_docs = kept
 
-    def build_all_requests(self, *, cache_requests: bool = False, **options: Any) -> None:
-        if cache_requests:
-            raise InputError("--cache_requests would bring back prompts of an older benchmark; leave it out")
-        super().build_all_requests(cache_requests=False, **options)
+    def build_all_requests(self, *, system_instruction: str | None = None, **options: Any) -> None:
+        """Make the requests; a chat model gets `system_instruction` as its system turn, others before the question.
+
+        Raises InputError for flags of the command line that would change nothing.
+        """
+        if self.args is not None:
+            check(self.args, self._model())
+        if options.get("cache_requests"):
+            raise InputError(f"--cache_requests: {REFUSED['cache_requests']}")
+        self._system_prompt = system_instruction
+        super().build_all_requests(system_instruction=system_instruction, **options)
+
+    def construct_requests(self, doc_id: int, ctx: str, **options: Any) -> Instance:
+        """Return a request as the model takes it: those of chat models and of simple ones are laid out differently."""
+        simple = self.args is not None and self._model().is_simple
+        kind = ConfigurableTask if simple else ConfigurableMessagesTask
+        return kind.construct_requests(self, doc_id, ctx, **options)
+
+    def _model(self) -> type:
+        return get_model(self.args.model, self.args.force_simple)
 
     def doc_to_text(self, doc: Mapping[str, Any]) -> str:
         return doc["prompt"]
@@ -115,10 +149,12 @@ class InterferenceTask(ConfigurableMessagesTask):
         return list(item.images)
 
     def doc_to_messages(self, doc: Mapping[str, Any], **_: Any) -> list[dict[str, Any]]:
-        return self._build_user_turn(self.doc_to_visual(doc), self.doc_to_text(doc))
+        system = [{"type": "text", "text": self._system_prompt}]
+        first = [] if self._system_prompt is None else [{"role": "system", "content": system}]
+        return first + self._build_user_turn(self.doc_to_visual(doc), self.doc_to_text(doc))
 
     def apply_filters(self) -> list[Instance] | None:
-        """Note the probabilities that came with the answers.
+        """Note the answers as they came, with their probabilities: lmms-eval takes thoughts out of what it hands on.
 
         Raises RuntimeError for a request without an answer, which lmms-eval would take as an empty one.
         """
@@ -126,12 +162,13 @@ class InterferenceTask(ConfigurableMessagesTask):
             doc = self.test_docs()[request.doc_id]
             if not request.resps:
                 raise RuntimeError(f"{self.task_name}: item {doc['item_id']} ({doc['condition']}) has no answer")
-            self._probabilities[doc["item_id"], doc["condition"]] = probabilities_of(request.token_counts[0])
+            answer = request.resps[0], probabilities_of(request.token_counts[0])
+            self._answers[doc["item_id"], doc["condition"]] = answer
         return super().apply_filters()
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str], full_docs: Any = None) -> Scored:
         """Return the record of one document."""
-        raw = results[0]
+        raw, probabilities = self._answers[doc["item_id"], doc["condition"]]
         failure = failure_of(raw)
         record = Record(
             item_id=doc["item_id"],
@@ -142,7 +179,7 @@ class InterferenceTask(ConfigurableMessagesTask):
             raw=raw,
             named=doc["named"],
             failure=failure,
-            probabilities=self._probabilities.get((doc["item_id"], doc["condition"])),
+            probabilities=probabilities,
         )
         return Scored(record, self.metrics)
 

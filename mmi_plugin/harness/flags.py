@@ -1,0 +1,150 @@
+"""Every flag of lmms-eval's command line, and what becomes of it when tasks of this package are asked."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from argparse import Namespace
+from importlib.util import find_spec
+from typing import Any
+
+from mmi_plugin.errors import InputError, nearest
+
+ACTS = (
+    *("config", "model", "tasks", "model_args", "gen_kwargs", "system_instruction", "reasoning_tags", "force_simple"),
+    *("batch_size", "device", "limit", "offset", "use_cache", "process_docs_parallel", "include_path"),
+    *("output_path", "log_samples", "write_out", "show_config", "verbosity", "timezone"),
+    *("wandb_args", "swanlab_args", "hf_hub_log_args", "power_analysis", "tui"),
+)
+NEEDS = {
+    "wandb_log_samples": "wandb_args",
+    "swanlab_log_samples": "swanlab_args",
+    **dict.fromkeys(("effect_size", "alpha", "power", "correlation", "std_a", "std_b"), "power_analysis"),
+}
+"""Flags that act only beside another one."""
+REFUSED = {
+    "agentic_trace_mode": "every item is asked in one round",
+    "apply_chat_template": "a chat model always applies its own template; leave it out",
+    "baseline": "lmms-eval joins two runs by position; `mmi leaderboard A=OUT1 B=OUT2 --baseline A` does by item",
+    "cache_requests": "it would bring back prompts of an older benchmark; leave it out",
+    "check_integrity": "lmms-eval has no tests of these tasks; `make test` runs ours",
+    "fewshot_as_multiturn": "items are asked without examples; leave it out",
+    "launcher_args": "no answer is judged by a model; leave it out",
+    "log_samples_suffix": "lmms-eval does not read it: samples are named by their task",
+    "num_fewshot": "items are asked without examples: --num_fewshot 0",
+    "predict_only": "every answer is scored: --log_samples also keeps it",
+    "process_with_media": "answers are scored from their text; leave it out",
+    "repeats": "of several answers to one prompt lmms-eval scores the first: --repeats 1",
+    "trust_remote_code": "lmms-eval does not read it: --model_args trust_remote_code=True",
+}
+"""Flags that would change nothing, or harm, whatever the model."""
+REFUSED_BY_OURS = {
+    "max_batch_size": "mmi_hf halves a batch that memory has no room for: --batch_size N",
+    "max_tokens": "mmi_hf has no budget for a whole run: --gen_kwargs max_new_tokens=N is one for each answer",
+    "seed": "mmi_hf draws nothing: `seed` in a task's dataset_kwargs is that of the conditions",
+}
+"""Flags that act on other models of lmms-eval, and on which of ours is said here why not."""
+
+
+def check(args: Namespace, model: type) -> None:
+    """Raise InputError, which names what would do, for a flag that would have no effect on our tasks.
+
+    args: of upstream's command line; model: the class of `--model`.
+    """
+    names, defaults = _upstream()
+    given = {name for name in names if getattr(args, name, defaults[name]) != defaults[name]}
+    for name in sorted(given):
+        reason = REFUSED.get(name) or (is_ours(model) and REFUSED_BY_OURS.get(name))
+        if reason and not (name == "num_fewshot" and args.num_fewshot == 0):
+            raise InputError(f"{names[name]}: {reason}")
+        if NEEDS.get(name, name) not in given:
+            raise InputError(f"{names[name]} needs {names[NEEDS[name]]}")
+    if args.swanlab_args and find_spec("swanlab") is None:
+        raise InputError("--swanlab_args: the package swanlab is not installed; --wandb_args logs to wandb")
+    if args.force_simple and not model.is_simple:
+        raise InputError(f"--force_simple: {args.model} is a chat model only; leave it out")
+    if not is_ours(model):
+        _check_read(args, model)
+
+
+def is_ours(model: type) -> bool:
+    """Whether a model class is of this package, and decodes as `models.settings` says."""
+    return model.__module__.partition(".")[0] == "mmi_plugin"
+
+
+def key_values(args: Namespace, name: str) -> dict[str, Any]:
+    """Return a flag of the form KEY=VALUE,... as upstream reads it. Raises InputError for another form."""
+    from lmms_eval.utils import simple_parse_args_string
+
+    given = getattr(args, name) or {}
+    try:
+        return simple_parse_args_string(given) if isinstance(given, str) else dict(given)
+    except ValueError as error:
+        raise InputError(f"--{name} {given!r}: not of the form KEY=VALUE,KEY=VALUE") from error
+
+
+def tag_pairs(given: Any) -> tuple[tuple[str, str], ...]:
+    """Return the (start, end) tags of thoughts that `--reasoning_tags` or a task's `reasoning_tags` list.
+
+    They may be JSON; "none" lists none. Raises InputError for another form.
+    """
+    from lmms_eval.api.reasoning import parse_reasoning_tags_config
+
+    try:
+        pairs = [(start, end) for start, end in parse_reasoning_tags_config(given) or ()]
+    except (ValueError, TypeError):
+        pairs = [("", "")]
+    if not all(isinstance(tag, str) and tag for pair in pairs for tag in pair):
+        raise InputError(f"--reasoning_tags {given!r}: not a JSON list of [start, end] pairs, nor none")
+    return tuple(pairs)
+
+
+def default_of(name: str) -> Any:
+    """Return the value of an argument of upstream's that is not given."""
+    return _upstream()[1][name]
+
+
+def _upstream() -> tuple[dict[str, str], dict[str, Any]]:
+    """Return upstream's flags and their defaults, by the name of the argument."""
+    from lmms_eval import __main__ as upstream
+
+    before, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        parser, defaults = upstream.parse_eval_args()
+    finally:
+        sys.argv = before
+    flags = {
+        action.dest: [flag for flag in action.option_strings if flag.startswith("--")] for action in parser._actions
+    }
+    return {name: found[0] for name, found in flags.items() if name != "help"}, vars(defaults)
+
+
+def _check_read(args: Namespace, model: type) -> None:
+    """Raise InputError for a key of `--gen_kwargs` that the sources of a model of lmms-eval's never name."""
+    known = _names_in(model)
+    for key in key_values(args, "gen_kwargs"):
+        if known is not None and key not in known:
+            raise InputError(f"--gen_kwargs: {args.model} does not read {key!r}: {nearest(key, known & _COMMON)}")
+
+
+_COMMON = {"max_new_tokens", "temperature", "do_sample", "top_p", "top_k", "num_beams", "until", "repetition_penalty"}
+
+
+def _names_in(model: type) -> set[str] | None:
+    """Return every text constant in the model's modules; None where one hands all settings on as they are."""
+    from lmms_eval.api.model import lmms
+
+    found: set[str] = set()
+    for module in {base.__module__ for base in model.__mro__ if issubclass(base, lmms) and base is not lmms}:
+        for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module]))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+            if isinstance(node, ast.Call) and any(_is_settings(keyword) for keyword in node.keywords):
+                return None
+    return found
+
+
+def _is_settings(keyword: ast.keyword) -> bool:
+    """Whether a call's argument is `**gen_kwargs` or the like."""
+    return keyword.arg is None and isinstance(keyword.value, ast.Name) and "gen" in keyword.value.id

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.utils import is_torch_bf16_gpu_available
+from transformers.utils import is_torch_bf16_gpu_available, logging
 from trl import SFTConfig
 
 from mmi_plugin import conditions
@@ -20,6 +20,7 @@ ATTACKED = ("prompt", "after_image")
 MASKS = ("irrelevant", "all")
 BAD_ROW = ("stop", "skip")
 CONSISTENCIES = ("none", "kl", "js", "mse")
+logger = logging.get_logger(__name__)
 
 
 def about(help: str, choices: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -172,6 +173,15 @@ class MMIConfig(SFTConfig):
         for family in FAMILIES:
             self._check_conditions(family)
         super().__post_init__()
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs of this process, at most one: the hooks at the decoder do not reach the replicas of nn.DataParallel."""
+        seen = super().n_gpu
+        if seen > 1:
+            command = f"accelerate launch --num_processes {seen} trainers/train.py ..."
+            logger.warning_once(f"{seen} GPUs are here and this process uses one; '{command}' uses all")
+        return min(seen, 1)
 
     def conditions_of(self, family: str) -> tuple[str, ...]:
         """The rows of an item of `family`: condition names, the origin first."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -25,6 +30,52 @@ def failed(error: Exception) -> GenerationResult:
 def failure_of(answer: str) -> str | None:
     """Return why the model gave no answer; None when it gave one."""
     return answer.partition("] ")[2] or answer if answer.startswith(_MARKS) else None
+
+
+class Swallowed:
+    """Counts what a model of lmms-eval logs as an error and goes on from, with an empty answer or without an image."""
+
+    def __init__(self) -> None:
+        self._said: Counter[str] = Counter()
+        self._sink = logger.add(self._note, level="ERROR", format="{message}", filter=_by_a_model)
+
+    def _note(self, message: str) -> None:
+        self._said[message.strip().partition("\n")[0]] += 1
+
+    def lines(self) -> list[str]:
+        """Return one line that counts the errors, none without any."""
+        first = next(iter(self._said), None)
+        return [f"the model went on from {self._said.total()} errors, the first: {first}"] if first is not None else []
+
+    def close(self) -> None:
+        logger.remove(self._sink)
+
+
+def _by_a_model(record: Mapping[str, Any]) -> bool:
+    return (record["name"] or "").startswith("lmms_eval.models.")
+
+
+_checks: list[Callable[[], list[str]]] = []
+
+
+def fail_stock(lines: Callable[[], list[str]]) -> None:
+    """Let lmms-eval's own command line, where it runs this process, end with status 1 and `lines()` if there are any.
+
+    It goes on after any error, and leaves with 0.
+    """
+    if Path(sys.argv[0]).parts[-2:] != ("lmms_eval", "__main__.py") and Path(sys.argv[0]).name != "lmms-eval":
+        return
+    if not _checks:
+        _checks.append(Swallowed().lines)
+        sys.exit = partial(_leave, sys.exit)
+    _checks.append(lines)
+
+
+def _leave(leave: Callable[[Any], NoReturn], status: Any = None) -> NoReturn:
+    found = [] if status else [line for lines in _checks for line in lines()]
+    for line in found:
+        print(f"error: {line}", file=sys.stderr)
+    leave(1 if found else status)
 
 
 class Guarded:

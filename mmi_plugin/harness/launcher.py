@@ -7,7 +7,7 @@ import copy
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from time import sleep
@@ -20,7 +20,6 @@ from mmi_plugin.harness import flags, later
 from mmi_plugin.models.load import stamp
 from mmi_plugin.models.settings import Decoding
 
-_SHOWN = 20  # failed records per task; the sample log names all
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
 
@@ -106,6 +105,7 @@ def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
 
 def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failures: list[str], resume: bool) -> Any:
     """Run upstream's evaluation of `args` with our task manager, and check what came out."""
+    from mmi_plugin.harness.failures import Swallowed
     from mmi_plugin.harness.resume import Run
     from mmi_plugin.harness.task_manager import LISTINGS, QuickTaskManager
 
@@ -125,13 +125,13 @@ def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failu
     gc.enable()
     if args.output_path:
         _leave_second(Path(args.output_path), args.timezone)
-    with run.journaled():
+    with run.journaled(), closing(Swallowed()) as errors:
         results, samples = evaluate(args)
     if results is not None:
         run.publish()
         missing = _missing(args, tasks.own, results)
-        failures.extend(missing)
-        if not missing:
+        failures.extend([*errors.lines(), *missing])
+        if errors.lines() or not missing:  # an answer beside an error is none to go on from
             run.forget()
     return results, samples
 
@@ -230,8 +230,7 @@ def _missing(args: argparse.Namespace, own: dict[str, Any], results: dict[str, A
     """Return a line for every failed record of our tasks, every task that lacks some, files not written."""
     lines = []
     for name, task in own.items():
-        shown = [f"{name}: item {row.item_id} ({row.condition}) failed: {row.failure}" for row in task.failed]
-        lines += [*shown[:_SHOWN], *([f"{name}: {len(shown)} records failed in all"] if shown[_SHOWN:] else [])]
+        lines += task.failures()
         found = results["results"].get(name, {}).get("items,none", 0)
         if found != task.expected_items:
             lines.append(f"{name}: {found} of {task.expected_items} items are complete")

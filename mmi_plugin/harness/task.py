@@ -20,7 +20,7 @@ from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.answer import probabilities_of
 from mmi_plugin.harness.documents import Selection, documents, perturbed
-from mmi_plugin.harness.failures import failure_of
+from mmi_plugin.harness.failures import fail_stock, failure_of
 from mmi_plugin.harness.flags import REFUSED, check
 from mmi_plugin.harness.numbers import flatten, higher_is_better
 from mmi_plugin.metrics import Record, Summary, summarise
@@ -42,6 +42,7 @@ class Scored(dict[str, Any]):
         return self._scores.items()
 
 
+_SHOWN = 20  # failed records; the sample log names all
 _FIXED: dict[str, Any] = {"output_type": "generate_until", "num_fewshot": 0, "metric_list": []}
 _KEYS = (
     *("class", "task", "task_alias", "tag", "metadata"),
@@ -64,7 +65,11 @@ class InterferenceTask(ConfigurableMessagesTask):
                 raise InputError(f"{config.get('task')}: key {key!r} would change nothing: {nearest(key, _KEYS)}")
             if key in _FIXED and value != _FIXED[key]:
                 raise InputError(f"{config.get('task')}: key {key!r} is {value!r}, and can only be {_FIXED[key]!r}")
+        self._undone = f"{config.get('task')}: the task cannot be made"
+        self.failed: list[Record] = []  # of all ranks, once aggregated
+        fail_stock(lambda: [self._undone] if self._undone else self.failures())
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        self._undone = ""
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None) -> None:
         """Build the documents; lmms-eval calls this once, from its constructor."""
@@ -84,8 +89,7 @@ class InterferenceTask(ConfigurableMessagesTask):
             "content_hash": self.bench.digest(selection.conditions, selection.seed),
         }
         self.metrics = tuple(flatten(self.summarise(())))
-        self._answers: dict[tuple[str, str], tuple[str, tuple[float, ...] | None]] = {}
-        self.failed: list[Record] = []  # of all ranks, once aggregated
+        self._answers: dict[tuple[str, str], tuple[str, str, tuple[float, ...] | None]] = {}
         self.args: Namespace | None = None  # of the command line; lmms-eval sets it
         self._system_prompt: str | None = None
 
@@ -93,6 +97,11 @@ class InterferenceTask(ConfigurableMessagesTask):
     def expected_items(self) -> int:
         """How many items the documents make."""
         return len(self.test_docs()) // len(self.selection.conditions)
+
+    def failures(self) -> list[str]:
+        """Return a line for each of the first records that failed, once they are counted, and one for how many did."""
+        named = [f"{self.task_name}: item {row.item_id} ({row.condition}) failed: {row.failure}" for row in self.failed]
+        return named[:_SHOWN] + [f"{self.task_name}: {len(named)} records failed in all"] * (len(named) > _SHOWN)
 
     def keep(self, limit: float | None, offset: int) -> None:
         """Keep only the items that lmms-eval's `--offset` and `--limit`, which count prompts, touch.
@@ -122,6 +131,8 @@ class InterferenceTask(ConfigurableMessagesTask):
 
         Raises InputError for flags of the command line that would change nothing.
         """
+        if not options.get("rank"):  # which counts the answers of all
+            self._undone = f"{self.task_name}: not evaluated to its end"
         if self.args is not None:
             check(self.args, self._model())
         if options.get("cache_requests"):
@@ -149,9 +160,10 @@ class InterferenceTask(ConfigurableMessagesTask):
         return list(item.images)
 
     def doc_to_messages(self, doc: Mapping[str, Any], **_: Any) -> list[dict[str, Any]]:
-        system = [{"type": "text", "text": self._system_prompt}]
-        first = [] if self._system_prompt is None else [{"role": "system", "content": system}]
-        return first + self._build_user_turn(self.doc_to_visual(doc), self.doc_to_text(doc))
+        turns = self._build_user_turn(self.doc_to_visual(doc), self.doc_to_text(doc))
+        if self._system_prompt is None:
+            return turns
+        return [{"role": "system", "content": [{"type": "text", "text": self._system_prompt}]}, *turns]
 
     def apply_filters(self) -> list[Instance] | None:
         """Note the answers as they came, with their probabilities: lmms-eval takes thoughts out of what it hands on.
@@ -162,20 +174,21 @@ class InterferenceTask(ConfigurableMessagesTask):
             doc = self.test_docs()[request.doc_id]
             if not request.resps:
                 raise RuntimeError(f"{self.task_name}: item {doc['item_id']} ({doc['condition']}) has no answer")
-            answer = request.resps[0], probabilities_of(request.token_counts[0])
-            self._answers[doc["item_id"], doc["condition"]] = answer
+            raw = request.resps[0]
+            said = raw.removeprefix(request.args[0])  # lmms-eval's instructblip gives the prompt back first
+            self._answers[doc["item_id"], doc["condition"]] = raw, said, probabilities_of(request.token_counts[0])
         return super().apply_filters()
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str], full_docs: Any = None) -> Scored:
         """Return the record of one document."""
-        raw, probabilities = self._answers[doc["item_id"], doc["condition"]]
+        raw, said, probabilities = self._answers[doc["item_id"], doc["condition"]]
         failure = failure_of(raw)
         record = Record(
             item_id=doc["item_id"],
             condition=doc["condition"],
             seed=doc["seed"],
             gold=doc["gold"],
-            parsed=None if failure else parse_letter(raw, self.items[doc["item_id"]].options),
+            parsed=None if failure else parse_letter(said, self.items[doc["item_id"]].options),
             raw=raw,
             named=doc["named"],
             failure=failure,
@@ -193,7 +206,7 @@ class InterferenceTask(ConfigurableMessagesTask):
         return {name: higher_is_better(name) for name in self.metrics}
 
     def _number(self, name: str, records: Sequence[Record]) -> float:
-        summary = self.summarise(records)
+        summary, self._undone = self.summarise(records), ""
         if name == "incomplete" and summary.incomplete:
             self.failed = [record for record in records if record.failure]
             first = ", ".join(summary.incomplete[:5])

@@ -14,7 +14,7 @@ from mmi_plugin.errors import InputError
 class Record:
     """One answer: an item under one condition. `parsed` and `named` are letters or None;
     `probabilities` of the options, in their order, where the model gave them; `failure` says why
-    there is no answer where the model failed."""
+    there is no answer where the model failed; `cut_off`: it ran out of tokens within a thought."""
 
     item_id: str
     condition: str
@@ -25,6 +25,7 @@ class Record:
     named: str | None = None
     probabilities: Sequence[float] | None = None
     failure: str | None = None
+    cut_off: bool = False
 
     @property
     def right(self) -> bool:
@@ -45,7 +46,8 @@ class Summary:
 
     `accuracy` is per condition; `flip_rate` is the share of items whose decision differs from the
     reference condition; `worst_case` counts items that are right under every condition, and
-    `worst_case_seen` those right under every condition that the published training uses.
+    `worst_case_seen` those right under every condition that the published training uses; `cut_off` is the
+    part of `unparseable` where the model ran out of tokens within a thought.
     """
 
     items: int
@@ -55,6 +57,7 @@ class Summary:
     worst_case: float
     worst_case_seen: float
     unparseable: float
+    cut_off: float
 
 
 def group_by_item(records: Iterable[Record]) -> dict[str, dict[str, Record]]:
@@ -100,4 +103,5 @@ def summarise(records: Iterable[Record], family: str, conditions: Sequence[str])
         worst_case=right_under(conditions),
         worst_case_seen=right_under(name for name in conditions if get(name).seen),
         unparseable=share(row[name].parsed is None for row in rows for name in conditions),
+        cut_off=share(row[name].cut_off for row in rows for name in conditions),
     )

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lmms_eval import __main__ as upstream
 
 from mmi_plugin.harness import flags
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.harness.model import MmiHf
-from mmi_plugin.harness.results import newest_results, read_run
-from tests import families
-from tests.harness_runs import OUR_MODEL, TASKS, arguments, process, save_varied
-from tests.server import serving
+from mmi_plugin.harness.results import read_run
+from tests.harness_runs import OUR_MODEL, arguments, save_varied
 
 TASK = "mmi_demo_arith"
 SHORT = ("--gen_kwargs", "max_new_tokens=3")

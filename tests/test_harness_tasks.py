@@ -90,7 +90,7 @@ def test_numbers_equal_an_independent_count(run: dict[str, TaskResult], task: st
     for record in records:
         table.setdefault(record.item_id, {})[record.condition] = (record.parsed, record.parsed == record.gold)
     n = len(table)
-    expected: dict[str, float] = {"items": n, "incomplete": 0, "unparseable": 0.0}
+    expected: dict[str, float] = {"items": n, "incomplete": 0, "unparseable": 0.0, "cut_off": 0.0}
     for name in names:
         expected[f"accuracy/{name}"] = sum(row[name][1] for row in table.values()) / n
     for name in names[1:]:

@@ -6,6 +6,7 @@ import ast
 import inspect
 import sys
 from argparse import Namespace
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -105,6 +106,7 @@ def default_of(name: str) -> Any:
     return _upstream()[1][name]
 
 
+@cache
 def _upstream() -> tuple[dict[str, str], dict[str, Any]]:
     """Return upstream's flags and their defaults, by the name of the argument."""
     from lmms_eval import __main__ as upstream

@@ -19,9 +19,9 @@ from loguru import logger
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.answer import Counts
-from mmi_plugin.models.load import stamp
 from mmi_plugin.harness.failures import failure_of
 from mmi_plugin.harness.flags import key_values
+from mmi_plugin.models.load import stamp
 from mmi_plugin.provenance import versions
 
 _CHUNK = 256  # requests given at once to a model that does not report its answers one by one
@@ -100,7 +100,8 @@ class Journal:
                 continue
             settings = next((argument for argument in request.args if isinstance(argument, dict)), {})
             document = task.test_docs()[request.doc_id]
-            content = _digest([request.task_name, task.config.metadata["content_hash"], document, settings])
+            read = task.config.reasoning_tags  # on which the probabilities depend
+            content = _digest([request.task_name, task.config.metadata["content_hash"], document, settings, read])
             seen[content] += 1  # with --repeats a request occurs several times
             yield f"{content}-{seen[content]}"
 

@@ -7,7 +7,7 @@ import copy
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
 from time import sleep
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     before, sys.argv = sys.argv, ["lmms_eval", *arguments]
     gc.disable()  # imports leave no garbage, and looking for it took a quarter of the time to the first request
     try:
-        with _our_evaluation(failures, resume) if _evaluates(arguments) else _nothing():
+        with _ours(arguments, failures, resume):
             dispatch.main()
     except SystemExit as stop:
         return _status(stop)
@@ -53,10 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _evaluates(arguments: Sequence[str]) -> bool:
-    """Whether upstream's dispatcher will evaluate, and not print help or run a subcommand."""
+def _ours(arguments: Sequence[str], failures: list[str], resume: bool) -> AbstractContextManager[None]:
+    """Return what puts us into the command that upstream's dispatcher will run. Raises InputError for a stray flag."""
     flags = arguments[1:] if arguments[:1] == ["eval"] else arguments
-    return bool(flags) and flags[0].startswith("-") and not {"-h", "--help", "--tui"} & set(flags)
+    if flags and flags[0].startswith("-") and not {"-h", "--help", "--tui"} & set(flags):
+        return _our_evaluation(failures, resume)
+    if resume:
+        raise InputError("--resume goes on with an evaluation: it needs --model and --tasks")
+    if arguments[:1] in (["tasks"], ["power"]):
+        from mmi_plugin.harness.subcommands import with_our_tasks
+
+        return with_our_tasks()
+    return nullcontext()
 
 
 def _status(stop: SystemExit) -> int:
@@ -69,11 +77,6 @@ def _status(stop: SystemExit) -> int:
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
 def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
     """Put ourselves between upstream's command line and its evaluation of one set of arguments.
 
@@ -82,7 +85,9 @@ def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
     """
     from lmms_eval import __main__ as upstream
 
-    names = ("cli_evaluate_single", "TaskManager", "EvaluationTracker")
+    from mmi_plugin.harness.subcommands import task_sizes
+
+    names = ("cli_evaluate_single", "TaskManager", "EvaluationTracker", "collect_task_sizes")
     theirs = {name: getattr(upstream, name) for name in names}
 
     def watched(args: argparse.Namespace) -> Any:
@@ -95,7 +100,7 @@ def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
             failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
             raise
 
-    upstream.cli_evaluate_single = watched
+    upstream.cli_evaluate_single, upstream.collect_task_sizes = watched, task_sizes
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ def flatten(summary: Summary) -> dict[str, float]:
         "worst_case": summary.worst_case,
         "worst_case_seen": summary.worst_case_seen,
         "unparseable": summary.unparseable,
+        "cut_off": summary.cut_off,
         "items": summary.items,
         "incomplete": len(summary.incomplete),
     }

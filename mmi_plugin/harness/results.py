@@ -13,12 +13,14 @@ from mmi_plugin.metrics import Record
 
 RESULTS = "_results.json"
 SETUP = {
-    "processor_hash": "image processor or tokenizer",
+    "processor_hash": "processor",
+    "tokenizer_hash": "vocabulary",
     "template_hash": "chat template",
     "chat_template_kwargs": "arguments of the chat template",
     "system_prompt": "system prompt",
     "system_instruction": "system instruction",
     "decoding": "decoding",
+    "max_thinking_tokens": "tokens of a thought",
     "reasoning_tags": "tags of thoughts",
 }
 """What decides answers beside weights and items, in words."""

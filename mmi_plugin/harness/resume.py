@@ -64,6 +64,7 @@ class Run:
 
         def with_journal(**options: Any) -> Any:
             self.model = options["lm"]
+            self._agree_on_thoughts(command)
             if not command.output_path:
                 return evaluate(**options)
             # Only now: the model is loaded, so that the commit of a hub id is known.
@@ -79,6 +80,16 @@ class Run:
             yield
         finally:
             evaluator.evaluate = evaluate
+
+    def _agree_on_thoughts(self, command: argparse.Namespace) -> None:
+        """Let our model look for the end of a thought where the tasks do. Raises InputError when these differ."""
+        for task in self.own.values():
+            task.args = command
+        tags = {tuple(task.thoughts()) for task in self.own.values()}
+        if len(tags) > 1:
+            raise InputError("key 'reasoning_tags' differs from task to task: ask for one of them at a time")
+        if tags and is_ours(type(self.model)):
+            self.model.thoughts = tags.pop()
 
     def publish(self) -> None:
         """Write the results file, after all the samples."""

@@ -15,13 +15,13 @@ from lmms_eval.models import get_model
 from loguru import logger
 from PIL import Image
 
-from mmi_plugin.answers import parse_letter
+from mmi_plugin.answers import THOUGHTS, read
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.answer import probabilities_of
 from mmi_plugin.harness.documents import Selection, documents, perturbed
 from mmi_plugin.harness.failures import fail_stock, failure_of
-from mmi_plugin.harness.flags import REFUSED, check
+from mmi_plugin.harness.flags import REFUSED, check, default_of, tag_pairs
 from mmi_plugin.harness.numbers import flatten, higher_is_better
 from mmi_plugin.metrics import Record, Summary, summarise
 from mmi_plugin.models.order import dealt
@@ -149,6 +149,13 @@ class InterferenceTask(ConfigurableMessagesTask):
     def _model(self) -> type:
         return get_model(self.args.model, self.args.force_simple)
 
+    def thoughts(self) -> Sequence[tuple[str, str]]:
+        """Return the tags of thoughts: those of the YAML or of `--reasoning_tags`, or all that we know."""
+        given = self.config.reasoning_tags
+        if given is None:
+            given = default_of("reasoning_tags") if self.args is None else self.args.reasoning_tags
+        return THOUGHTS if given == default_of("reasoning_tags") else tag_pairs(given)
+
     def doc_to_text(self, doc: Mapping[str, Any]) -> str:
         return doc["prompt"]
 
@@ -183,16 +190,18 @@ class InterferenceTask(ConfigurableMessagesTask):
         """Return the record of one document."""
         raw, said, probabilities = self._answers[doc["item_id"], doc["condition"]]
         failure = failure_of(raw)
+        reading = read(said, self.items[doc["item_id"]].options, self.thoughts())
         record = Record(
             item_id=doc["item_id"],
             condition=doc["condition"],
             seed=doc["seed"],
             gold=doc["gold"],
-            parsed=None if failure else parse_letter(said, self.items[doc["item_id"]].options),
+            parsed=None if failure else reading.letter,
             raw=raw,
             named=doc["named"],
             failure=failure,
             probabilities=probabilities,
+            cut_off=not failure and reading.cut_off,
         )
         return Scored(record, self.metrics)
 

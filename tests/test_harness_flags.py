@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from lmms_eval import __main__ as upstream
 
 from mmi_plugin.harness import flags
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.harness.results import read_run
-from tests.harness_runs import OUR_MODEL, arguments, save_varied
+from mmi_plugin.harness.results import TaskResult, newest_results, read_run
+from mmi_plugin.sources import load
+from tests.harness_runs import OUR_MODEL, arguments, raw_answers, save_varied
+from tests.server import Server, serving
 
 TASK = "mmi_demo_arith"
 SHORT = ("--gen_kwargs", "max_new_tokens=3")
@@ -99,3 +102,86 @@ def test_what_asks_for_the_default_is_no_request(varied: Path, plain: Path, tmp_
     same = ("--num_fewshot", "0", "--repeats", "1", "--seed", "0,1234,1234,1234", "--agentic_trace_mode", "basic")
     assert main([*OUR_MODEL, *arguments(varied, TASK, tmp_path, *SHORT, *same, limit=4)]) == 0
     assert read_run(tmp_path)[TASK].records == read_run(plain)[TASK].records
+
+
+@pytest.mark.parametrize("command", [["tasks", "--resume"], ["--help", "--resume"]])
+def test_our_own_flag_is_for_evaluations(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    assert refusal(capsys, command) == "--resume goes on with an evaluation: it needs --model and --tasks"
+
+
+def test_flags_of_the_output_act(varied: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shown = ("--show_config", "--write_out", "--timezone", "Pacific/Kiritimati", "--process_docs_parallel", "1")
+    assert main([*OUR_MODEL, *arguments(varied, TASK, tmp_path, *SHORT, *shown, limit=2)]) == 0
+    said = capfd.readouterr().out
+    assert '"resolved_cli_args": {' in said and "What is the digit in the picture plus" in said
+    east = datetime.now(timezone(timedelta(hours=14)))
+    assert newest_results(tmp_path).name[:8] in {f"{east:%Y%m%d}", f"{east - timedelta(minutes=2):%Y%m%d}"}
+
+
+def test_subcommands_know_our_tasks(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks", "list"]) == 0
+    assert {"mme", "mmi_demo_digits", "mmi_all"} <= set(capfd.readouterr().out.split())
+    for command in (["power", "--tasks", "mmi_demo_digits"], ["--power-analysis", "--tasks", "mmi_demo_digits"]):
+        assert main(command) == 0
+        items = len(load("demo_digits", "test").items)
+        assert f"Sample size:         n = {items}\n" in capfd.readouterr().out
+    assert main(["power", "--tasks", "mmi_demo_digit"]) == 2
+
+
+def ask(server: Server, out: Path, *more: str) -> TaskResult:
+    """Evaluate a server with lmms-eval's client."""
+    model = f"model=tiny,base_url={server.url},api_key=none,httpx_trust_env=False,max_retries=1,num_concurrent=1"
+    run = arguments(Path(), TASK, out, *SHORT, *more, limit=4)
+    run[run.index("--model_args") + 1] = model
+    assert main(["--model", "openai", *run]) == 0
+    return read_run(out)[TASK]
+
+
+def test_the_system_instruction_is_the_system_turn(varied: Path, plain: Path, tmp_path: Path) -> None:
+    """Held against a server, which renders what it is sent by the processor's own template."""
+    said = ("--system_instruction", "Look twice, then answer.")
+    with serving(varied) as server:
+        sent = ask(server, tmp_path / "server", *said)
+        assert [turn["role"] for chat in server.chats for turn in chat] == ["system", "user"] * 4
+        assert {chat[0]["content"][0]["text"] for chat in server.chats} == {said[1]}
+    assert main([*OUR_MODEL, *arguments(varied, TASK, tmp_path / "ours", *SHORT, *said, limit=4)]) == 0
+    ours, without = read_run(tmp_path / "ours")[TASK], read_run(plain)[TASK]
+    assert raw_answers(ours) == raw_answers(sent)
+    assert raw_answers(ours) != raw_answers(without)
+    assert (ours.setup["system_instruction"], without.setup["system_instruction"]) == (said[1], None)
+
+
+def test_settings_of_the_decoding_act_and_are_in_the_record(varied: Path, plain: Path, tmp_path: Path) -> None:
+    more = ("--gen_kwargs", "max_new_tokens=3,repetition_penalty=50")
+    assert main([*OUR_MODEL, *arguments(varied, TASK, tmp_path, *more, limit=4)]) == 0
+    found, without = read_run(tmp_path)[TASK], read_run(plain)[TASK]
+    assert raw_answers(found) != raw_answers(without)
+    assert (found.setup["decoding"]["repetition_penalty"], without.setup["decoding"]["repetition_penalty"]) == (50, 1)
+    assert found.setup["decoding"]["max_new_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("raw", "tags", "expected"),
+    [
+        ("<think>It is A.</think>B", (), ("B", False)),
+        ("<think>The answer is A", (), (None, True)),
+        ("<think>The answer is A", ("--reasoning_tags", "none"), ("A", False)),
+        ("<hm>The answer is A", (), ("A", False)),
+        ("<hm>The answer is A", ("--reasoning_tags", '[["<hm>", "</hm>"]]'), (None, True)),
+        ("<hm>The answer is A</hm> C", ("--reasoning_tags", '[["<hm>", "</hm>"]]'), ("C", False)),
+    ],
+)
+def test_thoughts_stand_between_the_tags_that_are_given(
+    varied: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raw: str,
+    tags: tuple[str, ...],
+    expected: tuple[str | None, bool],
+) -> None:
+    monkeypatch.setattr(Server, "generate", lambda *_: raw)
+    with serving(varied) as server:
+        result = ask(server, tmp_path, *tags)
+    assert {(record.parsed, record.cut_off) for record in result.records} == {expected}
+    assert {record.raw for record in result.records} == {raw}
+    assert (result.numbers["cut_off"], result.numbers["unparseable"]) == (expected[1], expected[0] is None)

@@ -48,12 +48,16 @@ class Reference:
             whole = self.processor(images=[item.image], text=[text], suffix=[answer], return_tensors="pt")
             prompt = int((whole.pop("labels")[0] == -100).sum())
         elif name == "InstructBlipProcessor":
-            text = prompts.user_text(item) + "\n"
-            whole = self.processor(images=[item.image], text=[text], return_tensors="pt")
-            prompt = whole["input_ids"].shape[1]
-            reply = self.processor.tokenizer(answer + "</s>", add_special_tokens=False, return_tensors="pt")
-            for key in ("input_ids", "attention_mask"):
-                whole[key] = torch.cat([whole[key], reply[key]], dim=1)
+            # The Q-Former reads the prompt alone; the decoder goes on with the answer as with any next word.
+            head = self.processor(images=[item.image], text=[prompts.user_text(item)], return_tensors="pt")
+            said = self.processor(
+                images=[item.image], text=[f"{prompts.user_text(item)} {answer}</s>"], return_tensors="pt"
+            )
+            prompt, whole = (
+                head["input_ids"].shape[1],
+                {**head, **{k: said[k] for k in ("input_ids", "attention_mask")}},
+            )
+            assert whole["input_ids"][0, :prompt].tolist() == head["input_ids"][0].tolist()
         else:
             whole, head = (
                 self.processor.apply_chat_template(

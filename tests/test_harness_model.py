@@ -143,7 +143,7 @@ def test_a_processor_without_chat_template_is_refused(
         assert "chat_template" not in path.read_text(encoding="utf-8")
     status, line = _fails(capsys, broken, tmp_path)
     assert status == 2
-    assert line.endswith("no chat template, which mmi_hf needs")
+    assert line.endswith("LlavaProcessor is not supported: it has no chat template")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,11 +14,12 @@ from transformers import AutoModelForImageTextToText
 
 from mmi_plugin import prompts
 from mmi_plugin.conditions import get
-from mmi_plugin.harness import prefix
-from mmi_plugin.harness.checkpoint import load_processor
-from mmi_plugin.harness.prompting import side_by_side
-from mmi_plugin.harness.scorer import Answer, Row, Scorer
 from mmi_plugin.items import LETTERS
+from mmi_plugin.models import prefix
+from mmi_plugin.models.answer import Scorer
+from mmi_plugin.models.families import prompts_of, side_by_side
+from mmi_plugin.models.generate import Answer, Row
+from mmi_plugin.models.load import load_processor
 from mmi_plugin.sources import load
 from tests import families
 
@@ -84,7 +86,12 @@ def _slow(model: Any, processor: Any, row: Row, choices: list[list[int]]) -> Ans
 
 
 def _choices(processor: Any, row: Row) -> list[list[int]]:
-    """The tokens of the letters: as they are after the template, and after a blank without one."""
+    """The tokens of the letters: as they are after the template, and without one as a suffix is encoded or, where
+    the processor knows none, after a blank."""
+    if type(processor).__name__ == "PaliGemmaProcessor":
+        image, text = (part[part["type"]] for part in row.chat[0]["content"])
+        whole = [processor(images=image, text=text, suffix=choice, return_tensors="pt") for choice in row.choices]
+        return [own["labels"][0][own["labels"][0] != -100].tolist()[:-1] for own in whole]
     blank = "" if processor.chat_template else " "
     return [processor.tokenizer(blank + choice, add_special_tokens=False)["input_ids"] for choice in row.choices]
 
@@ -93,7 +100,7 @@ def _choices(processor: Any, row: Row) -> list[list[int]]:
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = families.save(request.param, tmp_path_factory.mktemp(request.param), spread=0.4)
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    processor = load_processor(str(folder), "main", False)
+    processor = load_processor(str(folder))
     rows = _rows()
     expected = [_slow(model, processor, row, _choices(processor, row)) for row in rows]
     return Case(request.param, model, processor, rows, expected)
@@ -111,7 +118,7 @@ def _answers(case: Case, size: int, ranks: int = 1) -> list[Answer]:
     """Score in batches that mix images, conditions and lengths, each rank its own share of the rows."""
     found = {}
     for rank in range(ranks):
-        scorer = Scorer(case.model, case.processor, size, case.name)
+        scorer = Scorer(case.model, prompts_of(case.processor), size)
         order = [index for start in range(5) for index in range(start, len(case.rows), 5)][rank::ranks]
         for start in range(0, len(order), size):
             batch = order[start : start + size]
@@ -122,7 +129,9 @@ def _answers(case: Case, size: int, ranks: int = 1) -> list[Answer]:
 
 def _assert_equal(found: list[Answer], expected: list[Answer]) -> None:
     assert [answer.text for answer in found] == [answer.text for answer in expected]
-    for answer, wanted in zip(found, expected, strict=True):
+    at_once = [pair for pair in zip(found, expected, strict=True) if not re.search(r".\W[a-dA-D]\b", pair[1].text)]
+    assert len(at_once) > len(expected) / 2, "most answers name no letter after other words"
+    for answer, wanted in at_once:
         assert answer.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
         assert answer.probabilities == pytest.approx(wanted.probabilities, rel=2e-3, abs=1e-9), "small ones too"
 
@@ -143,12 +152,13 @@ def test_each_image_is_encoded_once(case: Case) -> None:
         lambda module, args, call: encoded.append(len((*args, *call.values())[0])), with_kwargs=True
     )
     order = sorted(case.rows, key=lambda row: row.chat[0]["content"][0]["image"].tobytes())
-    scorer = Scorer(case.model, case.processor, 4, case.name)
+    scorer = Scorer(case.model, prompts_of(case.processor), 4)
     for start in range(0, len(order), 4):
         scorer.answer(order[start : start + 4], {"max_new_tokens": STEPS})
     hook.remove()
     images = {row.chat[0]["content"][0]["image"].tobytes() for row in order}
-    assert sum(encoded) == len(images) + 1, "and one more in the comparison with plain generation"
+    first = 2 + 4  # a prompt that is probed for attention to later tokens, rows whose logits are compared
+    assert sum(encoded) == len(images) + first
 
 
 @pytest.mark.parametrize("case", ["llava"], indirect=True)
@@ -161,7 +171,7 @@ def test_choices_that_begin_alike_are_scored_whole(case: Case, shared: bool) -> 
     choices = [tokens[text] for text in texts]
     rows = [Row(row.chat, texts, shared) for row in case.rows[:6]]
     expected = [_slow(case.model, case.processor, row, choices) for row in rows]
-    found = Scorer(case.model, case.processor, 6, case.name).answer(rows, {"max_new_tokens": STEPS})
+    found = Scorer(case.model, prompts_of(case.processor), 6).answer(rows, {"max_new_tokens": STEPS})
     _assert_equal(found, expected)
 
 
@@ -184,7 +194,7 @@ def test_a_model_that_goes_on_wrongly_is_found_out(
 
 @pytest.mark.parametrize("case", ["llava"], indirect=True)
 def test_what_is_kept_is_bounded(case: Case) -> None:
-    scorer = Scorer(case.model, case.processor, 2, case.name)
+    scorer = Scorer(case.model, prompts_of(case.processor), 2)
     for start in range(0, len(case.rows), 2):
         scorer.answer(case.rows[start : start + 2], {"max_new_tokens": STEPS})
         assert len(scorer._prefixes._kept) <= 2
@@ -201,7 +211,7 @@ def test_several_images_are_joined_where_a_prompt_takes_one(case: Case, warnings
         [{"role": "user", "content": [*({"type": "image", "image": image} for image in images), text]}]
         for images in ((left, right), (whole,))
     ]
-    scorer = Scorer(case.model, case.processor, 1, case.name)
+    scorer = Scorer(case.model, prompts_of(case.processor), 1)
     two, one = (scorer.answer([Row(chat, ("A", "B"))], {"max_new_tokens": STEPS}) for chat in chats)
     assert two == one
     assert [message for message in warnings if "side by side" in message] != []

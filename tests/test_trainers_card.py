@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mmi_plugin import prompts
 from mmi_plugin.answers import parse_letter
 from mmi_plugin.conditions import get
-from mmi_plugin.harness.checkpoint import load_model, load_processor
+from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.sources import load
 from mmi_plugin.trainers import run
 from tests import training
@@ -88,7 +88,7 @@ def test_the_model_loads_with_transformers_and_with_mmi_hf(out: Path) -> None:
     ours = load_model(str(out)).state_dict()
     plain = AutoModelForImageTextToText.from_pretrained(out).state_dict()
     assert training.largest_difference(ours, plain) == 0.0
-    assert load_processor(str(out), "main", False).chat_template
+    assert load_processor(str(out)).chat_template
 
 
 def test_merged_adapters_are_the_model_that_was_trained(tiny_llava: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_merged_adapters_are_the_model_that_was_trained(tiny_llava: Path, tmp_pa
         kept = batch["attention_mask"].bool()
         logits = [model.eval()(**call).logits[kept] for model in (merged, adapters.model, base)]
     assert (logits[0] - logits[1]).abs().max() < 1e-4 < 1e-2 < (logits[0] - logits[2]).abs().max()
-    assert load_processor(str(tmp_path / "merged"), "main", False).chat_template
+    assert load_processor(str(tmp_path / "merged")).chat_template
 
 
 @pytest.mark.parametrize("lora", [{}, {"lora_r": 4, "merge_lora": True}], ids=["full", "lora"])
@@ -118,7 +118,7 @@ def test_the_start_keeps_its_share_of_every_weight(tiny_llava: Path, tmp_path: P
     expected = {name: 0.3 * start[name].double() + 0.7 * trained[name].double() for name in trained}
     assert training.largest_difference(drawn, expected) < 1e-6
     assert training.largest_difference(drawn, trained) > 1e-3
-    assert load_processor(str(tmp_path / "drawn"), "main", False).chat_template
+    assert load_processor(str(tmp_path / "drawn")).chat_template
     assert not (tmp_path / "drawn" / run.TRAINED).exists()
 
 

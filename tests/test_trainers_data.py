@@ -45,13 +45,15 @@ def test_every_answer_of_a_conversation_is_learned(processor: LlavaProcessor, wi
         processor.chat_template = template
     labels, ids = batch["labels"][0], batch["input_ids"][0]
     kept = labels != IGNORED
-    assert processor.tokenizer.decode(labels[kept]).replace(" ", "") == "".join(
-        f"{answer}{end}" for _, answer in turns
-    ).replace(" ", "")
+    ended = [f"{answer}{end if ends else ''}" for _, answer in turns[:-1]] + [f"{turns[-1][1]}{end}"]
+    assert processor.tokenizer.decode(labels[kept]).replace(" ", "") == "".join(ended).replace(" ", "")
     assert (kept[1:] & ~kept[:-1]).sum() == 3  # three separate stretches, each after its own question
     text = processor.tokenizer.decode(ids[batch["attention_mask"][0].bool()])
     picture = "<image>" * 4 + "\n" if with_image else ""
-    said = [f"USER: {{}}Question:\n{question}\nASSISTANT:\n{answer}{end}" for question, answer in turns]
+    said = [
+        f"USER: {{}}Question:\n{question}\nASSISTANT:\n{answer}"
+        for (question, _), answer in zip(turns, ended, strict=True)
+    ]
     assert "".join(text.split()) == "".join("".join(said).format(picture, "", "").split())
     assert processor.tokenizer.decode(batch["labels"][1][batch["labels"][1] != IGNORED]) == f"seven{end}"
     assert not batch["irrelevant"].any()

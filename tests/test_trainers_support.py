@@ -9,8 +9,8 @@ import torch
 import transformers as hf
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.models.families import prompts_of
 from mmi_plugin.trainers.checkpoint import load_checkpoint
-from mmi_plugin.trainers.families import family_of
 from mmi_plugin.trainers.vision import check_support
 from tests import families, training
 
@@ -26,7 +26,7 @@ def test_a_processor_that_marks_no_image(tmp_path: Path) -> None:
     tokenizer = families.tokenizer_of({})
     processor = hf.BlipProcessor(hf.BlipImageProcessor(size=families.IMAGE), tokenizer)
     with pytest.raises(InputError, match="BlipProcessor is not supported: it has no image_token"):
-        family_of(processor)
+        prompts_of(processor)
 
 
 def test_a_model_that_takes_no_encoded_images() -> None:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.integrations.deepspeed import (
     deepspeed_config,
     is_deepspeed_zero3_enabled,
     unset_hf_deepspeed_config,
 )
-from transformers.utils import logging
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.models.families import prompts_of
+from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.families import family_of
 
 GATHER = "stage3_gather_16bit_weights_on_model_save"
-UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError)
 
 
 def load_checkpoint(args: MMIConfig, name: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -31,31 +28,17 @@ def load_checkpoint(args: MMIConfig, name: str | None = None) -> tuple[PreTraine
         InputError: missing, corrupt or incomplete, or not supported; ZeRO-3 that would not save the model.
     """
     name = name or args.model_name_or_path
-    where = f"field 'model_name_or_path' {name!r}"
     if not name:
         raise InputError("field 'model_name_or_path' is missing")
     kwargs = {"dtype": torch.float32, **(args.model_init_kwargs or {}), "trust_remote_code": args.trust_remote_code}
     if is_deepspeed_zero3_enabled():
         _join_processes(args)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what transformers warns of is an error below, in one line
     try:
-        processor = AutoProcessor.from_pretrained(
-            name, trust_remote_code=args.trust_remote_code, **(args.processor_kwargs or {})
-        )
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, **kwargs
-        )
-    except UNREADABLE as error:
-        raise InputError(f"{where} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise InputError(f"{where} lacks {len(missing)} weights, {missing[0]} among them")
-    if not isinstance(processor, ProcessorMixin):
-        raise InputError(f"{where} has no processor of images and text")
-    family_of(processor)
+        processor = load_processor(name, trust_remote_code=args.trust_remote_code, **(args.processor_kwargs or {}))
+        prompts_of(processor, args.system_prompt, args.chat_template_kwargs)
+        model = load_model(name, **kwargs)
+    except InputError as error:
+        raise InputError(f"field 'model_name_or_path': {error}") from error
     return model, processor
 
 

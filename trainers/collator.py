@@ -1,20 +1,22 @@
-"""Groups -> one right-padded batch, through the processor's own chat template."""
+"""Groups -> one right-padded batch, through the prompts that inference has, too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
-from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
 
 from mmi_plugin import prompts
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item
+from mmi_plugin.models.families import prompts_of
+from mmi_plugin.models.prompt import TrainingRow
+from mmi_plugin.models.tokens import Tensors as Batch
+from mmi_plugin.models.tokens import pad
 from mmi_plugin.seeding import stream
-from mmi_plugin.trainers.families import Batch, family_of
 from mmi_plugin.trainers.groups import Group
 
 IGNORED = -100
@@ -47,9 +49,10 @@ class GroupCollator:
         attack_text: str = "prompt",
         stand_in: bool = False,
         attack_mask: str = "irrelevant",
+        system_prompt: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        self._family = family_of(processor)
-        self._pad = processor.tokenizer.pad_token_id or 0
+        self._prompts = prompts_of(processor, system_prompt, chat_template_kwargs)
         self._max_length = max_length
         self._seed = seed
         self._after_image = attack_text == "after_image"
@@ -58,12 +61,12 @@ class GroupCollator:
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         rows = [row for group in groups for row in group.rows]
+        chats = [self._prompts.chat(row, prompts.target(row)) for row in rows]
         batch, expansions = self._images(rows)
-        ids, answers = self._tokens(rows, expansions)
-        _check_answers(groups, [row[answer].tolist() for row, answer in zip(ids, answers, strict=True)])
-        input_ids = pad_sequence(ids, batch_first=True, padding_value=self._pad)
-        inside = torch.arange(input_ids.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]
-        answer = pad_sequence(answers, batch_first=True)
+        made = self._prompts.rows(chats, expansions, [f"item {row.id}" for row in rows])
+        self._check(groups, rows, made)
+        input_ids, inside = pad([row.ids for row in made], self._prompts.encoder.padding)
+        answer = pad([row.answer for row in made], False)[0].bool()
         batch |= {
             "input_ids": input_ids,
             "attention_mask": inside.long(),
@@ -73,47 +76,35 @@ class GroupCollator:
             "items": [row.id for row in rows],
             "seeds": torch.tensor([self._row_seed(g.name, i) for g in groups for i in range(len(g.rows))]),
         }
-        return batch | self._family.columns(rows, input_ids, answer)
+        return batch | self._prompts.columns(chats, input_ids, answer)
 
     def _images(self, rows: Sequence[Item]) -> tuple[Batch, list[list[str]]]:
         """Process each distinct image object once; return tensors and each row's placeholder texts."""
-        shown = [row.images for row in rows]
+        shown = [self._prompts.joined(row.images) for row in rows]
         distinct = {id(image): image for own in shown for image in own}
         if not distinct and self._stand_in is None:
             return {}, [[] for _ in rows]
         number = {key: i for i, key in enumerate(distinct)}
         index = [[number[id(image)] for image in own] for own in shown]
-        inputs, texts = self._family.images(list(distinct.values()) or [self._stand_in])
+        inputs, texts = self._prompts.images([[image] for image in distinct.values()] or [[self._stand_in]])
         inputs["image_index"] = torch.tensor([i for own in index for i in own], dtype=torch.long)
-        inputs["image_tokens"] = torch.tensor([text.count(self._family.placeholder) for text in texts])
-        return inputs, [[texts[i] for i in own] for own in index]
+        inputs["image_tokens"] = torch.tensor([text.count(self._prompts.placeholder) for (text,) in texts])
+        return inputs, [[texts[i][0] for i in own] for own in index]
 
-    def _tokens(
-        self, rows: Sequence[Item], expansions: list[list[str]]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return each row's token ids and, of the same length, which of them are answers."""
-        texts = [self._family.render(row) for row in rows]
-        flat = [(text, own) for stages, own in zip(texts, expansions, strict=True) for text in stages]
-        encoded = iter(self._family.encode(*map(list, zip(*flat, strict=True))))
-        ids, answers = [], []
-        for row, own in zip(rows, texts, strict=True):
-            stages = [next(encoded) for _ in own]
-            if any(after[: len(before)] != before or len(after) == len(before) for before, after in pairwise(stages)):
-                raise InputError(
-                    f"item {row.id}: the tokens of the answer {prompts.target(row)!r} merge with the prompt"
-                )
-            whole = torch.tensor(stages[-1])
-            if self._max_length and len(whole) > self._max_length:
-                raise InputError(f"item {row.id}: a row has {len(whole)} tokens, max_length is {self._max_length}")
-            answer = torch.zeros(len(whole), dtype=torch.bool)
-            for head, end in zip(stages[::2], stages[1::2], strict=True):
-                answer[len(head) : len(end)] = True
-            ids.append(whole)
-            answers.append(answer)
-        return ids, answers
+    def _check(self, groups: Sequence[Group], rows: Sequence[Item], made: Sequence[TrainingRow]) -> None:
+        """Raise InputError for a row that is too long, or a group whose rows have different answers."""
+        for row, one in zip(rows, made, strict=True):
+            if self._max_length and len(one.ids) > self._max_length:
+                raise InputError(f"item {row.id}: a row has {len(one.ids)} tokens, max_length is {self._max_length}")
+        # The consistency compares rows token by token.
+        rest = iter([[token for token, said in zip(one.ids, one.answer, strict=True) if said] for one in made])
+        for group in groups:
+            first, *others = [next(rest) for _ in group.rows]
+            if any(other != first for other in others):
+                raise InputError(f"item {group.rows[0].id}: the conditions differ in the tokens of the answer")
 
     def _irrelevant(self, rows: Sequence[Item], input_ids: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-        image = input_ids == self._family.placeholder_id
+        image = input_ids == self._prompts.placeholder_id
         family = [row.family for row in rows]
         image_heavy = torch.tensor([name == "image_heavy" for name in family])[:, None]
         text_heavy = torch.tensor([name == "text_heavy" for name in family])[:, None]
@@ -131,12 +122,3 @@ class GroupCollator:
 def _origins(groups: Sequence[Group]) -> torch.Tensor:
     sizes = torch.tensor([len(group.rows) for group in groups])
     return torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-
-
-def _check_answers(groups: Sequence[Group], answers: list[list[int]]) -> None:
-    """The consistency compares rows token by token, so a group has one answer."""
-    rest = iter(answers)
-    for group in groups:
-        first, *others = [next(rest) for _ in group.rows]
-        if any(other != first for other in others):
-            raise InputError(f"item {group.rows[0].id}: the conditions differ in the tokens of the answer")

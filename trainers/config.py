@@ -39,11 +39,17 @@ class MMIConfig(SFTConfig):
         InputError: a field whose value is out of range, or a condition that does not exist.
     """
 
-    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "processor_kwargs"]  # noqa: RUF012
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "processor_kwargs", "chat_template_kwargs"]  # noqa: RUF012
 
     model_name_or_path: str | None = field(default=None, metadata=about("Checkpoint to train: a folder or a hub id."))
     processor_kwargs: dict | str | None = field(
         default=None, metadata=about("What the processor is loaded with, as a JSON object: {max_pixels: 200704}.")
+    )
+    system_prompt: str | None = field(
+        default=None, metadata=about("A system turn before every chat, in training as in evaluation during it.")
+    )
+    chat_template_kwargs: dict | str | None = field(
+        default=None, metadata=about("Variables of the chat template, as a JSON object: {enable_thinking: false}.")
     )
     sources: list[str] | None = field(
         default=None, metadata=about("Benchmarks whose train split is the data, by name.")

@@ -12,11 +12,11 @@ from transformers import ProcessorMixin
 
 from mmi_plugin.errors import BadRows, InputError
 from mmi_plugin.items import FAMILIES, Item
+from mmi_plugin.models.families import prompts_of
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.built import read_built
 from mmi_plugin.sources.records import read_records
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.families import family_of
 from mmi_plugin.trainers.groups import Groups
 from mmi_plugin.trainers.lengths import LengthCheck
 
@@ -53,7 +53,7 @@ def check_rows(
         InputError: the first such row, with its place and field; with `bad`, as that says.
     """
     bad = bad or BadRows()
-    lengths, placeholder = LengthCheck(args, processor), family_of(processor).placeholder
+    lengths, placeholder = LengthCheck(args, processor), prompts_of(processor).placeholder
     checked = []
     for bench in benchmarks:
         draw = partial(make_groups(args, [bench]).draw, pools=bench.pools, turn=0)

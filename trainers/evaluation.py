@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
-from transformers import (
-    PreTrainedModel,
-    ProcessorMixin,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mmi_plugin import prompts
-from mmi_plugin.answers import parse_letter
-from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.items import Item
 from mmi_plugin.metrics import Record, summarise
+from mmi_plugin.models.answer import Scorer
+from mmi_plugin.models.evaluate import evaluate
+from mmi_plugin.models.families import prompts_of
+from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.sources import SOURCES, Benchmark, load
 from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.decoder import evaluating, unwrap
 from mmi_plugin.trainers.sharding import within_forward
 
 PREFIX = "mmi_"
-NEW_TOKENS = 8  # enough for a letter, or to see that there is none
+SETTINGS = {"max_new_tokens": 8}  # enough for a letter, or to see that there is none
 
 
 class EvaluationCallback(TrainerCallback):
@@ -42,19 +32,16 @@ class EvaluationCallback(TrainerCallback):
 
     def __init__(self, args: MMIConfig) -> None:
         self._benchmarks = {task: load_task(task) for task in args.eval_tasks or ()}
-        self._every, self._items = args.eval_tasks_steps, args.eval_tasks_items
-        self._conditions, self._batch_size = args.conditions_of, args.per_device_eval_batch_size
+        self._args, self._every = args, args.eval_tasks_steps
         self._trainer: Trainer | None = None
+        self._prompts: Prompts | None = None
 
     def attach(self, trainer: Trainer) -> None:
-        """Make `trainer` run this callback and log what it finds.
-
-        Raises InputError when its model has no chat template to be asked with.
-        """
+        """Make `trainer` run this callback and log what it finds."""
         self._trainer = trainer
         if self._benchmarks:
-            if not trainer.processing_class.chat_template:
-                raise InputError("field 'eval_tasks': the processor has no chat template to ask with")
+            args = self._args
+            self._prompts = prompts_of(trainer.processing_class, args.system_prompt, args.chat_template_kwargs)
             trainer.add_callback(self)
 
     def on_train_begin(
@@ -69,29 +56,29 @@ class EvaluationCallback(TrainerCallback):
 
     def _log(self) -> None:
         trainer = self._trainer
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        model = unwrap(trainer.accelerator.unwrap_model(trainer.model))
         found: dict[str, float] = {}
         for task, bench in self._benchmarks.items():
-            rows = self._rows(bench)
-            ask = partial(greedy_answers, model, trainer.processing_class, [row for _, row in rows], self._batch_size)
-            answers = within_forward(trainer.model_wrapped, ask)
-            records = [
-                Record(row.id, name, 0, row.gold, parse_letter(raw, row.options), raw)
-                for (name, row), raw in zip(rows, answers, strict=True)
-            ]
-            summary = summarise(records, bench.family, self._conditions(bench.family))
+            ask = partial(self._ask, model, bench)
+            records = within_forward(trainer.model_wrapped, ask)
+            summary = summarise(records, bench.family, self._args.conditions_of(bench.family))
             found[f"eval_{task}/worst_case"] = summary.worst_case
             found |= {f"eval_{task}/{name}/accuracy": value for name, value in summary.accuracy.items()}
             found |= {f"eval_{task}/{name}/flip_rate": value for name, value in summary.flip_rate.items()}
         Trainer.log(trainer, found)  # not the trainer's own log, which would read its meter
 
-    def _rows(self, bench: Benchmark) -> list[tuple[str, Item]]:
-        """The items under every condition that training uses, drawn with seed 0."""
-        return [
-            (name, get(name)(item, 0, bench.pools))
-            for item in bench.items[: self._items]
-            for name in self._conditions(bench.family)
-        ]
+    def _ask(self, model: PreTrainedModel, bench: Benchmark) -> list[Record]:
+        """Return the model's records under every condition that training uses, drawn with seed 0.
+
+        Prompts share nothing: where weights are sharded, the decoder must run as a whole.
+        """
+        args = self._args
+        scorer = Scorer(model, self._prompts, capacity=0, thinking=0)
+        conditions = args.conditions_of(bench.family)
+        with evaluating(model):
+            return evaluate(
+                scorer, bench, conditions, SETTINGS, args.per_device_eval_batch_size, limit=args.eval_tasks_items
+            )
 
 
 def load_task(task: str) -> Benchmark:
@@ -104,40 +91,3 @@ def load_task(task: str) -> Benchmark:
         if not item.options:
             raise InputError(f"field 'eval_tasks': {task!r} is free-form: item {item.id} has no options")
     return bench
-
-
-@torch.no_grad()
-def greedy_answers(
-    model: PreTrainedModel, processor: ProcessorMixin, rows: Sequence[Item], batch_size: int
-) -> list[str]:
-    """Return the model's greedy answer to each row."""
-    answers: list[str] = []
-    with _for_generation(model, processor):
-        for start in range(0, len(rows), batch_size):
-            chats = [prompts.messages(row) for row in rows[start : start + batch_size]]
-            inputs = processor.apply_chat_template(
-                chats,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                processor_kwargs={"padding": True, "return_tensors": "pt"},
-            ).to(model.device, model.dtype)
-            output = model.generate(
-                **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=processor.tokenizer.pad_token_id
-            )
-            new = output[:, inputs["input_ids"].shape[1] :]
-            answers += processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return answers
-
-
-@contextmanager
-def _for_generation(model: PreTrainedModel, processor: ProcessorMixin) -> Iterator[None]:
-    """Within, the model is in evaluation mode and its tokenizer pads on the left."""
-    training, side = model.training, processor.tokenizer.padding_side
-    model.eval()
-    processor.tokenizer.padding_side = "left"
-    try:
-        yield
-    finally:
-        model.train(training)
-        processor.tokenizer.padding_side = side

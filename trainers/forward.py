@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from mmi_plugin.trainers.attack import Attack
+from mmi_plugin.trainers.collator import Batch
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.decoder import AnswerTokens, Call, DecoderRows, at_decoder, unwrap
-from mmi_plugin.trainers.families import Batch
 from mmi_plugin.trainers.layout import Layout, Tree, grow_trees, packable, use_trees
 from mmi_plugin.trainers.vision import depends_on_prompt, shared_images
 

@@ -11,10 +11,10 @@ from transformers import ProcessorMixin
 from mmi_plugin import prompts
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item
+from mmi_plugin.models.families import prompts_of
 from mmi_plugin.pictures import Picture
 from mmi_plugin.trainers.collator import GroupCollator
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.families import family_of
 from mmi_plugin.trainers.groups import Group
 
 SIDES = (64, 4096)  # pixels: no image has more tokens than one of such sides
@@ -28,9 +28,11 @@ class LengthCheck:
 
     def __init__(self, args: MMIConfig, processor: ProcessorMixin) -> None:
         self._most = args.max_length
-        self._exact = GroupCollator(processor, args.max_length, args.data_seed)
-        self._loose = GroupCollator(processor, None, args.data_seed)
-        self._turn = len(family_of(processor).render(Item("", "vqa", "", ""))[-1].encode())
+        turns = {"system_prompt": args.system_prompt, "chat_template_kwargs": args.chat_template_kwargs}
+        self._exact = GroupCollator(processor, args.max_length, args.data_seed, **turns)
+        self._loose = GroupCollator(processor, None, args.data_seed, **turns)
+        made = prompts_of(processor, *turns.values())
+        self._turn = len(made.said(made.chat(Item("", "vqa", "", ""), "")).text.encode())
         self._image = self._most_image_tokens() if self._most else 0
 
     def check(self, item: Item, draw: Callable[[Item], Group], where: str) -> None:

@@ -21,12 +21,12 @@ from transformers import (
 from trl import SFTTrainer
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.models.families import prompts_of
 from mmi_plugin.trainers.adversary import Adversary
 from mmi_plugin.trainers.attack import Attack
 from mmi_plugin.trainers.collator import Batch, GroupCollator
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.decoder import AnswerTokens, unwrap
-from mmi_plugin.trainers.families import family_of
 from mmi_plugin.trainers.forward import answers, lays_out, perturbed_keys, row_keys
 from mmi_plugin.trainers.groups import Groups
 from mmi_plugin.trainers.losses import Rows, answer_losses, consistency_sum
@@ -56,7 +56,7 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
         processing_class: ProcessorMixin,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        check_support(model, family_of(processing_class).placeholder_id)
+        check_support(model, prompts_of(processing_class).placeholder_id)
         if args.freeze_vision:
             freeze_vision(model)
         self._groups = groups
@@ -74,6 +74,8 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
                 args.attack_text,
                 stand_in=args.world_size > 1,
                 attack_mask=args.attack_mask,
+                system_prompt=args.system_prompt,
+                chat_template_kwargs=args.chat_template_kwargs,
             ),
             processing_class=processing_class,
             peft_config=lora_of(args, model),

@@ -1,4 +1,4 @@
-"""The embedded benchmark asked in process, by the scorer that `mmi_hf` answers with."""
+"""The embedded benchmark asked in process, by the evaluator of `models`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmi_plugin import prompts
-from mmi_plugin.answers import parse_letter
-from mmi_plugin.conditions import get
 from mmi_plugin.demo.rows import TASKS
-from mmi_plugin.items import Item, image_hash
 from mmi_plugin.metrics import Record
 from mmi_plugin.sources import Benchmark, load
 
@@ -41,33 +37,26 @@ def ask_checkpoint(folder: Path, limit: int | None) -> dict[str, Answers]:
     """Return the greedy answers of a checkpoint to the first `limit` test items of each task, under all conditions."""
     import torch
 
-    from mmi_plugin.harness.checkpoint import load_model, load_processor
-    from mmi_plugin.harness.scorer import Scorer
+    from mmi_plugin.models.answer import Scorer
+    from mmi_plugin.models.evaluate import evaluate
+    from mmi_plugin.models.families import prompts_of
+    from mmi_plugin.models.load import load_model, load_processor
 
     model = load_model(str(folder), dtype=torch.float32)
-    scorer = Scorer(model, load_processor(str(folder), "main", False), BATCH_SIZE, str(folder))
-    return {task: _ask(scorer, benchmark(task), limit) for task in TASKS}
+    scorer = Scorer(model, prompts_of(load_processor(str(folder))), BATCH_SIZE)
+    found = {}
+    for task in TASKS:
+        bench = benchmark(task)
+        found[task] = _answers(evaluate(scorer, bench, bench.conditions, SETTINGS, BATCH_SIZE, limit, SEED))
+    return found
 
 
-def _ask(scorer: Any, bench: Benchmark, limit: int | None) -> Answers:
-    from mmi_plugin.harness.order import Request, batches, served
-    from mmi_plugin.harness.scorer import Row
-
-    items = bench.items[:limit]
-    rows = [get(name)(item, SEED, bench.pools) for name in bench.conditions for item in items]
-    requests = [Request("", _image_key(row), len(prompts.user_text(row))) for row in rows]
-    shared = served(requests)
-    parsed: list[str | None] = [None] * len(rows)
-    for batch in batches(requests, BATCH_SIZE):
-        chats = [Row(prompts.messages(rows[place]), (), requests[place].image in shared) for place in batch]
-        for place, answer in zip(batch, scorer.answer(chats, SETTINGS), strict=True):
-            parsed[place] = parse_letter(answer.text, rows[place].options)
-    by_condition = {name: parsed[i * len(items) : (i + 1) * len(items)] for i, name in enumerate(bench.conditions)}
-    return {"items": [item.id for item in items], "gold": [item.gold for item in items], "parsed": by_condition}
-
-
-def _image_key(row: Item) -> str | None:
-    return "-".join(map(image_hash, row.pictures)) or None
+def _answers(asked: Sequence[Record]) -> Answers:
+    gold = {record.item_id: record.gold for record in asked}
+    parsed: dict[str, list[str | None]] = {}
+    for record in asked:
+        parsed.setdefault(record.condition, []).append(record.parsed)
+    return {"items": list(gold), "gold": list(gold.values()), "parsed": parsed}
 
 
 def records(answers: Answers) -> Sequence[Record]:

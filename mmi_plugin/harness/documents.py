@@ -109,7 +109,7 @@ def documents(bench: Benchmark, selection: Selection) -> Dataset:
     """Return one row per item and condition, the rows of an item next to each other.
 
     Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt, choices (the
-    letters), image_key (equal where the images are, or None). Images are not stored:
+    letters), options (what they stand for), image_key (equal where the images are, or None). Images are not stored:
     `perturbed` makes them when they are needed. Raises InputError that names an item
     without options or with an id that occurs twice.
     """
@@ -137,6 +137,7 @@ def _rows(bench: Benchmark, selection: Selection) -> Iterator[dict[str, Any]]:
                 "named": changed.named and changed.letter(changed.named),
                 "prompt": prompts.user_text(changed),
                 "choices": LETTERS[: len(item.options)],
+                "options": list(changed.options),
                 "image_key": names.of(item, changed),
             }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,14 +11,18 @@ import torch
 from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
+from loguru import logger
 from tqdm import tqdm
 
+from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.answer import result
-from mmi_plugin.harness.checkpoint import load_model, load_processor
 from mmi_plugin.harness.failures import Guarded
-from mmi_plugin.harness.order import Request, batches, served
-from mmi_plugin.harness.scorer import Row, Scorer
+from mmi_plugin.models.answer import THINKING, Scorer
+from mmi_plugin.models.families import prompts_of
+from mmi_plugin.models.generate import Row
+from mmi_plugin.models.load import fingerprint, load_model, load_processor
+from mmi_plugin.models.order import Request, batches, served
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -25,11 +30,12 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 class MmiHf(lmms):
     """Greedy answers with the probability of each option; a batch answers as single rows do.
 
-    Prompts that show the same image share it, see `scorer`.
+    Prompts that show the same image share it, see `models.answer`.
 
     `device` and `dtype` default to what accelerate chooses and to bf16 on a GPU, fp32 on a CPU.
-    Weights are read from safetensors only. Raises InputError for arguments or a checkpoint that
-    cannot be used.
+    Weights are read from safetensors only. chat_template_kwargs: variables of the chat template, a JSON object or
+    `enable_thinking` by itself. max_thinking_tokens: what a thought may take, beside the tokens of the answer.
+    settings: of the processor, as `max_pixels`. Raises InputError for arguments or a checkpoint that cannot be used.
     """
 
     is_simple = False
@@ -44,20 +50,30 @@ class MmiHf(lmms):
         device_map: str | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | str | None = None,
+        enable_thinking: bool | None = None,
+        max_thinking_tokens: int = THINKING,
+        processor_kwargs: Mapping[str, Any] | str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
-        **unknown: Any,
+        **settings: Any,
     ) -> None:
         super().__init__()
-        for name in unknown:
-            raise InputError(f"--model_args: mmi_hf has no argument {name!r}: {nearest(name, _arguments())}")
         if not pretrained:
+            for name in settings:
+                raise InputError(f"--model_args: mmi_hf has no argument {name!r}: {nearest(name, _arguments())}")
             raise InputError("--model_args: pretrained=FOLDER is missing")
-        self.batch_size = _positive(batch_size)
+        self.batch_size = _positive("--batch_size", batch_size)
+        thinking = _positive("--model_args: max_thinking_tokens", max_thinking_tokens, least=0)
+        variables = _mapping("chat_template_kwargs", chat_template_kwargs)
+        variables |= {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        settings |= _mapping("processor_kwargs", processor_kwargs)
         self.accelerator = Accelerator()
         self._rank = self.accelerator.process_index
         self._world_size = self.accelerator.num_processes
         self.device = torch.device(device) if device and self._world_size == 1 else self.accelerator.device
+        processor = load_processor(pretrained, revision, trust_remote_code, **settings)
+        self._prompts = prompts_of(processor, None, variables)
         self._model = load_model(
             pretrained,
             revision=revision,
@@ -68,9 +84,28 @@ class MmiHf(lmms):
         )
         if device_map is None:
             self._model.to(self.device)
-        processor = load_processor(pretrained, revision, trust_remote_code)
-        self._scorer = Scorer(self._model, processor, self.batch_size, pretrained)
+        self._thinking, self._scorer = thinking, None
         self._served: set[str] = set()
+        self.thoughts: Sequence[tuple[str, str]] = THOUGHTS
+        self.record = {
+            **fingerprint(processor),
+            "chat_template_kwargs": variables,
+            "max_thinking_tokens": thinking,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+        }
+
+    @property
+    def scorer(self) -> Scorer:
+        """What answers, made when first asked: `thoughts` may be set until then."""
+        if self._scorer is None:
+            self._scorer = Scorer(self._model, self._prompts, self.batch_size, self.thoughts, self._thinking)
+            if self._scorer.opened:
+                tag = self._scorer.opened.strip()
+                logger.info(
+                    f"the chat template opens a thought ({tag}), which may take {self._thinking} tokens "
+                    "(--model_args max_thinking_tokens=N), beside those of the answer"
+                )
+        return self._scorer
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Return one answer per request, in their order; `failures` says what happens to those that fail."""
@@ -107,7 +142,7 @@ class MmiHf(lmms):
         return "image_key" in getattr(self._documents(request), "column_names", ())
 
     def _answer(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        answers = self._scorer.answer([self._row(request) for request in requests], requests[0].args[2])
+        answers = self.scorer.answer([self._row(request) for request in requests], requests[0].args[2])
         return [result(answer.text, answer.tokens, answer.probabilities) for answer in answers]
 
     def _row(self, request: Instance) -> Row:
@@ -115,7 +150,7 @@ class MmiHf(lmms):
         chat = _conversation(request.args[1](document))
         if not self._is_ours(request):
             return Row(chat)
-        return Row(chat, tuple(document["choices"]), document["image_key"] in self._served)
+        return Row(chat, tuple(document["choices"]), document["image_key"] in self._served, tuple(document["options"]))
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         raise InputError("mmi_hf generates answers; it has no likelihood requests")
@@ -125,13 +160,25 @@ class MmiHf(lmms):
 
 
 def _arguments() -> list[str]:
-    return ["pretrained", "revision", "dtype", "device", "device_map", "attn_implementation", "trust_remote_code"]
+    return [
+        name for name in inspect.signature(MmiHf).parameters if name not in ("batch_size", "max_batch_size", "settings")
+    ]
 
 
-def _positive(batch_size: int | str) -> int:
-    if not str(batch_size).isdecimal() or int(batch_size) < 1:
-        raise InputError(f"--batch_size is {batch_size!r}, not a positive integer")
-    return int(batch_size)
+def _positive(flag: str, value: int | str, least: int = 1) -> int:
+    if not str(value).isdecimal() or int(value) < least:
+        raise InputError(f"{flag} is {value!r}, not {'a positive integer' if least else 'an integer from 0 on'}")
+    return int(value)
+
+
+def _mapping(name: str, value: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(value) if isinstance(value, str) else value or {}
+    except ValueError:
+        found = None
+    if not isinstance(found, Mapping):
+        raise InputError(f"--model_args: {name} is {value!r}, not a JSON object")
+    return dict(found)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

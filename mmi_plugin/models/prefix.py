@@ -12,8 +12,8 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from mmi_plugin.harness.prompting import Tensors, pad_left
 from mmi_plugin.key_values import cache_argument
+from mmi_plugin.models.tokens import Tensors, pad_left
 
 Generate = Callable[[Tensors, int], Any]
 
@@ -33,7 +33,7 @@ class Prefix:
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of a batch in a buffer with room for all tokens to come: nothing is copied twice."""
+    """Keys and values of a batch in a buffer with room for tokens to come, which doubles when it is full."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
         super().__init__()
@@ -45,6 +45,10 @@ class _Layer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         start, self.length = self.length, self.length + key_states.shape[-2]
+        if self.length > self.keys.shape[-2]:  # a thought is longer than an answer
+            self.keys, self.values = (
+                torch.cat([kept, torch.zeros_like(kept)], -2) for kept in (self.keys, self.values)
+            )
         self.keys[:, :, start : self.length] = key_states
         self.values[:, :, start : self.length] = value_states
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
@@ -67,6 +71,26 @@ def why_not(model: PreTrainedModel) -> str | None:
     if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _layers(model)):
         return "its decoder keeps more than keys and values"
     return None
+
+
+@torch.no_grad()
+def looks_ahead(model: PreTrainedModel, inputs: Tensors) -> bool:
+    """Whether a token of a prompt sees later ones, as in a prefix LM: then no prefix is the same in two prompts.
+
+    inputs: of one prompt. Asks the model itself: where attention is causal, another last token changes no state
+    before it, not by a bit, as the shapes are the same.
+    """
+    seen: list[torch.Tensor] = []
+    hook = model.get_decoder().register_forward_hook(lambda *call: seen.append(call[-1].last_hidden_state[:, :-1]))
+    try:
+        for _ in range(2):
+            model(**inputs, use_cache=False, logits_to_keep=1)
+            ids = inputs["input_ids"].clone()
+            ids[:, -1] = torch.where(ids[:, -1] == ids[:, -2], ids[:, -3], ids[:, -2])
+            inputs = {**inputs, "input_ids": ids}
+    finally:
+        hook.remove()
+    return not torch.equal(*seen)
 
 
 def window(model: PreTrainedModel) -> int | None:

@@ -1,0 +1,67 @@
+"""Items in, records out: the one evaluator for a model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmi_plugin import prompts
+from mmi_plugin.answers import parse_letter
+from mmi_plugin.conditions import get
+from mmi_plugin.items import LETTERS, Item, image_hash
+from mmi_plugin.metrics import Record
+from mmi_plugin.models.answer import Scorer
+from mmi_plugin.models.generate import Answer, Row
+from mmi_plugin.models.order import Request, batches, served
+from mmi_plugin.sources import Benchmark
+
+
+def evaluate(
+    scorer: Scorer,
+    bench: Benchmark,
+    conditions: Sequence[str],
+    settings: Mapping[str, Any],
+    batch_size: int,
+    limit: int | None = None,
+    seed: int = 0,
+) -> list[Record]:
+    """Ask the first `limit` items of a benchmark under all `conditions`, drawn with `seed`; a record for each answer,
+    the conditions of an item next to each other. settings: see `Scorer.answer`."""
+    drawn = [(name, get(name)(item, seed, bench.pools)) for item in bench.items[:limit] for name in conditions]
+    answers = ask(scorer, [item for _, item in drawn], settings, batch_size)
+    return [
+        Record(
+            item_id=item.id,
+            condition=name,
+            seed=seed,
+            gold=item.gold,
+            parsed=parse_letter(answer.text, item.options),
+            raw=answer.text,
+            named=item.named and item.letter(item.named),
+            probabilities=answer.probabilities,
+        )
+        for (name, item), answer in zip(drawn, answers, strict=True)
+    ]
+
+
+def ask(scorer: Scorer, items: Sequence[Item], settings: Mapping[str, Any], batch_size: int) -> list[Answer]:
+    """Return the answer to each item, whose images are shared where several items show the same."""
+    requests = [Request("", _image_key(item), len(prompts.user_text(item))) for item in items]
+    shared = served(requests)
+    answers: dict[int, Answer] = {}
+    for batch in batches(requests, batch_size):
+        rows = [
+            Row(
+                prompts.messages(items[place]),
+                tuple(LETTERS[: len(items[place].options)]),
+                requests[place].image in shared,
+                items[place].options,
+            )
+            for place in batch
+        ]
+        answers.update(zip(batch, scorer.answer(rows, settings), strict=True))
+    return [answers[place] for place in range(len(items))]
+
+
+def _image_key(item: Item) -> str | None:
+    return "-".join(map(image_hash, item.pictures)) or None

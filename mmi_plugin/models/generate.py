@@ -1,0 +1,213 @@
+"""Prepared inputs in, answers out: the greedy text, and the probability of each option where the model answers."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+
+from mmi_plugin.answers import answer_start, read
+from mmi_plugin.key_values import CACHE_NAMES
+from mmi_plugin.models.decode import Forced, Penalty, Shares, ThoughtBudget, letter_forms
+from mmi_plugin.models.prompt import Chat, Prompts
+from mmi_plugin.models.settings import Decoding
+from mmi_plugin.models.tokens import Tensors
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt. `choices`: the labels whose probability is wanted; `options`: the texts that they stand for (by
+    default the labels themselves); `shared`: other prompts show its image."""
+
+    chat: Chat
+    choices: tuple[str, ...] = ()
+    shared: bool = False
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`text` of `tokens` tokens, with its thought, also where the template opened that.
+
+    `probabilities`: of the choices, in their order, at the token with which the model answers: after its own thought
+    and lead-in ("The answer is"), at the first token where it chooses none of the options. None without choices, and
+    where the answer is no label or lies in a thought that did not end.
+    """
+
+    text: str
+    tokens: int
+    probabilities: tuple[float, ...] | None
+
+
+@dataclass
+class _Said:
+    """What a model said to one prompt: `tokens`, a stop included, and the `steps` at which those that are text were
+    said. `opened`: a thought that the template opened before them."""
+
+    tokens: list[int]
+    steps: list[int]
+    decode: Callable[[list[int]], str]
+    opened: str
+
+    def _first(self, count: int) -> str:
+        return self.decode([self.tokens[step] for step in self.steps[:count]])
+
+    @cached_property
+    def text(self) -> str:
+        return self.opened + self._first(len(self.steps))
+
+    def step(self, place: int) -> int:
+        """Return the step that said the character at `place` of the text."""
+        counts = range(len(self.steps) + 1)
+        return self.steps[bisect_right(counts, place - len(self.opened), key=lambda n: len(self._first(n))) - 1]
+
+
+class Generator:
+    """Lets a model speak greedily to prepared inputs.
+
+    thoughts: tags around a model's thoughts, which may take `thinking` tokens beside those of the answer. Settings
+    in the checkpoint's own generation config do not act, but for token ids.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, prompts: Prompts, thoughts: Sequence[tuple[str, str]], thinking: int
+    ) -> None:
+        self._model, self._prompts, self._tokenizer = model, prompts, prompts.tokenizer
+        self._thoughts, self._thinking = tuple(thoughts), thinking
+        self._settings = _token_ids(model, prompts)
+        self.opened = prompts.opened(self._thoughts)
+        tags = "".join(tag for pair in self._thoughts for tag in pair)
+        special = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
+        special |= {*self._tokenizer.all_special_ids, *self._settings.eos_token_id}
+        self._silent = {token for token in special if self._tokenizer.convert_ids_to_tokens(token) not in tags}
+
+    @property
+    def padding(self) -> int:
+        """The token that fills rows up."""
+        return self._settings.pad_token_id
+
+    def tokens(self, inputs: Tensors, steps: int, **options: Any) -> Any:
+        """Return what `generate` of transformers does, for at most `steps` tokens."""
+        with _settings_of(self._model, self._settings):
+            return self._model.generate(**inputs, return_dict_in_generate=True, **{**options, "max_new_tokens": steps})
+
+    def answers(self, rows: Sequence[Row], inputs: Tensors, decoding: Decoding) -> list[Answer]:
+        """Return an answer to each row. inputs: whole prompts, or what `prefix.join` returns."""
+        start = inputs["input_ids"].shape[1]
+        direct = [self._prompts.option_tokens(row.chat, row.choices) if row.choices else None for row in rows]
+        shares = Shares(self._watched(rows, direct), inputs["input_ids"].device)
+        processors = [shares]
+        if decoding.repetition_penalty != 1:
+            processors.append(Penalty(decoding.repetition_penalty, inputs["attention_mask"].bool()))
+        budget = ThoughtBudget(lambda new: self._said(new).text, decoding.max_new_tokens, start, self._thoughts)
+        output = self.tokens(
+            inputs,
+            decoding.max_new_tokens + self._thinking,
+            logits_processor=LogitsProcessorList(processors),
+            stopping_criteria=StoppingCriteriaList([budget]),
+            **{**decoding.to_generate(), "repetition_penalty": 1.0},
+        )
+        first = self._first_shares(inputs, direct, shares)
+        answers = []
+        for number, (row, new) in enumerate(zip(rows, output.sequences[:, start:].tolist(), strict=True)):
+            said = self._said(new)
+            begin = answer_start(said.text, self._thoughts) or 0
+            text = said.text[:begin] + decoding.cut(said.text[begin:])
+            place = self._place(row, text, said, direct[number]) if row.choices else None
+            chances = first[number] if place is _FIRST else place and shares.chances(place[0], number, place[1])
+            answers.append(Answer(text, len(said.tokens), chances))
+        return answers
+
+    def _place(self, row: Row, text: str, said: _Said, direct: list[list[int]] | None) -> tuple[int, list[int]] | None:
+        """Return the step at which the model answers, and what it could have said there for each choice.
+
+        _FIRST: the choices as it is trained to say them, at once, where it does or where it chooses none of them.
+        None where the probabilities of labels would not be those of its answer.
+        """
+        reading = read(text, row.options or row.choices, self._thoughts)
+        if reading.start is None:
+            at_once = direct is not None and answer_start(text, self._thoughts) == 0
+            return _FIRST if at_once and reading.letter is None else None
+        step = said.step(reading.start)
+        if step == 0 and direct is not None and said.tokens[0] in {tokens[0] for tokens in direct}:
+            return _FIRST
+        form = letter_forms(self._tokenizer).get(said.tokens[step], {})
+        return (step, [form[choice] for choice in row.choices]) if form.keys() >= set(row.choices) else None
+
+    def _watched(self, rows: Sequence[Row], direct: Sequence[list[list[int]] | None]) -> list[int]:
+        """Return every token whose probability may be wanted."""
+        labels = {choice for row in rows for choice in row.choices}
+        forms = letter_forms(self._tokenizer).values() if labels else ()
+        likewise = {form[label] for form in forms for label in labels & form.keys()}
+        return sorted(likewise | {token for own in direct for tokens in own or () for token in tokens})
+
+    def _first_shares(
+        self, inputs: Tensors, direct: Sequence[list[list[int]] | None], shares: Shares
+    ) -> list[tuple[float, ...] | None]:
+        """Return the probability of each row's choices said at once: of the first token, of all where choices share it.
+
+        Tokens before a choice's last are forced, once for all choices that begin alike.
+        """
+        choices = [_distinct(own or ()) for own in direct]
+        heard = {(): shares}
+        for stem in sorted({tuple(choice[:-1]) for own in choices for choice in own} - {()}):
+            _rewind(inputs)
+            heard[stem] = Shares(shares.tokens, inputs["input_ids"].device)
+            forced = [heard[stem], Forced(stem, inputs["input_ids"].shape[1])]
+            self.tokens(inputs, len(stem) + 1, logits_processor=LogitsProcessorList(forced))
+
+        def chance(row: int, choice: Sequence[int]) -> float:
+            steps = heard[tuple(choice[:-1])]
+            return prod(steps.chances(step, row, [token])[0] for step, token in enumerate(choice))
+
+        return [tuple(chance(row, choice) for choice in own) or None for row, own in enumerate(choices)]
+
+    def _said(self, new: list[int]) -> _Said:
+        """Return what a row of new tokens says up to the first stop."""
+        stops = self._settings.eos_token_id
+        end = next((place for place, token in enumerate(new) if token in stops), len(new) - 1)
+        tokens = new[: end + 1]
+        steps = [step for step, token in enumerate(tokens) if token not in self._silent]
+        return _Said(tokens, steps, self._tokenizer.decode, self.opened)
+
+
+_FIRST = (0, [])
+
+
+def _token_ids(model: PreTrainedModel, prompts: Prompts) -> GenerationConfig:
+    """Return settings that change nothing, with the checkpoint's token ids and all that may end an answer."""
+    own = {key: value for key, value in model.generation_config.to_dict().items() if key.endswith("_token_id")}
+    ends = own.pop("eos_token_id", None)
+    ends = {*(ends if isinstance(ends, list) else [ends]), prompts.tokenizer.eos_token_id, *prompts.stops} - {None}
+    padding = prompts.tokenizer.pad_token_id
+    padding = prompts.tokenizer.eos_token_id if padding is None else padding
+    return GenerationConfig(**{**own, "eos_token_id": sorted(ends), "pad_token_id": padding or 0})
+
+
+@contextmanager
+def _settings_of(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    """Within, the model has these settings: `generate` fills whatever it is not told from the model's own."""
+    kept, model.generation_config = model.generation_config, settings
+    try:
+        yield
+    finally:
+        model.generation_config = kept
+
+
+def _rewind(inputs: Tensors) -> None:
+    """Let the cache in `inputs` hold the prompt but for its last token, which is run again."""
+    for name in CACHE_NAMES:
+        for layer in inputs[name].layers if name in inputs else ():
+            layer.length = inputs["input_ids"].shape[1] - 1
+
+
+def _distinct(choices: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """Return each choice's tokens: the first alone where no other choice begins with it."""
+    heads = [choice[0] for choice in choices]
+    return [choice if heads.count(choice[0]) > 1 else choice[:1] for choice in choices]

@@ -1,0 +1,176 @@
+"""Load a checkpoint of any transformers image-text-to-text model, or say in one line why not."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError, safe_open
+
+from mmi_plugin.errors import InputError, nearest
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
+
+
+def stamp(pretrained: str, revision: str | None = None) -> str:
+    """Return a short name that changes when a local checkpoint does, or the cached commit of a hub id."""
+    path = Path(pretrained)
+    parts = [pretrained]
+    if path.exists():
+        files = sorted(file for file in [path, *path.rglob("*")] if file.is_file())
+        parts += [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
+    else:
+        with suppress(HFValidationError):  # no hub id either
+            parts.append(str(try_to_load_from_cache(pretrained, "config.json", revision=revision)))
+    return _hash(parts)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError that names the file when a local checkpoint is incomplete or corrupt.
+
+    Reads only the heads of the weight files, so it takes no time for any size.
+    """
+    config = folder / "config.json"
+    if not config.is_file():
+        raise InputError(f"{config}: missing, so this is no checkpoint folder")
+    _read_json(config)
+    index = folder / "model.safetensors.index.json"
+    shards = _read_json(index).get("weight_map", {}).values() if index.is_file() else ["model.safetensors"]
+    for name in sorted(set(shards)):
+        _check_weights(folder / name)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return value
+
+
+def _check_weights(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: missing")
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def load_processor(name: str, revision: str = "main", trust_remote_code: bool = False, **settings: Any) -> Any:
+    """Return the processor, padding on the left. `settings` are its own, as `max_pixels`, and go to `from_pretrained`.
+
+    Raises InputError when it cannot be used, or has no such setting.
+    """
+    from transformers import AutoProcessor, ProcessorMixin
+
+    _check_name(name)
+    try:
+        with quiet():
+            processor = AutoProcessor.from_pretrained(
+                name, revision=revision, trust_remote_code=trust_remote_code, **settings
+            )
+    except UNREADABLE as error:
+        raise InputError(f"{name}: the processor does not load: {_line(error)}") from error
+    if not isinstance(processor, ProcessorMixin) or not getattr(processor, "image_processor", None):
+        raise InputError(f"{name}: its processor takes no images")
+    _check_settings(name, processor, settings)
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def _check_settings(name: str, processor: Any, settings: Mapping[str, Any]) -> None:
+    """Raise InputError for a setting that neither the processor nor its image processor knows.
+
+    transformers drops such a one without a word.
+    """
+    known = {*inspect.signature(type(processor).__init__).parameters} - {"self", "kwargs"}
+    known |= {*getattr(processor.image_processor.valid_kwargs, "__annotations__", ())}
+    for setting in settings:
+        if setting not in known:
+            raise InputError(f"{name}: its processor has no setting {setting!r}: {nearest(setting, known)}")
+
+
+def load_model(name: str, revision: str = "main", **options: Any) -> Any:
+    """Return the model in evaluation mode. `options` go to `from_pretrained`.
+
+    Raises InputError when it does not load, or when a weight of the architecture is missing, which
+    transformers would fill with random numbers.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    _check_name(name)
+    try:
+        with quiet():
+            model, info = AutoModelForImageTextToText.from_pretrained(
+                name, revision=revision, use_safetensors=True, output_loading_info=True, **options
+            )
+    except UNREADABLE as error:
+        raise InputError(f"{name}: the model does not load: {_line(error)}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise InputError(f"{name}: {len(missing)} weights are missing, the first is {missing[0]}")
+    return model.eval()
+
+
+def _check_name(name: str) -> None:
+    """Raise InputError for a folder that is not there or holds no whole checkpoint; a hub id passes."""
+    if Path(name).exists():
+        check_folder(Path(name))
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"{name}: no such checkpoint folder")
+
+
+def fingerprint(processor: Any) -> dict[str, str]:
+    """Return hashes of what a processor makes of prompts: of its settings, its chat template, its vocabulary.
+
+    Equal for a processor that was saved and loaded again, different for one with another setting that acts.
+    """
+    own = {key: value for key, value in vars(processor).items() if isinstance(value, str | int | float)}
+    images = {key: value for key, value in processor.image_processor.to_dict().items() if key not in _NO_SETTING}
+    vocabularies = []
+    for part in ("tokenizer", "qformer_tokenizer"):
+        if getattr(processor, part, None) is not None:
+            state = json.loads(getattr(processor, part).backend_tokenizer.to_str())
+            vocabularies.append({key: value for key, value in state.items() if key not in _NO_SETTING})
+    return {
+        "processor_hash": _hash([{key: value for key, value in own.items() if key not in _NO_SETTING}, images]),
+        "template_hash": _hash(getattr(processor, "chat_template", None) or ""),
+        "tokenizer_hash": _hash(vocabularies),
+    }
+
+
+_NO_SETTING = {"chat_template", "processor_class", "transformers_version", "_processor_class", "padding", "truncation"}
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, transformers does not warn: what matters of it is an InputError here, in one line."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,281 @@
+"""The one way from an item or a chat, and a processor, to what a model reads and what it is to say.
+
+Training, length checks, evaluation and the scoring of options all come through here, so that what is trained, what
+is asked and what is scored are the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from loguru import logger
+from PIL import Image
+from transformers import ProcessorMixin
+
+from mmi_plugin import prompts
+from mmi_plugin.errors import InputError
+from mmi_plugin.items import Item
+from mmi_plugin.models.tokens import Encoder, Tensors, pad
+
+Chat = list[dict[str, Any]]
+
+_PROBE = "\ue0a0"  # stands for an answer where only its surroundings are looked at
+
+
+@dataclass(frozen=True)
+class Said:
+    """A rendered chat. `spans`: from where to where in `text` the model speaks, its end token included."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """`ids` of a whole row, and `answer`, of the same length: which of them the model is to say."""
+
+    ids: list[int]
+    answer: list[bool]
+
+
+class Prompts:
+    """Prompts of a processor whose chat template writes a placeholder for each image.
+
+    system_prompt: a system turn before every chat that has none. template_kwargs: variables of the chat template,
+    as `enable_thinking`. What is peculiar to a family stands in `families`, whose `prompts_of` makes these.
+    """
+
+    last_answer_only = False  # of a chat of several turns, as the model sees earlier answers before it gives them
+    answer_apart = False  # encoded by itself, also where its tokens could merge with the prompt
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        system_prompt: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.placeholder = str(getattr(self.tokenizer, "image_token", None) or processor.image_token)
+        self.placeholder_id = self.tokenizer.convert_tokens_to_ids(self.placeholder)
+        self._system, self._template_kwargs = system_prompt, dict(template_kwargs or {})
+        template = getattr(processor, "chat_template", None) or ""
+        self.encoder = Encoder(self.tokenizer, str(template), (self.placeholder, str(processor.image_token)))
+        self._options: dict[tuple[str, ...], list[list[int]] | None] = {}
+        self._warned: set[str] = set()
+        self._check_system()
+        self.lead, self.end = self._surroundings()
+
+    # --- text
+
+    def chat(self, item: Item, answer: str | None = None) -> Chat:
+        """Return an item as a chat, up to where the model speaks or with `answer`."""
+        return prompts.messages(item, answer)
+
+    def text(self, chat: Chat) -> str:
+        """Return the prompt, up to where the model speaks, as the chat template writes it. Users' texts are marked."""
+        return self._render(self.encoder.mark(texts_alone(chat)), add_generation_prompt=True)
+
+    def said(self, chat: Chat, name: str = "a chat") -> Said:
+        """Return a chat whose last turn is the model's. The last answer ends as the template ends it or, where
+        that does not, with the end token; `name` begins errors.
+
+        Raises InputError for a chat template from which an answer cannot be told apart.
+        """
+        marked = self.encoder.mark(texts_alone(chat))
+        answer, prompt = content(marked[-1]), self._render(marked[:-1], add_generation_prompt=True)
+        full = self._render(marked)
+        if not full.startswith(f"{prompt}{self.lead}{answer}"):
+            raise InputError(f"{name}: the chat template does not continue the prompt with the answer {answer!r}")
+        text = f"{prompt}{self.lead}{answer}{self.end}"
+        return Said(text, (*self._earlier(marked[:-1], prompt, name), (len(prompt), len(text))))
+
+    def _earlier(self, marked: Chat, prompt: str, name: str) -> list[tuple[int, int]]:
+        """Return where in `prompt` the model's earlier answers stand, as this template writes them there."""
+        answers = [content(turn) for turn in marked if turn["role"] == "assistant"]
+        if not answers or self.last_answer_only:
+            return []
+        probed = [_turn("assistant", _PROBE) if turn["role"] == "assistant" else turn for turn in marked]
+        first, *rest = self._render(probed, add_generation_prompt=True).split(_PROBE)
+        if len(rest) != len(answers) or first + "".join(a + r for a, r in zip(answers, rest, strict=True)) != prompt:
+            raise InputError(f"{name}: field 'history': the chat template rewrites earlier answers")
+        spans, place, before = [], 0, first
+        for answer, after in zip(answers, rest, strict=True):
+            place += len(before)
+            start = place - len(self.lead) if before.endswith(self.lead) else place
+            place += len(answer)
+            spans.append((start, place + (len(self.end) if after.startswith(self.end) else 0)))
+            before = after
+        return spans
+
+    def _render(self, chat: Chat, add_generation_prompt: bool = False) -> str:
+        """Return a chat of texts as the chat template writes it."""
+        try:
+            return self.processor.apply_chat_template(
+                self.with_system(chat),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self._template_kwargs,
+            )
+        except TemplateError as error:
+            raise InputError(f"the chat template refuses the chat: {error}") from error
+
+    def with_system(self, chat: Chat) -> Chat:
+        """Return a chat with the system turn, where there is one to put before it."""
+        if self._system is None or chat[0]["role"] == "system":
+            return chat
+        return [_turn("system", self._system), *chat]
+
+    def end_token(self) -> str:
+        """Return the tokenizer's end token. Raises InputError without one."""
+        if self.tokenizer.eos_token is None:
+            raise InputError(f"{type(self.processor).__name__} is not supported: its tokenizer has no end token")
+        return str(self.tokenizer.eos_token)
+
+    def _check_system(self) -> None:
+        """Raise InputError where a system turn leaves no trace in the prompt."""
+        if self._system is None:
+            return
+        if not self._system.strip():
+            raise InputError("the system prompt is empty")
+        self._system = self.encoder.mark(self._system.strip())
+        if self._system not in self._render([_turn("user", "?")], add_generation_prompt=True):
+            raise InputError(f"the chat template of {type(self.processor).__name__} has no place for a system prompt")
+
+    def _surroundings(self) -> tuple[str, str]:
+        """Return what the template writes between a prompt and its answer, and what ends the answer."""
+        chat = [_turn("user", "?"), _turn("assistant", _PROBE)]
+        prompt, full = self._render(chat[:-1], add_generation_prompt=True), self._render(chat)
+        lead, probe, tail = full[len(prompt) :].partition(_PROBE)
+        if not full.startswith(prompt) or not probe:
+            raise InputError(
+                f"the chat template of {type(self.processor).__name__} does not continue a prompt with an answer"
+            )
+        end = self.encoder.first_special(tail)
+        ended = end is not None and not tail[: end.start()].strip()
+        return lead, tail[: end.end()] if ended else self.end_token()
+
+    def say_once(self, message: str) -> None:
+        """Warn of what is done to prompts of this kind, once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning(message)
+
+    # --- tokens
+
+    def images(self, shown: Sequence[Sequence[Image.Image]]) -> tuple[Tensors, list[list[str]]]:
+        """Return the model's inputs for the images of rows and, per row and image, the text its mark becomes."""
+        if not any(shown):
+            return {}, [[] for _ in shown]
+        kwargs = self.processor._merge_kwargs(tokenizer_init_kwargs={}, return_tensors="pt")["images_kwargs"]
+        inputs, texts = self.processor._process_images([list(own) for own in shown], **kwargs)
+        names = set(self.processor.image_processor.model_input_names) - set(self.processor.unused_input_names)
+        found = iter(texts)
+        tensors = {name: torch.as_tensor(value) for name, value in inputs.items() if name in names}
+        return tensors, [[next(found) for _ in own] for own in shown]
+
+    def joined(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        """Return the images of one prompt as the model takes them."""
+        return list(images)
+
+    def encode(self, texts: Sequence[str], expansions: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Return the ids of prompts, whose images' placeholders become `expansions`, one list per prompt."""
+        pairs = zip(texts, expansions, strict=True)
+        replace = self.processor.get_text_with_replacements
+        return self.encoder.encode([replace([text], list(own))[0][0] for text, own in pairs])
+
+    def columns(self, chats: Sequence[Chat], ids: torch.Tensor, answer: torch.Tensor) -> Tensors:
+        """Return further inputs of the model. ids: (B, L) int64. answer: (B, L) bool, what the model says."""
+        if "mm_token_type_ids" not in self.processor.model_input_names:
+            return {}
+        return {"mm_token_type_ids": (ids == self.placeholder_id).long()}
+
+    def inputs(self, chats: Sequence[Chat]) -> Tensors:
+        """Return the model's inputs for a batch of prompts, padded on the left."""
+        tensors, expansions = self.images([self.joined(images_of(chat)) for chat in chats])
+        ids, inside = pad(self.encode([self.text(chat) for chat in chats], expansions), self.encoder.padding, left=True)
+        batch = {**tensors, "input_ids": ids, "attention_mask": inside.long()}
+        return batch | self.columns(chats, ids, torch.zeros_like(inside))
+
+    def rows(
+        self, chats: Sequence[Chat], expansions: Sequence[Sequence[str]], names: Sequence[str]
+    ) -> list[TrainingRow]:
+        """Return chats that end with the model's turn as rows to train on; `names` begin errors.
+
+        The tokens before the last answer are those that `inputs` gives for the chat without it.
+        Raises InputError for an earlier answer that merges with what is around it.
+        """
+        said = [self.said(chat, name) for chat, name in zip(chats, names, strict=True)]
+        cuts = [[place for span in one.spans for place in span] for one in said]
+        texts = [(one.text[:cut], own) for one, own, cs in zip(said, expansions, cuts, strict=True) for cut in cs]
+        encoded = iter(self.encode(*map(list, zip(*texts, strict=True))))
+        rows = []
+        for one, own, name in zip(said, cuts, names, strict=True):
+            *stages, prompt, whole = [next(encoded) for _ in own]
+            if self.answer_apart or whole[: len(prompt)] != prompt or len(whole) == len(prompt):
+                start, end = one.spans[-1]
+                whole = prompt + self._continuation(prompt, one.text[:start], one.text[start:end])
+            if any(after[: len(before)] != before for before, after in pairwise([*stages, prompt])):
+                raise InputError(f"{name}: field 'history': the tokens of an answer merge with the text around it")
+            answer, ends = [False] * len(whole), [*map(len, stages), len(prompt), len(whole)]
+            for start, end in zip(ends[::2], ends[1::2], strict=True):
+                answer[start:end] = [True] * (end - start)
+            rows.append(TrainingRow(whole, answer))
+        return rows
+
+    def _continuation(self, before: list[int], text: str, more: str) -> list[int]:
+        if self.answer_apart:
+            return self.encoder.encode([more], special=False)[0]
+        return self.encoder.continuation(before, text, more)
+
+    def option_tokens(self, chat: Chat, options: tuple[str, ...]) -> list[list[int]] | None:
+        """Return the tokens of each option as an answer to `chat`: those that `rows` trains, without the end.
+
+        None where the template has the model say something else first, as an empty thought.
+        """
+        if options not in self._options:
+            text = self.text(chat)
+            (before,) = self.encoder.encode([text])
+            self._options[options] = (
+                None
+                if self.lead.strip()
+                else [self._continuation(before, text, self.lead + option) for option in options]
+            )
+        return self._options[options]
+
+    def opened(self, thoughts: Sequence[tuple[str, str]]) -> str:
+        """Return the end of every prompt from where the template opens a thought; empty where it does not."""
+        prompt = self._render([_turn("user", "?")], add_generation_prompt=True)
+        begun = [prompt[prompt.rindex(tag) :] for tag, _ in thoughts if prompt.rstrip().endswith(tag)]
+        return max(begun, key=len, default="")
+
+    @property
+    def stops(self) -> list[int]:
+        """The token that ends an answer in training, which is a stop at evaluation."""
+        return self.encoder.encode([self.end.strip()], special=False)[0][-1:]
+
+
+def images_of(chat: Chat) -> list[Image.Image]:
+    """Return the images of a chat, in order."""
+    return [part["image"] for turn in chat for part in turn["content"] if part["type"] == "image"]
+
+
+def texts_alone(chat: Chat) -> Chat:
+    """Return a chat whose images are places alone: templates take only their number."""
+    return [
+        {**turn, "content": [part if part["type"] == "text" else {"type": part["type"]} for part in turn["content"]]}
+        for turn in chat
+    ]
+
+
+def content(turn: Mapping[str, Any]) -> str:
+    """Return the text of a turn."""
+    return "".join(part["text"] for part in turn["content"] if part["type"] == "text")
+
+
+def _turn(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}

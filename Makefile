@@ -1,10 +1,12 @@
-# make demo: the whole loop in a few minutes.  make test: the tests; test-all: the long ones too.
-# make lint: ruff.
+# make demo: the whole loop in a few minutes.  make test: the tests; test-all: the long ones too, and then all of
+# them with the lowest versions that pyproject.toml allows, in an environment of their own.  make lint: ruff.
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+FLOORS := .venv-floors
+LOWEST := $(FLOORS)/.installed
 # One process per core, each with one thread; a file's tests stay together, as they share what they have made.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-all lint
 
@@ -12,10 +14,11 @@ demo: $(INSTALLED)
 	$(VENV)/bin/mmi demo --out runs/demo
 
 test: $(INSTALLED)
-	$(PYTEST) -m "not long"
+	$(call pytest,$(VENV)) -m "not long"
 
-test-all: $(INSTALLED)
-	$(PYTEST)
+test-all: $(INSTALLED) $(LOWEST)
+	$(call pytest,$(VENV))
+	$(call pytest,$(FLOORS))
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
@@ -24,4 +27,10 @@ lint: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(LOWEST): pyproject.toml tests/floors.py $(INSTALLED)
+	$(PYTHON) -m venv $(FLOORS)
+	$(VENV)/bin/python tests/floors.py > $(FLOORS)/constraints.txt
+	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/constraints.txt --editable '.[test]'
 	touch $@

@@ -1,0 +1,54 @@
+"""What the package declares is what it needs: bounds, imports, folders."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import mmi_plugin
+from tests import floors
+
+ROOT = Path(__file__).parents[1]
+CODE = Path(mmi_plugin.__file__).parent, ROOT / "trainers"
+
+
+def test_every_requirement_has_both_bounds_and_what_is_installed_lies_within() -> None:
+    for requirement in floors.requirements():
+        assert Version(floors.bound(requirement, ">=")) < Version(floors.bound(requirement, "<")), requirement
+        if requirement.name != "deepspeed":  # an extra that the tests do without
+            assert requirement.specifier.contains(version(requirement.name)), requirement
+
+
+def test_every_package_that_the_code_imports_is_required() -> None:
+    required = {canonicalize_name(requirement.name) for requirement in floors.requirements()}
+    owners = packages_distributions()
+    imported = {name for folder in CODE for path in folder.rglob("*.py") for name in _imports(path)}
+    assert {"torch", "trl", "openai"} <= imported
+    for name in imported - set(sys.stdlib_module_names) - {"mmi_plugin", "deepspeed"}:
+        assert {canonicalize_name(owner) for owner in owners[name]} & required, name
+
+
+def _imports(path: Path) -> set[str]:
+    """The outermost packages that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}
+
+
+def test_every_folder_of_code_is_shipped() -> None:
+    settings = floors.settings()["tool"]["setuptools"]
+    folders = {
+        ".".join((name, *file.parent.relative_to(ROOT / place).parts))
+        for name, place in settings["package-dir"].items()
+        for file in (ROOT / place).rglob("__init__.py")
+    }
+    assert folders == set(settings["packages"])

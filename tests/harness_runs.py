@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from mmi_plugin.harness.results import TaskResult
 from mmi_plugin.metrics import Record
@@ -22,15 +24,27 @@ OUR_MODEL = ["--model", "mmi_hf"]
 
 
 def save_varied(folder: Path, seed: int = 0, letters_only: bool = False) -> Path:
-    """Save a random LLaVA that answers with text of its own for every prompt, or with a letter A to D."""
+    """Save a random LLaVA that answers with text of its own for every prompt, or with letters A to D."""
     tiny.save_llava(folder, seed, spread=0.4)
     if letters_only:
-        vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-        others = [index for token, index in vocabulary.items() if token not in "ABCD"]
-        settings = folder / "generation_config.json"
-        config = json.loads(settings.read_text(encoding="utf-8"))
-        settings.write_text(json.dumps({**config, "suppress_tokens": others}), encoding="utf-8")
+        only_letters(LlavaForConditionalGeneration.from_pretrained(folder), folder)
     return folder
+
+
+def only_letters(model: PreTrainedModel, folder: Path) -> None:
+    """Save `model` in `folder`, which has its tokenizer, so that one of A to D has the highest score in every state.
+
+    All other tokens score 0, and of these four two are the opposite of the other two.
+    """
+    vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    head = model.get_output_embeddings()
+    one, two = head.weight.data[:2].clone()
+    head.weight = torch.nn.Parameter(torch.zeros_like(head.weight))
+    for letter, row in zip("ABCD", (one, -one, two, -two), strict=True):
+        head.weight.data[vocabulary[letter]] = row
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+    model.save_pretrained(folder)
 
 
 def arguments(checkpoint: Path, tasks: str, out: Path, *more: str, limit: float | None = 40) -> list[str]:

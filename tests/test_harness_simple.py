@@ -16,7 +16,7 @@ from mmi_plugin.harness.launcher import main
 from mmi_plugin.harness.results import TaskResult, read_run
 from mmi_plugin.sources import load
 from tests import families
-from tests.harness_runs import TASKS, arguments, process
+from tests.harness_runs import TASKS, arguments, only_letters, process
 
 TASK = "mmi_demo_digits"
 TOKENS = ("--gen_kwargs", "max_new_tokens=4", "--device", "cpu")
@@ -25,16 +25,9 @@ BLIP = ("--model", "instructblip", "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An InstructBLIP whose answers are letters A to D: of every state, one of them has the only scores above 0."""
+    """An InstructBLIP that answers with letters."""
     folder = families.save("instructblip_llama", tmp_path_factory.mktemp("blip"), seed=1, spread=0.3)
-    vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    model = InstructBlipForConditionalGeneration.from_pretrained(folder)
-    scores = model.get_output_embeddings().weight.data
-    one, two = scores[0].clone(), scores[1].clone()
-    scores.zero_()
-    for letter, row in zip("ABCD", (one, -one, two, -two), strict=True):
-        scores[vocabulary[letter]] = row
-    model.save_pretrained(folder)
+    only_letters(InstructBlipForConditionalGeneration.from_pretrained(folder), folder)
     return folder
 
 

@@ -16,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "results", nargs="+", metavar="RESULTS", help="output folder of lmms_eval, or NAME=FOLDER to name its model"
     )
     parser.add_argument("--baseline", metavar="NAME", help="model that the others are compared with")
+    parser.add_argument(
+        "--allow-different-prompts",
+        action="store_true",
+        help="test models against the baseline whose processor, template, system prompt or decoding differs",
+    )
     parser.add_argument("--csv", type=Path, metavar="F", help="write every number, one a line")
     parser.add_argument("--json", type=Path, metavar="F", help="write every number with provenance")
     parser.add_argument("--md", type=Path, metavar="F", help="write Markdown tables")
@@ -31,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from mmi_plugin.report.leaderboard_text import plain
 
     runs = read_runs(args.results)
-    board = build(runs, find_baseline(args.baseline, runs))
+    board = build(runs, find_baseline(args.baseline, runs, args.allow_different_prompts))
     for path, make in ((args.csv, files.to_csv), (args.json, files.to_json), (args.md, files.to_markdown)):
         if path:
             _write(path, make(board))

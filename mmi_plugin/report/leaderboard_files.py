@@ -12,6 +12,7 @@ from typing import Any
 from mmi_plugin.conditions import get
 from mmi_plugin.provenance import versions
 from mmi_plugin.report.leaderboard import Key, Leaderboard, Number, Scope
+from mmi_plugin.report.leaderboard_runs import differences, unknown
 from mmi_plugin.report.leaderboard_text import FAMILY_LABELS, escape, interval, label, p_value, table
 from mmi_plugin.statistics import Measure
 from mmi_plugin.statistics.measures import LABELS
@@ -77,8 +78,18 @@ def to_json(board: Leaderboard) -> str:
         for task, outcomes in board.outcomes.items()
     }
     content = {
-        "models": [{"rank": board.ranks[run.name], "name": run.name, "results": str(run.folder)} for run in board.runs],
+        "models": [
+            {
+                "rank": board.ranks[run.name],
+                "name": run.name,
+                "results": str(run.folder),
+                "setup": {task: result.setup for task, result in run.results.items()},
+            }
+            for run in board.runs
+        ],
         "baseline": board.baseline,
+        "differences": [one._asdict() for one in differences(board.runs)],
+        "unknown": unknown(board.runs),
         "tests": board.tests,
         "tasks": tasks,
         "versions": versions(),
@@ -139,6 +150,10 @@ def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
             f" Δ: difference to {show(board.baseline)} in points, paired by item, with p "
             f"(McNemar's exact test; permutation for means) after Holm's correction over {board.tests} tests."
         )
+    if found := differences(board.runs):
+        text += f" Not all were asked in the same way: {'; '.join(one.say(show) for one in found)}."
+    if lacking := unknown(board.runs):
+        text += f" Unknown of some, and so not compared: {', '.join(lacking)}."
     return text
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.harness.results import RESULTS, TaskResult, read_results, results_below
+from mmi_plugin.harness.results import RESULTS, SETUP, TaskResult, read_results, results_below
+from mmi_plugin.report.text import shorten, visible
 from mmi_plugin.statistics import Outcomes, check_comparable
 
 
@@ -84,9 +88,70 @@ def _check(first: Run, other: Run) -> None:
         check_comparable(outcomes, other.outcomes[task], names)
 
 
-def find_baseline(name: str | None, runs: Sequence[Run]) -> str | None:
-    """Return `name`, or raise an InputError with the nearest name of a run."""
+class Differing(NamedTuple):
+    """What two runs are known to differ in, in words, with both values."""
+
+    words: str
+    names: tuple[str, str]
+    values: tuple[str, str]
+
+    def say(self, show: Callable[[str], str]) -> str:
+        """Return it as text; `show` makes names and values fit."""
+        return f"{self.words} of {' and '.join(map(show, self.names))}: {' and '.join(map(show, self.values))}"
+
+
+def differences(runs: Sequence[Run], baseline: str | None = None) -> list[Differing]:
+    """Return each thing of `SETUP` in which runs differ, with the first two that do; a baseline is one of them."""
+    pairs = [pair for pair in combinations(runs, 2) if baseline in (None, pair[0].name, pair[1].name)]
+    found = []
+    for key, words in SETUP.items():
+        for one, other in pairs:
+            values = _first_differing(one, other, key)
+            if values:
+                found.append(Differing(words, (one.name, other.name), values))
+                break
+    return found
+
+
+def _first_differing(one: Run, other: Run, key: str) -> tuple[str, str] | None:
+    for task, result in one.results.items():
+        first, second = result.setup, other.results[task].setup
+        if key in first and key in second and first[key] != second[key]:
+            return _shown(first[key], second[key])
+    return None
+
+
+def _shown(first: Any, second: Any) -> tuple[str, str]:
+    """Return both values as text, of settings by name only what differs."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        keys = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)]
+        first, second = ({key: values.get(key) for key in keys} for values in (first, second))
+    return _text(first), _text(second)
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shorten(" ".join(visible(text).split()), _SHOWN)
+
+
+def unknown(runs: Sequence[Run]) -> list[str]:
+    """Return, in words, each thing of `SETUP` that would be compared and that the results of some run do not tell."""
+    setups = [result.setup for run in runs for result in run.results.values()]
+    return [words for key, words in SETUP.items() if len(runs) > 1 and any(key not in setup for setup in setups)]
+
+
+def find_baseline(name: str | None, runs: Sequence[Run], allow_different: bool = False) -> str | None:
+    """Return `name`. Raises InputError when no run has it, or when runs to be tested were asked in different ways.
+
+    allow_different: test them all the same.
+    """
     names = [run.name for run in runs]
     if name is not None and name not in names:
         raise InputError(f"--baseline: no model {name!r}: {nearest(name, names)}")
+    found = [] if name is None or allow_different else [one.say(str) for one in differences(runs, name)]
+    if found:
+        raise InputError(f"--baseline: {'; '.join(found)} (--allow-different-prompts tests them all the same)")
     return name
+
+
+_SHOWN = 60  # characters of a value

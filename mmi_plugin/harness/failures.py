@@ -42,10 +42,10 @@ class Swallowed:
     def _note(self, message: str) -> None:
         self._said[message.strip().partition("\n")[0]] += 1
 
-    def lines(self) -> list[str]:
-        """Return one line that counts the errors, none without any."""
-        first = next(iter(self._said), None)
-        return [f"the model went on from {self._said.total()} errors, the first: {first}"] if first is not None else []
+    def lines(self, failed: int = 0) -> list[str]:
+        """Return one line that counts the errors; none when there are no more than the `failed` answers that say so."""
+        first, total = next(iter(self._said), None), self._said.total()
+        return [f"the model went on from {total} errors, the first: {first}"] if total > failed else []
 
     def close(self) -> None:
         logger.remove(self._sink)

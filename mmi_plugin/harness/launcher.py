@@ -135,8 +135,9 @@ def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failu
     if results is not None:
         run.publish()
         missing = _missing(args, tasks.own, results)
-        failures.extend([*errors.lines(), *missing])
-        if errors.lines() or not missing:  # an answer beside an error is none to go on from
+        silent = errors.lines(failed=sum(len(task.failed) for task in tasks.own.values()))
+        failures.extend([*silent, *missing])
+        if silent or not missing:  # an answer beside an error is none to go on from
             run.forget()
     return results, samples
 

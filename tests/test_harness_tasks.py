@@ -181,6 +181,19 @@ def test_a_cache_brings_back_no_stale_answers(
 
 
 @pytest.mark.parametrize(
+    "flags", [("--system_instruction", "Look twice."), ("--gen_kwargs", "max_new_tokens=8,repetition_penalty=50")]
+)
+def test_a_cache_is_of_one_way_to_ask(tmp_path: Path, flags: tuple[str, str]) -> None:
+    checkpoint = save_varied(tmp_path / "checkpoint")
+    task = ("--include_path", _write_task(tmp_path / "tasks", source="demo_arith"), "--gen_kwargs", "max_new_tokens=8")
+    cache = ("--use_cache", str(tmp_path / "cache"))
+    plain = _answers(checkpoint, tmp_path / "1", *task, *cache)
+    found = _answers(checkpoint, tmp_path / "2", *task, *flags, *cache)
+    assert found == _answers(checkpoint, tmp_path / "3", *task, *flags)
+    assert found != plain
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"source": "demo_digits", "conditions": ["clean", "mislead_text"]}, "did you mean 'misleading_text'?"),
@@ -197,6 +210,28 @@ def test_a_wrong_task_is_said_before_the_model_loads(
     folder = _write_task(tmp_path / "tasks", **options)
     nowhere = arguments(tmp_path / "nowhere", "mine", tmp_path, "--include_path", folder)
     assert main([*OUR_MODEL, *nowhere]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: mine: ") and said in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("description", "Be brief.", "key 'description' would change nothing: "),
+        ("fewshot_split", "train", "did you mean 'test_split'?"),
+        ("doc_to_text", "Q: {{prompt}}", "key 'doc_to_text' would change nothing"),
+        ("num_fewshot", 2, "key 'num_fewshot' is 2, and can only be 0"),
+        ("output_type", "loglikelihood", "can only be 'generate_until'"),
+    ],
+)
+def test_a_key_of_lmms_evals_tasks_that_would_change_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: object, said: str
+) -> None:
+    folder = Path(_write_task(tmp_path / "tasks", source="demo_arith"))
+    settings = json.loads((folder / "mine.yaml").read_text(encoding="utf-8"))
+    (folder / "mine.yaml").write_text(json.dumps({**settings, key: value}), encoding="utf-8")
+    run = arguments(tmp_path / "nowhere", "mine", tmp_path, "--include_path", str(folder))
+    assert main([*OUR_MODEL, *run]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: mine: ") and said in line
 

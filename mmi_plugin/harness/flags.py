@@ -139,11 +139,13 @@ def _names_in(model: type) -> set[str] | None:
 
     found: set[str] = set()
     for module in {base.__module__ for base in model.__mro__ if issubclass(base, lmms) and base is not lmms}:
-        for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module]))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.add(node.value)
-            if isinstance(node, ast.Call) and any(_is_settings(keyword) for keyword in node.keywords):
-                return None
+        try:
+            nodes = list(ast.walk(ast.parse(inspect.getsource(sys.modules[module]))))
+        except OSError:  # of another package, without its source
+            return None
+        found |= {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        if any(_is_settings(keyword) for node in nodes if isinstance(node, ast.Call) for keyword in node.keywords):
+            return None
     return found
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
-from mmi_plugin.items import LETTERS
+from mmi_plugin.answer_mentions import Choices, choices, find
+from mmi_plugin.answer_text import NEXT_QUESTION, TURN_END, place_in, squeezed, unmarked
+from mmi_plugin.answer_verdict import chosen
+from mmi_plugin.thoughts import THOUGHTS, answer_start
 
-_LEAD = r"(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:answer|option|choice)\s*(?:is|:)?\s*(?:option\s+)?"
-# A letter that stands as a label: alone, bracketed, or followed by a label's punctuation.
-_LABEL = re.compile(rf"^(?:{_LEAD})?[\s(\[*\"']*([A-Z])[\s)\]*\"']*(?:[.:,)](?:\s|$)|$|\n)", re.IGNORECASE)
-_SENTENCE = re.compile(rf"\b{_LEAD}[(\[*\"']*([A-Z])\b(?!\s+\w)", re.IGNORECASE)
+__all__ = ["THOUGHTS", "Reading", "answer_start", "mentions", "normalise", "parse_letter", "read"]
+
+# One letter and nothing else but brackets, punctuation and pictographs: "(B)", "B.", "- b", "B 👍".
+_LONE = re.compile(
+    r"(?!.*[✗👎])[\s()<\-.,:;!?'✓→\u2600-\u2668\u2670-\u27bf\U0001f300-\U0001faff]*([A-Za-z])"
+    r"[\s()>.,:;!?'✓\u2600-\u2668\u2670-\u27bf\U0001f300-\U0001faff]*"
+)
 
 
 @lru_cache(maxsize=4096)
@@ -30,23 +37,63 @@ def mentions(text: str, phrase: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(needle)}(?!\w)", hay) is not None
 
 
-def parse_letter(raw: str, options: Sequence[str]) -> str | None:
-    """Return the letter of the option that `raw` chooses.
+@dataclass(frozen=True)
+class Reading:
+    """What an answer chooses."""
 
-    In this order: the text of one option ("A dog" where that is an option), a label ("B", "(b)",
-    "B: seven", "Answer: B", "The answer is B."), the one option that the text mentions. Anything
-    else, also a text that mentions several options, is None.
+    letter: str | None
+    """The letter of the option, or None where the answer is not clear."""
+    start: int | None
+    """Where in the raw text the letter stands; None if the option was named by its text, or none was read."""
+    cut_off: bool
+    """Whether a thought was begun and never ended."""
+
+
+def read(raw: str, options: Sequence[str], thoughts: Sequence[tuple[str, str]] = THOUGHTS) -> Reading:
+    """Return which of `options` the answer `raw` chooses.
+
+    Thoughts, which stand between the tags of `thoughts`, are left out. The first rule that applies
+    decides: a lone letter that is a label; the exact text of one option (as it is, then under NFC, then
+    without case, unless that makes two options equal); the last verdict ("The answer is B",
+    "B is correct", the letter at the start or on a line of its own); the one option that is named. What
+    is denied, doubted or asked, several options together and a repeated list are no choice.
     """
-    text = raw.strip()
-    valid = LETTERS[: len(options)]
-    by_text = {normalise(option): letter for letter, option in zip(valid, options, strict=True)}
-    exact = by_text.get(normalise(text)) if len(text) > 1 else None
-    if exact:
-        return exact
-    label = _LABEL.match(text) or _SENTENCE.search(text)
-    if label and label.group(1).upper() in valid:
-        return label.group(1).upper()
-    if len(text) == 1:
-        return by_text.get(normalise(text))
-    named = [letter for letter, option in zip(valid, options, strict=True) if mentions(text, option)]
-    return named[0] if len(named) == 1 else None
+    start = answer_start(raw, thoughts)
+    if start is None:
+        return Reading(None, None, True)
+    found = _read_answer(raw[start:], choices(tuple(options)))
+    if found is None:
+        return Reading(None, None, False)
+    letter, place = found
+    return Reading(letter, None if place is None else start + place, False)
+
+
+def parse_letter(raw: str, options: Sequence[str]) -> str | None:
+    """Return the letter of the option that `raw` chooses, as `read` does, or None."""
+    return read(raw, options).letter
+
+
+def _read_answer(answer: str, options: Choices) -> tuple[str, int | None] | None:
+    """The letter and its place in an answer without thoughts, up to the end of the model's turn."""
+    end = TURN_END.search(answer)
+    if end and re.search(r"\w", answer[: end.start()]):
+        answer = answer[: end.start()]
+    following = NEXT_QUESTION.search(answer)
+    if following and (found := _read_turn(answer[: following.start()], options)):
+        return found
+    return _read_turn(answer, options)
+
+
+def _read_turn(answer: str, options: Choices) -> tuple[str, int | None] | None:
+    plain = unmarked(answer)
+    lone = _LONE.fullmatch(plain)
+    if lone and lone[1].upper() in options.letters:
+        return lone[1].upper(), lone.start(1)
+    if exact := options.named(answer.strip()):
+        return exact, None
+    text = squeezed(plain)
+    found = chosen(text, find(text, options), options)
+    if found is None:
+        return None
+    letter, place = found
+    return letter, None if place is None else place_in(plain, place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from PIL import Image
@@ -71,7 +71,9 @@ class Item:
 
 
 def check(item: Item, where: str) -> Item:
-    """Return `item`, or raise an InputError that begins with `where` and names the field."""
+    """Return `item` without white space around its texts, or raise an InputError that begins with `where` and names
+    the field. An answer with a blank before it would be other tokens than the one that is asked for."""
+    item = _stripped(item)
     if not item.id:
         raise InputError(f"{where}: field 'id' is empty")
     if item.family not in FAMILIES:
@@ -91,6 +93,18 @@ def check(item: Item, where: str) -> Item:
     if not all(text.strip() for turn in item.history for text in turn):
         raise InputError(f"{where}: field 'history' has an empty text")
     return item
+
+
+def _stripped(item: Item) -> Item:
+    return replace(
+        item,
+        image=item.picture,  # as it was given, not decoded
+        question=item.question.strip(),
+        answer=item.answer.strip(),
+        options=tuple(option.strip() for option in item.options),
+        facts={option.strip(): fact.strip() for option, fact in item.facts.items()},
+        history=tuple((question.strip(), answer.strip()) for question, answer in item.history),
+    )
 
 
 def _check_options(item: Item, where: str) -> None:

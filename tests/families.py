@@ -5,9 +5,12 @@ Every recipe returns (model, processor). Weights are drawn wide, so that outputs
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 from tokenizers.processors import TemplateProcessing
@@ -49,6 +52,13 @@ def recipe(name: str, **special: str) -> Callable[[Recipe], Recipe]:
         return build
 
     return register
+
+
+def cases() -> list[Any]:
+    """Return the names of all families as parameters of a test, each with what it needs."""
+    missing = importlib.util.find_spec("num2words") is None
+    skip = pytest.mark.skipif(missing, reason="its processor needs num2words")
+    return [pytest.param(name, marks=skip) if name == "smolvlm" else name for name in RECIPES]
 
 
 def save(name: str, folder: Path, seed: int = 0, spread: float = 0.1) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,6 @@ from mmi_plugin.trainers.trainer import MMITrainer
 from tests import families, training
 from tests.reference import Reference
 
-FAMILIES = [
-    pytest.param(
-        name,
-        marks=pytest.mark.skipif(
-            name == "smolvlm" and importlib.util.find_spec("num2words") is None, reason="its processor needs num2words"
-        ),
-    )
-    for name in families.RECIPES
-]
 STEP = {
     "adversary": "pgd",
     "step_rule": "l2",  # a sign would turn rounding into a whole step
@@ -42,7 +32,7 @@ STEP = {
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=families.cases())
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return families.save(request.param, tmp_path_factory.mktemp(request.param))
 

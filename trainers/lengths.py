@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 
 from PIL import Image
 from transformers import ProcessorMixin
@@ -60,10 +62,13 @@ class LengthCheck:
         return self._loose([replace(group, rows=bare)])["input_ids"].shape[1]
 
     def _most_image_tokens(self) -> int:
-        images = [Image.new("RGB", (width, height)) for width in SIDES for height in SIDES]
-        probes = [Group("", "vqa", (Item("probe", "vqa", "?", "?", image=image),)) for image in images]
-        most = max(self._loose([probe])["input_ids"].shape[1] for probe in probes)
-        return most - self._tokens(probes[0]) + SEAM
+        tokens = []
+        for width, height in product(SIDES, SIDES):
+            item = Item("probe", "vqa", "?", "?", image=Image.new("RGB", (width, height)))
+            # A processor refuses shapes that it cannot scale, which no row can then have either.
+            with suppress(ValueError, ZeroDivisionError):
+                tokens.append(self._loose([Group("", "vqa", (item,))])["input_ids"].shape[1])
+        return max(tokens, default=0) - self._tokens(Group("", "vqa", (Item("probe", "vqa", "?", "?"),))) + SEAM
 
 
 def _bytes(row: Item) -> int:

@@ -1,0 +1,27 @@
+"""A model of every family learns twelve items by heart, and says so when lmms-eval asks it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import families, real_families, twelve
+
+SETTINGS: dict[str, dict[str, Any]] = {  # smaller pictures, where the real ones make thousands of tokens
+    "real-idefics3": {"processor_kwargs": '{"size":{"longest_edge":364}}', "learning_rate": 1e-2},
+}
+
+
+@pytest.mark.parametrize("name", [*families.cases(), *real_families.CASES])
+def test_what_was_learned_is_what_is_asked_and_scored(name: str, tmp_path: Path) -> None:
+    save = real_families.save if name.startswith("real-") else families.save
+    model = twelve.train(save(name, tmp_path / "start"), tmp_path, **SETTINGS.get(name, {}))
+    result = twelve.ask(model, tmp_path)
+    assert {record.item_id.removeprefix("openbookqa-"): record.parsed for record in result.records} == twelve.GOLD
+    assert result.numbers["accuracy/white"] == 1 and result.numbers["unparseable"] == 0
+    for record in result.records:
+        shares = dict(zip("ABCD", record.probabilities, strict=True))
+        assert max(shares, key=shares.get) == record.gold
+        assert 0.5 < sum(shares.values()) <= 1 + 1e-6

@@ -53,37 +53,26 @@ def with_transformers(pretrained: str) -> Write:
     """
     import torch
     from accelerate import Accelerator
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    try:
-        config = AutoConfig.from_pretrained(pretrained)
-        sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        loader = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-        model = loader.from_pretrained(pretrained, dtype="auto", use_safetensors=True).eval().to(Accelerator().device)
-        processor = AutoProcessor.from_pretrained(pretrained)  # a tokenizer, for a model without eyes
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise InputError(
-            f"{pretrained}: does not load: {(str(error).strip() or repr(error)).splitlines()[0]}"
-        ) from error
+    from mmi_plugin.models.load import has_eyes, load_model, load_processor, load_tokenizer
+    from mmi_plugin.models.tokens import Encoder, pad
+
+    eyes = has_eyes(pretrained)
+    processor = load_processor(pretrained) if eyes else load_tokenizer(pretrained)
     if not getattr(processor, "chat_template", None):
         raise InputError(f"{pretrained}: has no chat template")
-    tokenizer = getattr(processor, "tokenizer", processor)
-    tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model = load_model(pretrained, eyes=eyes, dtype="auto").to(Accelerator().device)
+    tokenizer = processor.tokenizer if eyes else processor
+    encoder = Encoder(tokenizer, str(processor.chat_template), ())
 
     @torch.inference_mode()
     def write(prompts: Sequence[str]) -> list[str]:
-        chats = [_chat(prompt, in_parts=processor is not tokenizer) for prompt in prompts]
-        texts = processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        bos = tokenizer.bos_token
-        special = bos is None or not texts[0].startswith(bos)
-        inputs = tokenizer(list(texts), padding=True, add_special_tokens=special, return_tensors="pt").to(model.device)
-        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        output = model.generate(
-            **inputs, max_new_tokens=MAX_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
-        )
-        return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        chats = [_chat(encoder.mark(prompt), in_parts=eyes) for prompt in prompts]
+        texts = [processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+        ids, inside = pad(encoder.encode(texts), encoder.padding, left=True)
+        inputs = {"input_ids": ids.to(model.device), "attention_mask": inside.long().to(model.device)}
+        output = model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False, pad_token_id=encoder.padding)
+        return tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
 
     return write
 

@@ -91,6 +91,30 @@ def load_processor(name: str, revision: str = "main", trust_remote_code: bool = 
     return processor
 
 
+def load_tokenizer(name: str) -> Any:
+    """Return the tokenizer of a model for text alone. Raises InputError when it cannot be used."""
+    from transformers import AutoTokenizer
+
+    _check_name(name)
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(name)
+    except UNREADABLE as error:
+        raise InputError(f"{name}: the tokenizer does not load: {_line(error)}") from error
+
+
+def has_eyes(name: str) -> bool:
+    """Whether a checkpoint is of a model for images and text. Raises InputError when its config cannot be read."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    _check_name(name)
+    try:
+        return type(AutoConfig.from_pretrained(name)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    except UNREADABLE as error:
+        raise InputError(f"{name}: the configuration does not load: {_line(error)}") from error
+
+
 def _check_settings(name: str, processor: Any, settings: Mapping[str, Any]) -> None:
     """Raise InputError for a setting that neither the processor nor its image processor knows.
 
@@ -103,18 +127,20 @@ def _check_settings(name: str, processor: Any, settings: Mapping[str, Any]) -> N
             raise InputError(f"{name}: its processor has no setting {setting!r}: {nearest(setting, known)}")
 
 
-def load_model(name: str, revision: str = "main", **options: Any) -> Any:
-    """Return the model in evaluation mode. `options` go to `from_pretrained`.
+def load_model(name: str, revision: str = "main", eyes: bool = True, **options: Any) -> Any:
+    """Return the model in evaluation mode, one for images and text or, without `eyes`, for text alone. `options` go
+    to `from_pretrained`.
 
     Raises InputError when it does not load, or when a weight of the architecture is missing, which
     transformers would fill with random numbers.
     """
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     _check_name(name)
+    auto = AutoModelForImageTextToText if eyes else AutoModelForCausalLM
     try:
         with quiet():
-            model, info = AutoModelForImageTextToText.from_pretrained(
+            model, info = auto.from_pretrained(
                 name, revision=revision, use_safetensors=True, output_loading_info=True, **options
             )
     except UNREADABLE as error:

@@ -237,36 +237,6 @@ def test_a_key_of_lmms_evals_tasks_that_would_change_nothing_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--tasks", "mmi_demo_digit"], "did you mean 'mmi_demo_digits'?"),
-        (["--tasks", "mmi_nothing*"], "the pattern matches nothing"),
-        ([], "--tasks is missing"),
-        (["--tasks", "mmi_demo", "--model", "mmi_hff"], "did you mean 'mmi_hf'?"),
-        (["--tasks", "mmi_demo", "--limit", "0"], "--limit is 0"),
-        (["--tasks", "mmi_demo", "--offset", "99999"], "leaves none"),
-        (["--tasks", "mmi_demo", "--log_samples"], "--log_samples needs --output_path"),
-    ],
-)
-def test_a_wrong_command_line_is_one_line_and_status_2(
-    tiny_llava: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
-) -> None:
-    assert main([*OUR_MODEL, "--model_args", f"pretrained={tiny_llava}", *flags]) == 2
-    errors = capsys.readouterr().err.strip().splitlines()
-    assert errors[-1].startswith("error: ") and said in errors[-1]
-    assert not any("Traceback" in line for line in errors)
-
-
-def test_a_folder_that_cannot_be_written_is_said_before_the_model_loads(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    occupied = tmp_path / "file"
-    occupied.write_text("", encoding="utf-8")
-    assert main([*OUR_MODEL, *arguments(tmp_path / "nowhere", "mmi_demo_arith", occupied, limit=4)]) == 2
-    assert f"error: --output_path {occupied}: cannot be written" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     ("owner", "method", "fault", "said"),
     [
         (

@@ -194,6 +194,7 @@ def test_settings_of_the_decoding_act_and_are_in_the_record(varied: Path, plain:
     ("raw", "tags", "expected"),
     [
         ("<think>It is A.</think>B", (), ("B", False)),
+        ("<analysis>It is A.", (), (None, True)),
         ("<think>The answer is A", (), (None, True)),
         ("<think>The answer is A", ("--reasoning_tags", "none"), ("A", False)),
         ("<hm>The answer is A", (), ("A", False)),

@@ -150,11 +150,12 @@ class InterferenceTask(ConfigurableMessagesTask):
         return get_model(self.args.model, self.args.force_simple)
 
     def thoughts(self) -> Sequence[tuple[str, str]]:
-        """Return the tags of thoughts: those of the YAML or of `--reasoning_tags`, or all that we know."""
+        """Return the tags of thoughts: those of the YAML or of `--reasoning_tags`, or all that are known."""
+        default = default_of("reasoning_tags")
         given = self.config.reasoning_tags
         if given is None:
-            given = default_of("reasoning_tags") if self.args is None else self.args.reasoning_tags
-        return THOUGHTS if given == default_of("reasoning_tags") else tag_pairs(given)
+            given = default if self.args is None else self.args.reasoning_tags
+        return tag_pairs(given) if given != default else tuple(dict.fromkeys((*THOUGHTS, *tag_pairs(default))))
 
     def doc_to_text(self, doc: Mapping[str, Any]) -> str:
         return doc["prompt"]

@@ -23,16 +23,19 @@ CUE = pattern(
         คำตอบ; الإجابة; الجواب; إجابة; תשובה; پاسخ; उत्तर; जवाब; উত্তর
     """)
     + ")"
-    + r"|(?P<trait>\b(?:correct[aeo]?|corrett[ao]|richtig|korrekt|верно|правильно)\b)|(?P<verb>\b"
+    + r"|(?P<verb>\b"
     + any_of(r"""
         choos(?:e|ing); chosen?; pick(?:s|ed|ing)?; select(?:ed|ing|s)?
         (?:go(?:ing)?|went|stick(?:ing)?) (?:with|for); opt(?:ing)? for; vote(?: for)?
-        (?:respond|reply|answer)(?:ing)? with; identif(?:y|ied) (?:it|this|that)(?: \w+)? as; settl(?:e|ing) on
+        (?:respond|reply|answer)(?:ing)? with; (?:identif(?:y|ied)|label|classif(?:y|ied))(?: \w+){0,2} as
+        label (?:it|this|that)(?: as)?; belongs to(?: (?:class|category|group))?; falls under; settl(?:e|ing) on
         (?:lean|tend)(?:ing)?(?: towards?)?; answer; bet on; prefer; mark; lea(?:ves?|ving)(?: us with| only)?
         left with; means?; meaning; makes; meant; correspond(?:s|ing)? (?:to|with); match(?:es)?(?:ing)?(?: with)?
         aligns with; point(?:s|ing)? to; consistent with; wähle; choisis; elijo; escolho; scelgo; выбираю
     """)
-    + r"\b|应?选择?|應?選擇?|を?選び)|(?P<view>\b"
+    + r"\b|应?选择?|應?選擇?|を?選び)|(?P<trait>\b"
+    + any_of(r"correct[aeo]?; corrett[ao]; richtig; korrekt; верно; правильно; class; label; category")
+    + r"\b)|(?P<view>\b"
     + any_of(r"""
         say; think; believe; guess; conclude; suspect; feel; doubt; only; likely; take; put; we (?:get|have)
         \w{3,14}ly; sure; okay; ok; alright; well; yes
@@ -136,6 +139,7 @@ GOES_THROUGH = pattern(
         go over
     """)
     + r"\b[^.!?\n]{0,30}\b(?:option|choice|answer|possibilit|candidate)"
+    + r"|\blet(?:'s| me| us) (?:first )?(?:consider|start with|begin with|take)\b"
 )
 # The head of a list of options.
 LIST_HEAD = pattern(r"(?:\b(?:options|choices|candidates|alternatives)(?: are| include)? ?:?\s*|\boption ?:?\n)$")

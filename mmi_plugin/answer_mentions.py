@@ -30,7 +30,7 @@ _LABEL_CLASH = re.compile(r" ?[:.)=|>→(-] ?\(?| ")
 _TEXT_GAP = re.compile(r" ?[(:=→|,-]{0,2} ?\(?")
 _TEXT_CLASH = re.compile(r" ?[:=→] ?| - ")
 # After an I that is no pronoun.
-_NO_PRONOUN = re.compile(r" ?(?:[.:)\n]|$)")
+_NO_PRONOUN = re.compile(r" ?(?:[.:)\n\u3040-\uffef]|$)|,? (?:is|isn't|because|not)\b|, [A-Z]\b")
 
 FOLDS: tuple[Callable[[str], str], ...] = (
     lambda text: text,
@@ -67,6 +67,7 @@ class Wanted(NamedTuple):
     letter: str
     text: str
     mark: str  # the option's last character, which may be a question mark
+    cased: bool  # another option differs from it by case only
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,14 @@ def choices(options: tuple[str, ...]) -> Choices:
             table[key] = None if key in table or not key else letter
     cores = [squeezed(unmarked(option)).replace("\n", " ").strip().rstrip(" .,;:!?") for option in options]
     bare = [core[_ARTICLE.match(core).end() :] if _ARTICLE.match(core) else core for core in cores]
-    keys = [_small(unicodedata.normalize("NFC", text)) for text in bare]
+    keys = [FOLDS[-1](text) for text in bare]
     wanted: dict[str, list[Wanted]] = {}
     for letter, option, core, text, key in zip(letters, options, cores, bare, keys, strict=True):
         chosen = text if keys.count(key) == 1 else core
+        cased = keys.count(key) > 1
         for form in sorted({unicodedata.normalize("NFC", chosen), unicodedata.normalize("NFD", chosen)}):
             if form and not (len(form) == 1 and form.upper() in letters):  # which is a label
-                wanted.setdefault(_small(form), []).append(Wanted(letter, form, option.rstrip()[-1:]))
+                wanted.setdefault(_small(form), []).append(Wanted(letter, form, option.rstrip()[-1:], cased))
     ordered = sorted(wanted.items(), key=lambda pair: -len(pair[0]))
     return Choices(letters, exact, tuple((key, tuple(found)) for key, found in ordered))
 
@@ -169,7 +171,7 @@ def _is_meant(text: str, start: int, end: int, key: str, wanted: tuple[Wanted, .
 
 def _text(text: str, start: int, end: int, key: str, wanted: tuple[Wanted, ...]) -> Mention:
     letters = {each.letter for each in wanted}
-    if len(letters) > 1:  # which differ by case only
+    if any(each.cased for each in wanted):
         letters = {each.letter for each in wanted if each.text == text[start:end]}
     sure = key not in _PARTS_OF_SPEECH or _follows_article(text, start)
     sure = sure or not cues.PART_BEFORE.search(text, max(0, start - 12), start)
@@ -243,6 +245,8 @@ def _belong(last: Mention, mention: Mention, text: str, options: Choices) -> boo
 
 def _clash(last: Mention, mention: Mention, text: str) -> bool:
     """Whether two mentions are a label and another option's text, or a text and another's label."""
+    if last.letter == mention.letter:
+        return False
     if last.is_label and mention.is_text and last.letter and not last.lower:
         return bool(cues.STOP.match(text, mention.end) and _LABEL_CLASH.fullmatch(text, last.end, mention.start))
     if not last.is_text or not mention.is_label:

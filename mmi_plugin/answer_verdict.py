@@ -117,7 +117,7 @@ class _Reader:
             right = None if wrong else words.RIGHT.match(self._text, mention.end)
             judgement = wrong or right
             denied = bool(wrong or words.DENIED.search(left))
-            doubted = bool(words.DOUBTED.search(left)) or self._is_possible(mention, judgement is not None)
+            doubted = bool(words.DOUBTED.search(left)) or self._is_possible(mention, judgement)
             if groups and self._together(groups[-1], mention, judged):
                 group = groups[-1]
                 group.denied.append(denied or (group.denied[-1] and not right))
@@ -144,7 +144,7 @@ class _Reader:
         if not group.doubted and not group.denied[0]:
             group.cued |= self._stands_out(first, last)
         headed = cues.LIST_HEAD.search(self._text[max(0, first.start - _APART) : first.start])
-        if group.spells() == self._options.letters or (headed and (last.text or first is not last)):
+        if self._lists_all(group) or (headed and (last.text or first is not last)):
             group.cued = group.affirmed = group.sure = False  # a list of the options
 
     def _clause(self, mention: Mention) -> int:
@@ -152,12 +152,12 @@ class _Reader:
         place = bisect_right(self._clauses, mention.start)
         return self._clauses[place - 1] if place else 0
 
-    def _is_possible(self, mention: Mention, is_judged: bool) -> bool:
-        """Whether a mention is supposed, or, unless it is judged, no more than possible or asked for."""
+    def _is_possible(self, mention: Mention, judgement: re.Match[str] | None) -> bool:
+        """Whether a mention is supposed, or judged on a condition, or, not judged, no more than possible or asked."""
         if words.SUPPOSED.search(self._text, max(0, mention.start - _REACH), mention.start):
             return True
-        if is_judged:
-            return False
+        if judgement:
+            return words.CONDITION.match(self._text, judgement.end()) is not None
         end = cues.SENTENCE_END.search(self._text, mention.end, mention.end + _REACH)
         asked = end is not None and end.group() == "?"
         return asked or words.POSSIBLE.match(self._text, mention.end) is not None
@@ -165,7 +165,7 @@ class _Reader:
     def _together(self, group: Group, mention: Mention, judged: int) -> bool:
         """Whether a mention is named together with those before it."""
         last = group.mentions[-1]
-        if judged > last.end or mention.start - last.end > _APART or group.spells() == self._options.letters:
+        if judged > last.end or mention.start - last.end > _APART or self._lists_all(group):
             return False
         if group.denied[-1] and self._clause(last) != self._clause(mention):
             return False
@@ -177,7 +177,10 @@ class _Reader:
         if "\n" in gap and mention.is_label and self._options.letters.startswith(group.spells(mention)):
             return True  # the next item of a list that breaks off
         ends = cues.STOP.match(self._text, mention.end) is not None
-        return last.text == mention.text and (ends or not {".", "\n"} & set(gap))
+        return last.text == mention.text and (ends or not {".", ";", "\n"} & set(gap))
+
+    def _lists_all(self, group: Group) -> bool:
+        return len(group.mentions) > 1 and group.spells() == self._options.letters
 
     def _is_cued(self, mention: Mention, reached: int) -> bool:
         """Whether the words before a mention, and after the one before it, announce the answer."""

@@ -44,8 +44,11 @@ _LETTER = (
     rf"(?<!{WORD})(?<!{WORD}')(?<!\w\w-)(?<!\b[A-Za-z]\.)(?<![°@&$])[A-Za-z](?!{WORD})(?!'(?!d[ıiuü]r|t[ıiuü]r)\w)"
     r"(?!-\w\w)(?!\.[A-Za-z]\b)(?![+#°%]|-(?:$|[.,!?\n]))"
 )
-# A single letter, with its title and brackets.
-LABEL = re.compile(rf"(?P<title>(?i:{_TITLE}))?(?:\( ?(?P<bracketed>{_LETTER}) ?\)|(?P<bare>{_LETTER}))")
+# A single letter, with its title and brackets; a small one without them only before the end of a clause or a mark.
+LABEL = re.compile(
+    rf"(?P<title>(?i:{_TITLE}))?(?:\( ?(?P<bracketed>{_LETTER}) ?\)"
+    rf"|(?P<bare>{_LETTER}(?:(?<=[A-Z])|(?(title)|(?= ?(?:[.,;:!)\n|=→>-]|$))))))"
+)
 # What follows an A that is a label and no article, as in "A dog": no word, or one that no noun phrase begins with.
 NO_ARTICLE = pattern(
     rf"[ \n]?(?:$|[^\w\s]|\n|[{_UNSPACED}]| [^\x00-\u024f]| [a-z](?!\w)| "
@@ -84,7 +87,8 @@ CLAUSE = pattern(
 # Words that deny what follows them in their clause.
 DENIED = pattern(
     words(r"""
-        hardly; barely; less(?! than); scarcely; far from; least likely; nothing like; lack\w*; absen\w+; mistak\w+ for; refus\w+
+        hardly; barely; less(?! than); scarcely; far from; least likely; nothing like; lack\w*; absen\w+
+        mistak\w+ for; refus\w+
         declin\w+; avoid\w*; not(?! only\b); no(?! ?(?:[,:.!]|doubt|question|wait)); never; neither; nor; cannot
         \w+n't; none; without(?! (?:a |any )?doubt); isnt; dont; doesnt; arent; wasnt; cant; wont; unlikely
         improbable; doubtful; impossible; wrong; incorrect; false; invalid; rather than; instead of
@@ -109,8 +113,8 @@ DOUBTED = pattern(
         (?:should|would) have been; used to
         (?:you|they|he|she|it|people|users|someone|others) (?:\w{2,12} )?(?:sa(?:ys?|id)|claim(?:s|ed)?|told)
         (?:you|they|he|she|people|users|someone|others) (?:\w{2,12} )?(?:choose|chose|picks?|thinks?|believes?)
-        potentially; supposedly; allegedly; stands for; denotes; refers to; peut-être; vielleicht; quizás?; talvez
-        forse; возможно
+        when(?= \W*$); potentially; supposedly; allegedly; stands for; denotes; refers to
+        peut-être; vielleicht; quizás?; talvez; forse; возможно
     """)
     + r"\b|可能|也许|或许|是否|不确定|\b"
     + any_of(r"""
@@ -126,9 +130,9 @@ DOUBTED = pattern(
 )
 # What makes the rest of a sentence a supposition: "if it is a three, then the answer is B".
 SUPPOSED = pattern(
-    r"\b(?:if|when|assum\w+|suppos\w+|in case|provided)\b"
+    r"\b(?:if|assum\w+|suppos\w+|in case|provided)\b"
     r"(?! (?:i|we|you|one) (?:had|have|must|need|look|zoom)| looking|(?: i'm| i am)? forced| pressed)"
-    r"(?:(?!\b(?:but|however|so|therefore)\b)[^.!?;\n]){0,100}$"
+    r"(?:(?!\b(?:but|however|(?<!if )so|therefore)\b)[^.!?;\n]){0,100}$"
 )
 
 # ---- Judgements after a letter or text
@@ -160,7 +164,7 @@ WRONG = pattern(
     + rf"\b)|{_MARK}(?:✗|"
     + any_of(r"""
         no; nope; n; wrong; incorrect; false; eliminated; ruled out
-        not(?: (?:correct|right|it|this|the answer|a match|possible))?
+        not(?: (?:correct|right|it|this|the answer|a match|possible))?(?! (?:for|that|as|since|because|given|here|one))
     """)
     + rf"\b{_END})|[ :|(-]{{0,4}}✗|{_TOPIC}"
     + any_of("错误; 錯誤; 不对; 不正确; 不正確; 错; 間違い; 不正解; ではな; ではあ; じゃな; でない")
@@ -176,14 +180,17 @@ RIGHT = pattern(
     + any_of(r"the; my; \w{2,14}ly; most; best; correct; right; only; final; clear; obvious")
     + ")+ "
     + any_of("answer; option; choice; one; match; fit; solution; pick; guess; winner")
-    + r"\b(?! of\b))|,? (?:the|my) (?:\w+ )?answer\b| (?:it is|is)(?= ?(?:[.!\n]|$))| "
+    + r"\b(?! of\b))|,? (?:the|my) (?:\w+ )?answer\b| (?:it is|is|does)(?= ?(?:[.!\n]|$))| "
     + any_of("wins; fits best; fits better; makes the most sense; gets my vote")
     + rf"\b|{_MARK}(?:yes|y|correct|right|true)\b{_END}|[ :|(-]{{0,4}}✓|{_TOPIC}"
     + any_of("正确; 正確; 对的; 對的; 正解; 正しい; 맞; 정답")
 )
+_ONLY_IF = r",? ?(?:only )?(?:if|unless|when)\b(?! (?:i|we|you) (?:had|have|must|need))"
+# The same after a judgement: "is correct if ...".
+CONDITION = pattern(_ONLY_IF)
 # What makes it no more than possible: "if ...", "is possible", "might ...", "or ...", "?".
 POSSIBLE = pattern(
-    r",? ?(?:(?:only )?(?:if|unless|when)\b(?! (?:i|we|you) (?:had|have|must|need))|(?:is|was|are|seems?|looks?)"
+    rf"{_ONLY_IF}|,? ?(?:(?:is|was|are|seems?|looks?)"
     r"(?: also| quite| very| a)? (?:possible|plausible|tempting|close|similar|option)"
     r"|(?:might|may|could|at first|initially|and/or|or|nor)\b)| ?\?"
 )
@@ -202,7 +209,7 @@ FITS = pattern(
 
 # Between those that are named together: "A or B", "A, B", "A/B", "A & B", "A and maybe B".
 TOGETHER = pattern(
-    r"[ .]{0,4}(?:[,;/&+|-]|and/or|\b"
+    r"[ .]{0,4}(?:[,/&+|-]|;(?= (?:or|and|maybe|perhaps|possibly)\b)|and/or|\b"
     + any_of(r"""
         or; and; nor; vs\.?; versus; plus; as well as; along with; but also; ou; et; oder; und; o; e; y; или; и; ve
         veya; dan; atau; hoặc; eller; och; of; en

@@ -17,7 +17,7 @@ __all__ = ["THOUGHTS", "Reading", "answer_start", "mentions", "normalise", "pars
 
 # One letter and nothing else but brackets, punctuation and pictographs: "(B)", "B.", "- b", "B 👍".
 _LONE = re.compile(
-    r"(?!.*[✗👎])[\s()<\-.,:;!?'✓→\u2600-\u2668\u2670-\u27bf\U0001f300-\U0001faff]*([A-Za-z])"
+    r"(?![\s\S]*[✗👎])[\s()<\-.,:;!?'✓→\u2600-\u2668\u2670-\u27bf\U0001f300-\U0001faff]*([A-Za-z])"
     r"[\s()>.,:;!?'✓\u2600-\u2668\u2670-\u27bf\U0001f300-\U0001faff]*"
 )
 

@@ -9,12 +9,17 @@ import pytest
 
 from tests import families, real_families, twelve
 
-SETTINGS: dict[str, dict[str, Any]] = {  # smaller pictures, where the real ones make thousands of tokens
-    "real-idefics3": {"processor_kwargs": '{"size":{"longest_edge":364}}', "learning_rate": 1e-2},
-}
+LARGE = {"processor_kwargs": '{"size":{"longest_edge":364}}'}  # or a picture has thousands of tokens
+SETTINGS: dict[str, dict[str, Any]] = {"real-idefics3": LARGE, "real-smolvlm": LARGE}
+QUICK = ("real-instructblip", "real-llava15", "real-qwen25vl")
+CASES = [
+    *families.cases(),
+    *(case if case.values[0] in QUICK else pytest.param(*case.values, marks=[*case.marks, pytest.mark.long])
+      for case in real_families.CASES),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*families.cases(), *real_families.CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_what_was_learned_is_what_is_asked_and_scored(name: str, tmp_path: Path) -> None:
     save = real_families.save if name.startswith("real-") else families.save
     model = twelve.train(save(name, tmp_path / "start"), tmp_path, **SETTINGS.get(name, {}))

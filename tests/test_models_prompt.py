@@ -24,6 +24,11 @@ ANSWERED = {  # how each vocabulary writes the answer "B" after its prompt, and 
     "llava15": ["▁B", "</s>"],
     "llava_onevision": ["B", "<|im_end|>"],
     "llavanext_mistral": ["▁B", "</s>"],
+    "llavanext_vicuna": ["▁B", "</s>"],
+    "paligemma": ["B", "<eos>"],
+    "pixtral": ["B", "</s>"],
+    "qwen2vl": ["B", "<|im_end|>"],
+    "smolvlm": ["ĠB", "<end_of_utterance>"],
     "qwen25vl": ["B", "<|im_end|>"],
     "qwen3vl": ["B", "<|im_end|>"],
 }

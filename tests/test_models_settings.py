@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from lmms_eval.utils import simple_parse_args_string
-from transformers import AutoProcessor, GenerationConfig
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.models.settings import Decoding
-from tests.harness_runs import TASKS, save_varied
+from tests.harness_runs import TASKS
 
 
 def parse(text: str) -> Decoding:
@@ -92,29 +90,6 @@ def test_our_own_tasks_are_read() -> None:
 @pytest.mark.parametrize(("text", "cut"), [("B. Q: x\n\ny", "B. "), ("B", "B"), ("\n\nB", ""), ("Q\n", "Q\n")])
 def test_an_answer_ends_before_the_first_stop(text: str, cut: str) -> None:
     assert Decoding(stops=("\n\n", "Q:")).cut(text) == cut
-
-
-@torch.inference_mode()
-def test_transformers_does_as_told_whatever_the_checkpoint_says(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from transformers import AutoModelForImageTextToText
-
-    folder = save_varied(tmp_path_factory.mktemp("model"))
-    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    inputs = AutoProcessor.from_pretrained(folder).tokenizer("Which digit is this?", return_tensors="pt")
-
-    def answer(**settings: Any) -> list[int]:
-        return model.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :].tolist()
-
-    plain = answer(max_new_tokens=12, do_sample=False)
-    model.generation_config = GenerationConfig(
-        do_sample=True, temperature=5.0, repetition_penalty=9.0, no_repeat_ngram_size=1, num_beams=2, min_length=400,
-        guidance_scale=3.0, max_time=1e-9, eos_token_id=model.generation_config.eos_token_id, max_length=500,
-    )  # fmt: skip
-    assert answer(**Decoding.parse({"max_new_tokens": 12}).to_generate()) == plain
-    punished = answer(**parse("max_new_tokens=12,repetition_penalty=50").to_generate())
-    assert punished != plain and len(set(punished)) == 12, "50 lets nothing come twice"
-    grams = answer(**parse("max_new_tokens=12,no_repeat_ngram_size=1").to_generate())
-    assert len(set(grams)) == 12
 
 
 def test_the_record_is_json() -> None:

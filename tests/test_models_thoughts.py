@@ -36,7 +36,7 @@ def thought(word: str) -> str:
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("thinker")
     start = families.save("llava", folder / "start")
-    return twelve.train(start, folder, thought, max_steps=400)
+    return twelve.train(start, folder, thought, max_steps=400, learning_rate=3e-3)
 
 
 def _word(record: Record) -> str:
@@ -94,7 +94,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("opened")
     start = families.save("llava", folder / "start")
     (start / "chat_template.jinja").write_text(OPENING, encoding="utf-8")
-    return twelve.train(start, folder, max_steps=250)
+    return twelve.train(start, folder, max_steps=250, learning_rate=3e-3)
 
 
 def test_a_template_that_opens_a_thought(opened: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ def train(checkpoint: Path, out: Path, answer: Callable[[str], str] | None = Non
         "output_dir": out / "model",
         "per_device_train_batch_size": 12,
         "max_steps": 150,
-        "learning_rate": 3e-3,
+        "learning_rate": 5e-3,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": 5,
         "max_length": 8000,

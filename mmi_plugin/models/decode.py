@@ -1,4 +1,4 @@
-"""What watches a model while it decodes: thoughts that may go on, penalties that see no padding, options' shares."""
+"""What watches a model while it decodes: options' shares, penalties that see no padding, thoughts that may go on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import (
+    LogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+)
 
 from mmi_plugin.answers import answer_start
+from mmi_plugin.models.settings import Decoding
+from mmi_plugin.models.tokens import Tensors
 
 _TAIL = 16  # tokens at the end of a text in which the end of a thought is looked for
 
@@ -41,22 +49,36 @@ class Shares(LogitsProcessor):
         return tuple(self._logs[step, row, [self._place[token] for token in tokens]].exp().tolist())
 
 
-class Penalty(LogitsProcessor):
-    """The repetition penalty of transformers (arXiv 1909.05858, section 4.1), of tokens that are no padding.
+class Unpadded(LogitsProcessor):
+    """Lets another processor see the tokens of each row without its padding, so that a batch answers as rows do.
 
     mask: (rows, prompt tokens) bool.
     """
 
-    def __init__(self, penalty: float, mask: torch.Tensor) -> None:
-        self._penalty, self._mask = penalty, mask
+    def __init__(self, processor: LogitsProcessor, mask: torch.Tensor) -> None:
+        self._processor, self._mask = processor, mask
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         prompt = self._mask.shape[1]
-        seen = torch.zeros_like(scores, dtype=torch.bool)
-        counts = torch.cat([self._mask, torch.ones_like(input_ids[:, prompt:], dtype=torch.bool)], 1)
-        counts &= input_ids < scores.shape[1]  # a placeholder of images may have no score
-        seen.scatter_(1, input_ids.where(counts, input_ids[:, -1:]).clamp(max=scores.shape[1] - 1), True)
-        return torch.where(seen, torch.where(scores < 0, scores * self._penalty, scores / self._penalty), scores)
+        rows = [torch.cat([row[:prompt][own], row[prompt:]]) for row, own in zip(input_ids, self._mask, strict=True)]
+        return torch.cat([self._processor(ids[None], scores[row : row + 1]) for row, ids in enumerate(rows)])
+
+
+def constraints(decoding: Decoding, inputs: Tensors, ends: list[int]) -> list[LogitsProcessor]:
+    """Return what makes decoding other than plain greedy. inputs: of `generate`; ends: the tokens that end an answer.
+
+    `generate` would put them before the processors that it is given, among which `Shares` comes first.
+    """
+    start, device = inputs["input_ids"].shape[1], inputs["input_ids"].device
+    repeats: list[LogitsProcessor] = []
+    if decoding.repetition_penalty != 1:
+        repeats.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
+    if decoding.no_repeat_ngram_size:
+        repeats.append(NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram_size))
+    found: list[LogitsProcessor] = [Unpadded(one, inputs["attention_mask"].bool()) for one in repeats]
+    if decoding.min_new_tokens:
+        found.append(MinNewTokensLengthLogitsProcessor(start, decoding.min_new_tokens, ends, device=str(device)))
+    return found
 
 
 class Forced(LogitsProcessor):

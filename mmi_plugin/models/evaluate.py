@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmi_plugin import prompts
-from mmi_plugin.answers import parse_letter
+from mmi_plugin.answers import read
 from mmi_plugin.conditions import get
 from mmi_plugin.items import LETTERS, Item, image_hash
 from mmi_plugin.metrics import Record
@@ -29,19 +29,22 @@ def evaluate(
     the conditions of an item next to each other. settings: see `Scorer.answer`."""
     drawn = [(name, get(name)(item, seed, bench.pools)) for item in bench.items[:limit] for name in conditions]
     answers = ask(scorer, [item for _, item in drawn], settings, batch_size)
-    return [
-        Record(
-            item_id=item.id,
-            condition=name,
-            seed=seed,
-            gold=item.gold,
-            parsed=parse_letter(answer.text, item.options),
-            raw=answer.text,
-            named=item.named and item.letter(item.named),
-            probabilities=answer.probabilities,
-        )
-        for (name, item), answer in zip(drawn, answers, strict=True)
-    ]
+    return [_record(item, name, seed, answer) for (name, item), answer in zip(drawn, answers, strict=True)]
+
+
+def _record(item: Item, condition: str, seed: int, answer: Answer) -> Record:
+    reading = read(answer.text, item.options)
+    return Record(
+        item_id=item.id,
+        condition=condition,
+        seed=seed,
+        gold=item.gold,
+        parsed=reading.letter,
+        raw=answer.text,
+        named=item.named and item.letter(item.named),
+        probabilities=answer.probabilities,
+        cut_off=reading.cut_off,
+    )
 
 
 def ask(scorer: Scorer, items: Sequence[Item], settings: Mapping[str, Any], batch_size: int) -> list[Answer]:

@@ -63,6 +63,9 @@ class _PaliGemma(_Plain):
         return {"token_type_ids": answer.long()}
 
 
+_BERT_POSITIONS, _SAYS_NOTHING = 512, 1 << 20
+
+
 class _InstructBlip(_Plain):
     """Its image features depend on the prompt, which the Q-Former reads, too, without the answer.
 
@@ -105,6 +108,7 @@ class _InstructBlip(_Plain):
     def _cut(self, ids: list[int]) -> list[int]:
         """Return what the Q-Former has positions for, cut at the side at which its tokenizer truncates."""
         most = self.processor.qformer_tokenizer.model_max_length
+        most = _BERT_POSITIONS if most > _SAYS_NOTHING else most
         if len(ids) <= most:
             return ids
         self.say_once(f"the Q-Former reads {most} tokens of a prompt: longer ones are cut")

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 
 from mmi_plugin.answers import answer_start, read
 from mmi_plugin.key_values import CACHE_NAMES
-from mmi_plugin.models.decode import Forced, Penalty, Shares, ThoughtBudget, letter_forms
+from mmi_plugin.models.decode import Forced, Shares, ThoughtBudget, constraints, letter_forms
 from mmi_plugin.models.prompt import Chat, Prompts
 from mmi_plugin.models.settings import Decoding
 from mmi_plugin.models.tokens import Tensors
@@ -102,16 +102,13 @@ class Generator:
         start = inputs["input_ids"].shape[1]
         direct = [self._prompts.option_tokens(row.chat, row.choices) if row.choices else None for row in rows]
         shares = Shares(self._watched(rows, direct), inputs["input_ids"].device)
-        processors = [shares]
-        if decoding.repetition_penalty != 1:
-            processors.append(Penalty(decoding.repetition_penalty, inputs["attention_mask"].bool()))
+        processors = [shares, *constraints(decoding, inputs, self._settings.eos_token_id)]
         budget = ThoughtBudget(lambda new: self._said(new).text, decoding.max_new_tokens, start, self._thoughts)
         output = self.tokens(
             inputs,
             decoding.max_new_tokens + self._thinking,
             logits_processor=LogitsProcessorList(processors),
             stopping_criteria=StoppingCriteriaList([budget]),
-            **{**decoding.to_generate(), "repetition_penalty": 1.0},
         )
         first = self._first_shares(inputs, direct, shares)
         answers = []

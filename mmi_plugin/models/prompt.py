@@ -77,8 +77,15 @@ class Prompts:
         return prompts.messages(item, answer)
 
     def text(self, chat: Chat) -> str:
-        """Return the prompt, up to where the model speaks, as the chat template writes it. Users' texts are marked."""
-        return self._render(self.encoder.mark(texts_alone(chat)), add_generation_prompt=True)
+        """Return the prompt, up to where the model speaks, as the chat template writes it. Users' texts are marked.
+
+        Raises InputError where the template drops a system turn.
+        """
+        marked = self.encoder.mark(texts_alone(chat))
+        text = self._render(marked, add_generation_prompt=True)
+        if marked[0]["role"] == "system" and content(marked[0]).strip() not in text:
+            raise InputError(f"the chat template of {type(self.processor).__name__} has no place for a system prompt")
+        return text
 
     def said(self, chat: Chat, name: str = "a chat") -> Said:
         """Return a chat whose last turn is the model's. The last answer ends as the template ends it or, where
@@ -137,14 +144,13 @@ class Prompts:
         return str(self.tokenizer.eos_token)
 
     def _check_system(self) -> None:
-        """Raise InputError where a system turn leaves no trace in the prompt."""
+        """Raise InputError for a system prompt that is empty or leaves no trace in the prompt."""
         if self._system is None:
             return
         if not self._system.strip():
             raise InputError("the system prompt is empty")
+        self.text(self.with_system([_turn("user", "?")]))
         self._system = self.encoder.mark(self._system.strip())
-        if self._system not in self._render([_turn("user", "?")], add_generation_prompt=True):
-            raise InputError(f"the chat template of {type(self.processor).__name__} has no place for a system prompt")
 
     def _surroundings(self) -> tuple[str, str]:
         """Return what the template writes between a prompt and its answer, and what ends the answer."""

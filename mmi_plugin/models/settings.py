@@ -53,33 +53,9 @@ class Decoding:
         """Return `text` up to the first stop in it."""
         return text[: min((text.find(stop) for stop in self.stops if stop in text), default=len(text))]
 
-    def to_generate(self) -> dict[str, Any]:
-        """Return the arguments of transformers' `generate`, which also reset what a checkpoint has of its own."""
-        least = {"min_new_tokens": self.min_new_tokens} if self.min_new_tokens else _NO_MINIMUM
-        return {
-            **_GREEDY,
-            **least,
-            "max_new_tokens": self.max_new_tokens,
-            "repetition_penalty": self.repetition_penalty,
-            "no_repeat_ngram_size": self.no_repeat_ngram_size,
-        }
-
     def to_dict(self) -> dict[str, Any]:
         """Return the record of a run: all fields, as JSON has them."""
         return {**asdict(self), "stops": list(self.stops)}
-
-
-_NO_MINIMUM = {"min_new_tokens": None, "min_length": 0}  # a length counts the prompt too
-_GREEDY: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    **dict.fromkeys(
-        ("temperature", "top_p", "top_k", "min_p", "typical_p", "penalty_alpha", "prompt_lookup_num_tokens")
-    ),
-    **dict.fromkeys(("encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty")),
-    **dict.fromkeys(("guidance_scale", "max_time", "watermarking_config")),
-}
 
 
 def _check_only(key: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import pytest
 import torch
 from loguru import logger
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from mmi_plugin import prompts
 from mmi_plugin.conditions import get
@@ -217,3 +218,78 @@ def test_several_images_are_joined_where_a_prompt_takes_one(case: Case, warnings
     assert [message for message in warnings if "side by side" in message] != []
     scorer.answer([Row(chats[0])], {"max_new_tokens": 1})
     assert len([message for message in warnings if "side by side" in message]) == 1
+
+
+HOSTILE = {
+    "do_sample": True, "temperature": 5.0, "repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "num_beams": 2,
+    "min_length": 400, "guidance_scale": 3.0, "max_time": 1e-9, "max_length": 500, "suppress_tokens": [5, 6, 7],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["llava"], indirect=True)
+def test_settings_of_the_checkpoint_do_not_act(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = case.model.generation_config
+    own = GenerationConfig(**HOSTILE, eos_token_id=kept.eos_token_id, pad_token_id=kept.pad_token_id)
+    monkeypatch.setattr(case.model, "generation_config", own)
+    _assert_equal(_answers(case, 4), case.expected)
+    assert case.model.generation_config is own, "and are there afterwards"
+
+
+@pytest.mark.parametrize("case", ["llava"], indirect=True)
+@pytest.mark.parametrize(
+    "settings",
+    [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 1}, {"no_repeat_ngram_size": 2}, {"min_new_tokens": 4}],
+)
+def test_settings_of_the_task_act_as_in_transformers_on_single_rows(case: Case, settings: dict[str, Any]) -> None:
+    steps = {"max_new_tokens": 8}
+    for shared in (True, False):
+        rows = [Row(row.chat, row.choices, shared) for row in case.rows]
+        scorer = Scorer(case.model, prompts_of(case.processor), 8)
+        found = [
+            answer
+            for start in range(0, len(rows), 8)
+            for answer in scorer.answer(rows[start : start + 8], {**steps, **settings})
+        ]
+        assert [answer.text for answer in found] != [answer.text for answer in case.expected]
+        for row, answer in zip(rows, found, strict=True):
+            inputs = dict(_inputs(case.processor, row.chat))
+            own = case.model.generate(**inputs, **steps, **settings, do_sample=False)
+            new = own[0, inputs["input_ids"].shape[1] :]
+            assert answer.text == case.processor.tokenizer.decode(new, skip_special_tokens=True)
+    at_once = {tuple(round(p, 6) for p in answer.probabilities) for answer in found if answer.probabilities}
+    plain = {tuple(round(p, 6) for p in answer.probabilities) for answer in case.expected}
+    assert len(at_once & plain) > len(plain) / 2, "probabilities are the model's own"
+
+
+@pytest.mark.parametrize("case", ["paligemma", "llava", "gemma3"], indirect=True)
+def test_a_prompt_that_attends_to_what_comes_later_shares_nothing_in_half_precision(
+    case: Case, warnings: list[str]
+) -> None:
+    model = copy.deepcopy(case.model).to(torch.bfloat16)
+    scorer = Scorer(model, prompts_of(case.processor), 4)
+    for start in range(0, len(case.rows), 4):
+        scorer.answer(case.rows[start : start + 4], {"max_new_tokens": 1})
+    said = [line for line in warnings if "cannot share images" in line]
+    assert len(said) == (case.name == "paligemma")
+    assert all("attends to what comes later" in line for line in said)
+    assert bool(scorer._prefixes._kept) == (case.name != "paligemma")
+
+
+@pytest.mark.parametrize("case", ["instructblip_llama"], indirect=True)
+def test_a_q_former_reads_what_it_has_positions_for(case: Case, warnings: list[str]) -> None:
+    """Its own tokenizer, told to truncate, says what is left of a long prompt."""
+    reader = case.processor.qformer_tokenizer
+    before = reader.model_max_length, reader.truncation_side
+    text = {"type": "text", "text": "how many words are there " * 200 + "in all?"}
+    chat = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (20, 20))}, text]}]
+    try:
+        reader.model_max_length = 512
+        for side in ("left", "right"):
+            reader.truncation_side = side
+            inputs = prompts_of(case.processor).inputs([chat])
+            own = reader(text["text"], truncation=True, return_tensors="pt")["input_ids"]
+            assert inputs["qformer_input_ids"].tolist() == own.tolist() and own.shape == (1, 512)
+            assert inputs["input_ids"].shape[1] > 800, "the decoder reads all of it"
+    finally:
+        reader.model_max_length, reader.truncation_side = before
+    assert any("the Q-Former reads 512 tokens of a prompt" in line for line in warnings)

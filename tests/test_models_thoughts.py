@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mmi_plugin.conditions import Pools, get
 from mmi_plugin.items import Item
 from mmi_plugin.metrics import Record
+from mmi_plugin.models.families import prompts_of
 from mmi_plugin.prompts import messages
+from mmi_plugin.trainers import run
 from tests import families, twelve
 
 OPENING = """{% set last = namespace(user=-1) %}{% for message in messages %}{% if message['role'] == 'user' %}\
@@ -114,3 +118,47 @@ def test_a_template_told_not_to_think(opened: Path, tmp_path: Path, capsys: pyte
     assert "opens a thought" not in capsys.readouterr().out
     same = twelve.ask(opened, tmp_path, model_args=',chat_template_kwargs={"enable_thinking":false}')
     assert [record.raw for record in same.records] == [record.raw for record in result.records]
+
+
+HISTORY = (("How many?", "three dogs"), ("Where?", "in a garden"))
+
+
+def test_a_template_that_rewrites_earlier_turns_trains_on_them(tmp_path: Path) -> None:
+    start = families.save("llava", tmp_path / "start")
+    (start / "chat_template.jinja").write_text(OPENING, encoding="utf-8")
+    processor = AutoProcessor.from_pretrained(start)
+    item = Item("x", "vqa", "Why?", "they play", history=HISTORY)
+    asked = processor.apply_chat_template(messages(item), add_generation_prompt=True, tokenize=True)[0]
+    made = prompts_of(processor)
+    (row,) = made.rows([made.chat(item, item.answer)], [[]], ["x"])
+    assert row.ids[: len(asked)] == asked
+    told = processor.tokenizer.decode([token for token, answer in zip(row.ids, row.answer, strict=True) if answer])
+    assert told == "three dogs</s>in a garden</s>\n</think>\n\nthey play</s>"
+
+
+PLAIN = families.template("<image>")
+LAST = "{% set shown = messages[-2:] if messages[-1]['role'] == 'assistant' else messages[-1:] %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (LAST + PLAIN.replace("in messages", "in shown"), "row 1: item 7: field 'history': the chat template rewrites"),
+        ("{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}" + PLAIN, "row 1: .*one turn"),
+        (PLAIN.replace("'ASSISTANT:\n'", "'MODEL: '", 1), "does not continue a prompt with an answer"),
+    ],
+    ids=["drops earlier turns", "raises", "prompts otherwise"],
+)
+def test_a_template_that_cannot_be_trained_is_refused_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], template: str, reason: str
+) -> None:
+    start = families.save("llava", tmp_path / "start")
+    (start / "chat_template.jinja").write_text(template, encoding="utf-8")
+    row = {"id": "7", "type": "vqa", "question": "Why?", "answer": "they play", "history": HISTORY}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    argv = ["--model_name_or_path", str(start), "--train_file", str(tmp_path / "train.jsonl"), "--mix", "0", "0", "1"]
+    argv += ["--output_dir", str(tmp_path / "out"), "--use_cpu", "true", "--bf16", "false", "--report_to", "none"]
+    assert run.main([*argv, "--max_steps", "1"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and re.search(reason, lines[-1]), lines[-1]
+    assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -1,4 +1,4 @@
-"""Rows that are too long, found before training."""
+"""Rows that are too long, or that the chat template does not take, found before training."""
 
 from __future__ import annotations
 
@@ -33,15 +33,19 @@ class LengthCheck:
         turns = {"system_prompt": args.system_prompt, "chat_template_kwargs": args.chat_template_kwargs}
         self._exact = GroupCollator(processor, args.max_length, args.data_seed, **turns)
         self._loose = GroupCollator(processor, None, args.data_seed, **turns)
-        made = prompts_of(processor, *turns.values())
-        self._turn = len(made.said(made.chat(Item("", "vqa", "", ""), "")).text.encode())
+        self._prompts = prompts_of(processor, *turns.values())
+        self._turn = len(self._prompts.said(self._prompts.chat(Item("", "vqa", "", ""), "")).text.encode())
+        self._turns = {0}  # of earlier turns, numbers that the chat template is known to render
         self._image = self._most_image_tokens() if self._most else 0
 
     def check(self, item: Item, draw: Callable[[Item], Group], where: str) -> None:
-        """Raise an InputError that begins with `where` if a row of the item has too many tokens.
+        """Raise an InputError that begins with `where` if a row of the item has too many tokens, or earlier turns
+        that the chat template refuses or rewrites.
 
         draw: from the item, or the item with another image, to its group.
         """
+        if len(item.history) not in self._turns:
+            self._check_turns(item, where)
         if self._most is None:
             return
         # Conditions that add text do not look at the image, and would decode it.
@@ -55,6 +59,13 @@ class LengthCheck:
         except InputError as error:
             longest = max(("answer", "question"), key=lambda name: len(getattr(item, name)))
             raise InputError(f"{where}: field '{longest}': {error}") from error
+
+    def _check_turns(self, item: Item, where: str) -> None:
+        try:
+            self._prompts.said(self._prompts.chat(replace(item, image=None), prompts.target(item)), f"item {item.id}")
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        self._turns.add(len(item.history))
 
     def _tokens(self, group: Group) -> int:
         """Return the tokens of the group's longest row without its images."""

@@ -110,6 +110,8 @@ def _stripped(item: Item) -> Item:
 def _check_options(item: Item, where: str) -> None:
     if not 2 <= len(item.options) <= len(LETTERS):
         raise InputError(f"{where}: field 'options' has {len(item.options)} entries, not 2 to {len(LETTERS)}")
+    if not all(item.options):
+        raise InputError(f"{where}: field 'options' has an empty option: {list(item.options)}")
     if len(set(item.options)) != len(item.options):
         raise InputError(f"{where}: field 'options' repeats an option: {list(item.options)}")
     if item.answer not in item.options:

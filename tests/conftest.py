@@ -1,6 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs the hub, and waiting for one that is not there takes minutes
 
 from tests import harness_runs, tiny
 

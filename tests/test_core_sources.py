@@ -1,4 +1,6 @@
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from mmi_plugin.prompts import messages, target, user_text
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.demo.capitals import capitals
 from mmi_plugin.sources.demo.digits import WORDS, digit_images
+from mmi_plugin.sources.records import read_records
 
 ITEM = Item("q1", "image_heavy", "Which?", "cat", ("dog", "cat"), Image.new("RGB", (2, 2)))
 
@@ -103,3 +106,27 @@ def test_unknown_source_and_split() -> None:
         load("demo_digit")
     with pytest.raises(InputError, match="unknown split 'dev'"):
         load("demo_digits", "dev")
+
+
+def test_white_space_around_texts_is_no_part_of_them(tmp_path: Path) -> None:
+    """A blank before an answer would train other tokens than those that are asked for."""
+    record = {"id": "1", "type": "text_heavy", "question": " Which? ", "options": [" dog", "cat\n"], "answer": "dog "}
+    record |= {"facts": {"cat\n": " Cats purr.\n"}}
+    talk = {"id": "2", "type": "VQA", "question": "Why?\n", "answer": " so ", "history": [[" How? ", " thus\n"]]}
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, (record, talk))), encoding="utf-8")
+    (_, item), (_, chat) = read_records(tmp_path / "rows.jsonl")
+    assert (item.question, item.options, item.answer) == ("Which?", ("dog", "cat"), "dog")
+    assert item.facts == {"cat": "Cats purr."} and item.gold == "A"
+    assert (chat.question, chat.answer, chat.history) == ("Why?", "so", (("How?", "thus"),))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [(["dog", " "], "an empty option"), (["dog", "dog "], "repeats an option")]
+)
+def test_options_that_are_equal_or_empty_without_white_space_are_refused(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    record = {"id": "1", "type": "text_heavy", "question": "Which?", "options": options, "answer": "dog"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(InputError, match=f"rows.jsonl.* row 1: field 'options' .*{said}"):
+        list(read_records(tmp_path / "rows.jsonl"))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.harness.results import read_run
+from tests import families
 from tests.harness_runs import OUR_MODEL, SCRIPT, TASKS, arguments, process, raw_answers, save_varied
 
 Answers = dict[str, dict[tuple[str, str], str]]
@@ -159,3 +160,37 @@ def test_what_the_model_cannot_do_is_said(
     status, line = _fails(capsys, tiny_llava, tmp_path, *flags)
     assert status == 2
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (",max_pixels=784", "its processor has no setting 'max_pixels': "),
+        (",pathc_size=14", "its processor has no setting 'pathc_size': did you mean 'patch_size'?"),
+        (",chat_template_kwargs=3", "chat_template_kwargs is 3, not a JSON object"),
+        (",enable_thinking=False", "the chat template of LlavaProcessor has no variable 'enable_thinking'"),
+        (",max_thinking_tokens=-1", "max_thinking_tokens is -1.0, not an integer from 0 on"),
+    ],
+)
+def test_an_argument_that_would_change_nothing_is_refused(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: str, said: str
+) -> None:
+    run = arguments(tiny_llava, "mmi_demo_arith", tmp_path, limit=4)
+    run[1] += more
+    assert main([*OUR_MODEL, *run]) == 2
+    assert said in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_setting_of_the_processor_acts_and_is_in_the_record(tmp_path: Path) -> None:
+    checkpoint = families.save("qwen2_5_vl", tmp_path / "model")
+    found = {}
+    for name, more in (("own", ""), ("few", ",min_pixels=2000"), ("json", ',processor_kwargs={"min_pixels":2000}')):
+        run = arguments(checkpoint, "mmi_demo_digits", tmp_path / name, "--batch_size", "4", limit=4)
+        run[1] += more
+        assert main([*OUR_MODEL, *run]) == 0
+        found[name] = read_run(tmp_path / name)["mmi_demo_digits"]
+    own, few, same = (found[name].setup for name in ("own", "few", "json"))
+    assert few == same and few["processor_hash"] != own["processor_hash"]
+    assert {key for key in own if own[key] != few[key]} == {"processor_hash"}
+    shares = [[record.probabilities for record in found[name].records] for name in ("own", "few")]
+    assert shares[0] != shares[1], "the model saw other pictures"

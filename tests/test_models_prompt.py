@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, ProcessorMixin
+from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
 from mmi_plugin.items import Item
+from mmi_plugin.models.answer import Scorer
 from mmi_plugin.models.families import prompts_of
+from mmi_plugin.models.generate import Row
 from mmi_plugin.models.prompt import Prompts, TrainingRow, images_of
 from tests import families, real_families
 
@@ -206,3 +209,18 @@ def test_every_answer_of_a_conversation_ends_as_in_the_template(processor: Proce
     ends = [end if f"{answer}{end}" in text else "" for _, answer in history]
     answers = [f"{answer}{own_end}" for (_, answer), own_end in zip(history, ends, strict=True)]
     assert "".join(said.split()) == "".join("".join([*answers, item.answer, end]).split())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", real_families.CASES)
+def test_the_options_probabilities_are_the_models_mass_on_the_hand_labelled_tokens(name: str, tmp_path: Path) -> None:
+    folder = real_families.save(name, tmp_path)
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    prompts, written = prompts_of(processor), ANSWERED[name.removeprefix("real-")][0]
+    letters = [processor.tokenizer.convert_tokens_to_ids(written.replace("B", letter)) for letter in "ABC"]
+    rows = [Row(prompts.chat(_item(number, image=_picture(0))), ("A", "B", "C"), True) for number in range(2)]
+    found = Scorer(model, prompts, 2).answer(rows, {"max_new_tokens": 1})
+    for row, answer in zip(rows, found, strict=True):
+        logits = model(**_own(processor, row.chat)).logits[0, -1].double()
+        assert answer.probabilities == pytest.approx(logits.softmax(-1)[letters].tolist(), rel=1e-3)

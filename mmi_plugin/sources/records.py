@@ -85,8 +85,6 @@ def item_of(record: Any, where: str, picture: Picture | None) -> Item:
         if not options:
             raise InputError(f"{where}: field 'options' is missing, and field 'question' lists none as lines A:, B:")
         answer = chosen(answer, options, where)
-    if not all(option.strip() for option in options):
-        raise InputError(f"{where}: field 'options' has an empty option: {list(options)}")
     item = Item(
         id=str(record["id"]).strip(),
         family=family,

@@ -1,6 +1,6 @@
 """Patterns for the letters in an answer, and for words that deny, doubt or affirm them.
 
-All patterns of this module and of `answer_cues` are for texts as `answer_text.squeezed` gives them, in which every
+All patterns of this module and of `cues` are for texts as `text.squeezed` gives them, in which every
 option's text is replaced by \\0.
 """
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from mmi_plugin import answer_cues as cues
-from mmi_plugin import answer_words as words
-from mmi_plugin.answer_text import squeezed, unmarked
+from mmi_plugin.answers import cues as cues
+from mmi_plugin.answers import words as words
+from mmi_plugin.answers.text import squeezed, unmarked
 from mmi_plugin.items import LETTERS
 
 _ARTICLE = re.compile(r"(?:an?|the) ", re.IGNORECASE)

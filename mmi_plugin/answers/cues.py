@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmi_plugin.answer_words import any_of, pattern, words
+from mmi_plugin.answers.words import any_of, pattern, words
 
 # ---- Cues before a letter or text
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mmi_plugin.answer_mentions import Choices, choices, find
-from mmi_plugin.answer_text import NEXT_QUESTION, TURN_END, place_in, squeezed, unmarked
-from mmi_plugin.answer_verdict import chosen
-from mmi_plugin.thoughts import THOUGHTS, answer_start
+from mmi_plugin.answers.mentions import Choices, choices, find
+from mmi_plugin.answers.text import NEXT_QUESTION, TURN_END, place_in, squeezed, unmarked
+from mmi_plugin.answers.thoughts import THOUGHTS, answer_start
+from mmi_plugin.answers.verdict import chosen
 
 __all__ = ["THOUGHTS", "Reading", "answer_start", "mentions", "normalise", "parse_letter", "read"]
 

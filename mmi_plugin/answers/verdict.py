@@ -7,9 +7,9 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from mmi_plugin import answer_cues as cues
-from mmi_plugin import answer_words as words
-from mmi_plugin.answer_mentions import Choices, Mention
+from mmi_plugin.answers import cues as cues
+from mmi_plugin.answers import words as words
+from mmi_plugin.answers.mentions import Choices, Mention
 
 _REACH = 120  # characters before a mention that can say something about it
 _MOST = 200  # mentions that are weighed: the last ones

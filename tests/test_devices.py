@@ -22,6 +22,7 @@ def test_a_process_that_sees_two_gpus_uses_one_and_says_how_to_use_both(
     one = training.trained(tiny_llava, tmp_path / "one", use_cpu=False)
     logging.warning_once.cache_clear()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # which may ask for the count
     run = training.trainer(training.config(tiny_llava, tmp_path / "two", use_cpu=False))
     run.train()
     assert not any(isinstance(module, torch.nn.DataParallel) for module in (run.model, run.model_wrapped))

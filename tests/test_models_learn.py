@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mmi_plugin.models.load import fingerprint, load_processor
 from tests import families, real_families, twelve
 
 LARGE = {"processor_kwargs": '{"size":{"longest_edge":364}}'}  # or a picture has thousands of tokens
@@ -26,6 +28,10 @@ def test_what_was_learned_is_what_is_asked_and_scored(name: str, tmp_path: Path)
     result = twelve.ask(model, tmp_path)
     assert {record.item_id.removeprefix("openbookqa-"): record.parsed for record in result.records} == twelve.GOLD
     assert result.numbers["accuracy/white"] == 1 and result.numbers["unparseable"] == 0
+    hashes = json.loads((model / "training.json").read_text(encoding="utf-8"))["processor"]
+    assert hashes.items() <= result.setup.items(), "both halves name the processor that they used"
+    if name not in SETTINGS:
+        assert fingerprint(load_processor(str(tmp_path / "start"))) == hashes, "which training leaves as it was"
     for record in result.records:
         shares = dict(zip("ABCD", record.probabilities, strict=True))
         assert max(shares, key=shares.get) == record.gold

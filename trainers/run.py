@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, ProcessorMixin
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from mmi_plugin.errors import BadRows, InputError, nearest
 from mmi_plugin.mapping_file import read_mapping
+from mmi_plugin.models.load import fingerprint
 from mmi_plugin.provenance import versions
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.card import model_card
@@ -76,7 +77,7 @@ def _save(trainer: MMITrainer, benchmarks: list[Benchmark], bad: BadRows) -> Non
         trainer.processing_class.save_pretrained(out)
         shutil.rmtree(out / TRAINED)
     if trainer.is_world_process_zero():
-        record = run_record(args, benchmarks, bad)
+        record = run_record(args, benchmarks, bad, trainer.processing_class)
         text = json.dumps(record, indent=2, sort_keys=True, default=str)
         (out / RECORD).write_text(text + "\n", encoding="utf-8")
         (out / "README.md").write_text(model_card(args, record, trainer.state.log_history), encoding="utf-8")
@@ -91,13 +92,16 @@ def _list_skipped(args: MMIConfig, bad: BadRows) -> None:
         print(f"skipped {len(bad.lines)} bad rows, listed in {listed}; the first: {bad.lines[0]}", file=sys.stderr)
 
 
-def run_record(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows) -> dict[str, Any]:
-    """Return what made the checkpoint: resolved config, versions, data, seeds."""
+def run_record(
+    args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, processor: ProcessorMixin
+) -> dict[str, Any]:
+    """Return what made the checkpoint: resolved config, versions, data, processor and template, seeds."""
     items = {bench.name: len(bench.items) for bench in benchmarks}
     return {
         "config": args.to_dict(),
         "conditions": {bench.family: args.conditions_of(bench.family) for bench in benchmarks},
         "data": {"hash": data_hash(args, benchmarks), "items": items, "skipped": len(bad.lines)},
+        "processor": fingerprint(processor),
         "seeds": {"seed": args.seed, "data_seed": args.data_seed},
         "versions": versions(),
     }

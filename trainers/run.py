@@ -92,9 +92,7 @@ def _list_skipped(args: MMIConfig, bad: BadRows) -> None:
         print(f"skipped {len(bad.lines)} bad rows, listed in {listed}; the first: {bad.lines[0]}", file=sys.stderr)
 
 
-def run_record(
-    args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, processor: ProcessorMixin
-) -> dict[str, Any]:
+def run_record(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, processor: ProcessorMixin) -> dict[str, Any]:
     """Return what made the checkpoint: resolved config, versions, data, processor and template, seeds."""
     items = {bench.name: len(bench.items) for bench in benchmarks}
     return {

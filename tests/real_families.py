@@ -100,6 +100,7 @@ def _pixtral() -> Built:
     tokenizer = _like("llavanext_mistral")[1].tokenizer
     marks = {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"}
     tokenizer.add_special_tokens({"additional_special_tokens": list(marks.values())})
+    tokenizer.image_token = "[IMG]"  # LLaVA's is still in the vocabulary
     template = (
         "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST]' }}"
         "{% for part in message['content'] %}{{ '[IMG]' if part['type'] == 'image' else part['text'] }}{% endfor %}"

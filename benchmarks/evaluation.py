@@ -24,12 +24,12 @@ import yaml
 from lmms_eval.models import get_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmi_plugin import prompts
+from benchmarks.base.architecture import build_model, build_processor, build_tokenizer
 from mmi_plugin.conditions import get
-from mmi_plugin.demo.architecture import build_model, build_processor, build_tokenizer
 from mmi_plugin.harness.launcher import main as lmms_eval
-from mmi_plugin.harness.results import read_run
 from mmi_plugin.harness.task_manager import tasks_folder
+from mmi_plugin.items import user_text
+from mmi_plugin.results.files import read_run
 from mmi_plugin.sources import load
 
 TASKS = {
@@ -73,7 +73,7 @@ def save_model(folder: Path) -> int:
     for task in TASKS.values():
         bench = load(task["source"], "train")
         rows = [get(name)(item, 0, bench.pools) for item in bench.items[:50] for name in task["conditions"]]
-        texts += map(prompts.user_text, rows)
+        texts += map(user_text, rows)
     tokenizer = build_tokenizer(texts, 4000)
     model = build_model(tokenizer, 336, 14, vision=(320, 6, 5), text=(768, 14, 12), max_length=2048)
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)  # answers that vary with the prompt

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from mmi_plugin.demo.base import base_folder
+from mmi_plugin.studies.demo import base_folder
 
 FIRST = b"Model Responding"  # mmi_hf's progress bar, shown with the first request
 TASKS = {"mmi_openbookqa": 6, "mmi_mini_imagenet": 6}  # and their conditions

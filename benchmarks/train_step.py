@@ -208,9 +208,9 @@ def irrelevant(batch: dict[str, Any], after_image: bool) -> torch.Tensor:
 
 def ours(model: LlavaForConditionalGeneration, batch: dict[str, Any], folder: str, **fields: Any) -> Callable:
     """One micro-batch of our trainer, forward and backward."""
-    from mmi_plugin.trainers.attack import Attack
     from mmi_plugin.trainers.config import MMIConfig
     from mmi_plugin.trainers.data import load_benchmarks, make_groups
+    from mmi_plugin.trainers.forward import Attack
     from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
 
     args = MMIConfig(
@@ -237,7 +237,7 @@ def ours(model: LlavaForConditionalGeneration, batch: dict[str, Any], folder: st
 
 def build_processor() -> Any:
     """A processor that the trainer accepts; the batch is made without it."""
-    from mmi_plugin.demo import architecture
+    from mmi_plugin.studies import architecture
 
     tokenizer = architecture.build_tokenizer(["a b"], 300)
     return architecture.build_processor(tokenizer, 336, 14)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmi_plugin import sweep
-from mmi_plugin.ablation import command as ablation_command
-from mmi_plugin.data_build import command as build_command
+from mmi_plugin.data import build as build_command
+from mmi_plugin.data import facts as facts_command
 from mmi_plugin.errors import InputError
-from mmi_plugin.facts import command as facts_command
-from mmi_plugin.report import leaderboard_command
+from mmi_plugin.report import command as leaderboard_command
+from mmi_plugin.studies import ablation as ablation_command
+from mmi_plugin.studies import sweep
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,17 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from mmi_plugin.demo.command import CommandFailed
-    from mmi_plugin.demo.rows import TRAINED
-    from mmi_plugin.demo.run import DEFAULT_ROWS, demo
+    from mmi_plugin.studies.demo import DEFAULT_ROWS, TRAINED, CommandFailed, demo
 
     if args.seeds is not None and args.seeds < 1:
         raise InputError(f"--seeds is {args.seeds}: it must be at least 1")
-    base = None
-    if args.from_scratch:
-        from mmi_plugin.demo.build_base import build
-
-        base = build(args.out / "base")
+    base = _base_from_scratch(args.out.absolute() / "base") if args.from_scratch else None
     rows = args.rows or (TRAINED if args.ablation else DEFAULT_ROWS)
     seeds = args.seeds or (3 if args.ablation else 1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -81,6 +76,17 @@ def _demo(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _base_from_scratch(folder: Path) -> Path:
+    """Train the base model into `folder` and return it. What does this is in the repository, not in the wheel."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "benchmarks" / "base" / "build.py").is_file():
+        raise InputError("--from-scratch needs a clone of the repository; the shipped base is used without it")
+    command = [sys.executable, "-m", "benchmarks.base.build", "--out", str(folder)]
+    if subprocess.run(command, cwd=root, check=False).returncode:
+        raise InputError(f"--from-scratch: {' '.join(command)} failed")
+    return folder
 
 
 if __name__ == "__main__":

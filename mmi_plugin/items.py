@@ -1,4 +1,4 @@
-"""An item: one question of a benchmark or of a training set."""
+"""An item: one question of a benchmark or of a training set, and the one format of its prompt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
@@ -137,3 +137,41 @@ def item_hash(item: Item) -> str:
     parts += [f"added={image_hash(image)}" for image in item.added_images]
     parts.append(image_hash(item.picture))
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+INSTRUCTION = "Answer with the letter of one option."
+
+
+def user_text(item: Item) -> str:
+    """Return the user's turn: question, lettered options, and before or after them what a condition added."""
+    parts = [item.context] if item.context else []
+    parts.append(f"Question:\n{item.question}")
+    if item.options:
+        listed = [f"{letter}: {option}" for letter, option in zip(LETTERS, item.options, strict=False)]
+        parts += ["Option:", *listed]
+    if item.context_after:
+        parts.append(item.context_after)
+    if item.options:
+        parts.append(INSTRUCTION)
+    return "\n".join(parts)
+
+
+def target(item: Item) -> str:
+    """Return what the model should answer: the gold letter, or the free-form answer."""
+    return item.gold or item.answer
+
+
+def messages(item: Item, answer: str | None = None) -> list[dict[str, Any]]:
+    """Return the chat in the form that `processor.apply_chat_template` takes, images first, earlier turns before."""
+    chat = []
+    for question, reply in item.history:
+        chat += [_turn("user", user_text(replace(item, question=question))), _turn("assistant", reply)]
+    chat.append(_turn("user", user_text(item)))
+    chat[0]["content"][:0] = [{"type": "image", "image": image} for image in item.images]
+    if answer is not None:
+        chat.append(_turn("assistant", answer))
+    return chat
+
+
+def _turn(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}

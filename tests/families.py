@@ -16,7 +16,7 @@ import transformers as hf
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
-from mmi_plugin.demo.architecture import build_tokenizer
+from benchmarks.base.architecture import build_tokenizer
 from tests import tiny
 
 Recipe = Callable[[PreTrainedTokenizerFast], tuple[PreTrainedModel, ProcessorMixin]]

@@ -13,8 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy, softmax
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin, Trainer
 
-from mmi_plugin import prompts
-from mmi_plugin.items import Item
+from mmi_plugin.items import Item, messages, target, user_text
 
 Row = Any
 
@@ -42,17 +41,15 @@ class Reference:
 
     def inputs(self, item: Item) -> tuple[dict[str, torch.Tensor], int]:
         """The model's inputs for a whole row, and how many tokens its prompt has."""
-        name, answer = type(self.processor).__name__, prompts.target(item)
+        name, answer = type(self.processor).__name__, target(item)
         if name == "PaliGemmaProcessor":
-            text = "<image>" + prompts.user_text(item)
+            text = "<image>" + user_text(item)
             whole = self.processor(images=[item.image], text=[text], suffix=[answer], return_tensors="pt")
             prompt = int((whole.pop("labels")[0] == -100).sum())
         elif name == "InstructBlipProcessor":
             # The Q-Former reads the prompt alone; the decoder goes on with the answer as with any next word.
-            head = self.processor(images=[item.image], text=[prompts.user_text(item)], return_tensors="pt")
-            said = self.processor(
-                images=[item.image], text=[f"{prompts.user_text(item)} {answer}</s>"], return_tensors="pt"
-            )
+            head = self.processor(images=[item.image], text=[user_text(item)], return_tensors="pt")
+            said = self.processor(images=[item.image], text=[f"{user_text(item)} {answer}</s>"], return_tensors="pt")
             prompt, whole = (
                 head["input_ids"].shape[1],
                 {**head, **{k: said[k] for k in ("input_ids", "attention_mask")}},
@@ -61,7 +58,7 @@ class Reference:
         else:
             whole, head = (
                 self.processor.apply_chat_template(
-                    prompts.messages(item, said),
+                    messages(item, said),
                     tokenize=True,
                     return_dict=True,
                     return_tensors="pt",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from mmi_plugin.metrics import Record
-from mmi_plugin.statistics import Outcomes
+from mmi_plugin.results import Record
+from mmi_plugin.results.measures import Outcomes
 
 CONDITIONS = ("clean", "unrelated_text", "misleading_text", "ocr_text")
 

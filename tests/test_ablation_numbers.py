@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from mmi_plugin.ablation.analysis import CAPITALS, DIGITS, VQA, analyse
-from mmi_plugin.ablation.ask import benchmark
-from mmi_plugin.ablation.document import Made, document
-from mmi_plugin.ablation.figure import sweep_figure
-from mmi_plugin.ablation.plan import BASE, OWN, Axis, Setting
-from mmi_plugin.ablation.runs import Run
-from mmi_plugin.demo.rows import TASKS
+from mmi_plugin.studies.analysis import CAPITALS, DIGITS, VQA, analyse
+from mmi_plugin.studies.ask import benchmark
+from mmi_plugin.studies.demo import TASKS
+from mmi_plugin.studies.document import Made, document, sweep_figure
+from mmi_plugin.studies.plan import BASE, OWN, Axis, Setting
+from mmi_plugin.studies.runs import Run
 
 ITEMS = 120
 BETTER, SAME = Setting("eps", "0.3"), Setting("eps", "0.03")

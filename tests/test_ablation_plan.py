@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mmi_plugin.ablation.plan import AXES, BASE, OWN, Axis, make_plan, read_axes
 from mmi_plugin.cli import main
 from mmi_plugin.errors import InputError
+from mmi_plugin.studies.plan import AXES, BASE, OWN, Axis, make_plan, read_axes
 from mmi_plugin.trainers.run import parse
 
 OURS = ("--config", "configs/demo/ours.yaml", "--model_name_or_path", "none")

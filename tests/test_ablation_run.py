@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mmi_plugin.ablation.ask import ask_checkpoint
-from mmi_plugin.ablation.pool import WorkerPool
 from mmi_plugin.cli import main
-from mmi_plugin.demo.base import base_folder
-from mmi_plugin.demo.rows import TASKS
+from mmi_plugin.studies.ask import ask_checkpoint
+from mmi_plugin.studies.demo import TASKS, base_folder
+from mmi_plugin.studies.pool import WorkerPool
 from tests.harness_runs import OUR_MODEL, arguments
 
 STEPS = ("--max_steps", "2", "--warmup_steps", "0", "--logging_steps", "1")
@@ -62,7 +61,7 @@ def test_finished_runs_are_kept_and_others_made_again(out: Path) -> None:
 
 def test_base_answers_as_in_the_harness(tmp_path: Path) -> None:
     from mmi_plugin.harness.launcher import main as lmms_eval
-    from mmi_plugin.harness.results import read_run
+    from mmi_plugin.results.files import read_run
 
     asked = ask_checkpoint(base_folder(), LIMIT)
     for task in TASKS:

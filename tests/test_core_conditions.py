@@ -4,11 +4,10 @@ from dataclasses import replace
 import pytest
 from PIL import Image, ImageChops
 
-from mmi_plugin import prompts
 from mmi_plugin.conditions import CONDITIONS, REFERENCE, Pools, check_names, for_family, get
-from mmi_plugin.conditions.typographic import labelled
+from mmi_plugin.conditions.image import labelled
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import FAMILIES, Item
+from mmi_plugin.items import FAMILIES, Item, messages, user_text
 
 POOLS = Pools(images=(Image.new("RGB", (8, 8), (9, 8, 7)), Image.new("L", (5, 4), 3)), canvas=16)
 TEXT = ("unrelated_text", "misleading_text", "ocr_text")
@@ -90,7 +89,7 @@ def test_both_adds_sentences_and_photographs_that_are_not_the_items_own() -> Non
     changed = get("both@sentences=3")(item, 0, POOLS)
     assert sum(fact in changed.context for fact in POOLS.facts) == 3
     assert changed.images == (POOLS.images[1], own)
-    shown = [part["image"] for part in prompts.messages(changed)[0]["content"] if part["type"] == "image"]
+    shown = [part["image"] for part in messages(changed)[0]["content"] if part["type"] == "image"]
     assert shown == [POOLS.images[1], own]
     with pytest.raises(InputError, match="condition 'both' needs 2 irrelevant images, and the pool has 1"):
         get("both@images=2")(item, 0, POOLS)
@@ -113,7 +112,7 @@ def test_position_moves_the_text_behind_the_options() -> None:
     for name in ("unrelated_text", "misleading_text", "ocr_text"):
         before, after = (get(n)(image_item(), 0, POOLS) for n in (name, f"{name}@position=after"))
         assert (after.context, after.context_after) == ("", before.context)
-        assert prompts.user_text(after).index("C: eel") < prompts.user_text(after).index(before.context)
+        assert user_text(after).index("C: eel") < user_text(after).index(before.context)
 
 
 def test_a_strength_has_one_name_and_counts_as_not_trained_on() -> None:

@@ -11,11 +11,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
-from mmi_plugin import prompts
 from mmi_plugin.answers import normalise
 from mmi_plugin.conditions import CONDITIONS, Pools, get
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, check, item_hash
+from mmi_plugin.items import INSTRUCTION, Item, check, item_hash, user_text
 from mmi_plugin.seeding import stream
 
 POOLS = Pools(images=(Image.new("RGB", (8, 8), (9, 8, 7)), Image.new("L", (5, 4), 3)), canvas=16, draws=3)
@@ -122,7 +121,7 @@ def test_question_and_options_stand_in_the_prompt_as_they_are(name: str, item: I
     question = f"Question:\n{item.question}\nOption:{listed}"
     before = f"{changed.context}\n" if changed.context else ""
     after = f"\n{changed.context_after}" if changed.context_after else ""
-    assert prompts.user_text(changed) == f"{before}{question}{after}\n{prompts.INSTRUCTION}"
+    assert user_text(changed) == f"{before}{question}{after}\n{INSTRUCTION}"
 
 
 @every_condition
@@ -183,7 +182,7 @@ def test_text_of_a_megabyte(name: str) -> None:
         "i", "image_heavy", huge, "cat", ("cat", huge, "猫" * 300_000), Image.new("RGB", (40, 30)), {huge: huge}
     )
     changed = get(name)(of_family(item, name), 0, POOLS)
-    assert huge in prompts.user_text(changed)
+    assert huge in user_text(changed)
 
 
 SCRIPT = """

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mmi_plugin import prompts
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
+from mmi_plugin.items import messages, target
 from mmi_plugin.sources import load
 from mmi_plugin.trainers.collator import GroupCollator
 from mmi_plugin.trainers.groups import Group
@@ -42,7 +42,7 @@ def test_a_batch_computes_what_each_row_alone_does(tiny_llava: Path) -> None:
         logits = model(**inputs).logits
     for number, row in enumerate(row for group in groups for row in group.rows):
         alone = processor.apply_chat_template(
-            prompts.messages(row, prompts.target(row)), tokenize=True, return_dict=True, return_tensors="pt"
+            messages(row, target(row)), tokenize=True, return_dict=True, return_tensors="pt"
         )
         length = alone["input_ids"].shape[1]
         assert torch.equal(batch["input_ids"][number, :length], alone["input_ids"][0])

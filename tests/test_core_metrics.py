@@ -3,7 +3,7 @@ import random
 import pytest
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.metrics import Record, group_by_item, summarise
+from mmi_plugin.results import Record, group_by_item, summarise
 
 CONDITIONS = ("clean", "unrelated_text", "misleading_text", "ocr_text")
 

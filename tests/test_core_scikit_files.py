@@ -3,9 +3,8 @@
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_images
 
-from mmi_plugin.conditions.pools import sample_photos
-from mmi_plugin.scikit_files import digits, photos
-from mmi_plugin.sources.demo.digits import digit_images
+from mmi_plugin.conditions.pools import photos, sample_photos
+from mmi_plugin.sources.demo import digit_images, digits
 
 
 def test_photographs() -> None:

@@ -11,17 +11,16 @@ import pytest
 import torch
 from transformers import LlavaProcessor
 
-from mmi_plugin import prompts
-from mmi_plugin.demo import build_base, corpus
-from mmi_plugin.demo.architecture import build_processor, build_tokenizer
-from mmi_plugin.demo.base import WEIGHTS, file_hash
-from mmi_plugin.demo.build_base import IGNORED, IMAGE, PATCH, augment, encode
-from mmi_plugin.demo.corpus import Chat
-from mmi_plugin.demo.muon import Muon
-from mmi_plugin.items import Item
+from benchmarks.base import build as build_base
+from benchmarks.base import corpus
+from benchmarks.base.architecture import build_processor, build_tokenizer
+from benchmarks.base.build import IGNORED, IMAGE, PATCH, augment, encode
+from benchmarks.base.corpus import Chat
+from benchmarks.base.muon import Muon
+from mmi_plugin.items import Item, messages, target, user_text
 from mmi_plugin.sources import load
-from mmi_plugin.sources.demo.capitals import capitals
-from mmi_plugin.sources.demo.digits import QUESTION, WORDS, digit_images, split_indices
+from mmi_plugin.sources.demo import QUESTION, WORDS, capitals, digit_images, split_indices
+from mmi_plugin.studies.demo import WEIGHTS, file_hash
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +30,8 @@ def processor() -> LlavaProcessor:
 
 def test_encoding_equals_the_chat_template(processor: LlavaProcessor) -> None:
     item = load("demo_digits", "train").items[0]
-    batch = encode([Chat(((prompts.user_text(item), prompts.target(item)),), item.image)], processor)
-    chat = prompts.messages(item, prompts.target(item))
+    batch = encode([Chat(((user_text(item), target(item)),), item.image)], processor)
+    chat = messages(item, target(item))
     expected = processor.apply_chat_template(
         chat, tokenize=True, return_dict=True, processor_kwargs={"return_tensors": "pt"}
     )
@@ -80,7 +79,7 @@ def test_later_chats_ask_about_the_image_after_countries() -> None:
         *others, (last, digit) = chat.turns
         lengths.add(len(others))
         assert chat.image is not None and chat.image.size == digit_images()[0][0].size
-        assert last.startswith(prompts.user_text(Item("", "image_heavy", QUESTION, digit))) and digit in WORDS[:10]
+        assert last.startswith(user_text(Item("", "image_heavy", QUESTION, digit))) and digit in WORDS[:10]
         for text, city in others:
             assert capitals()[text.split("capital of ")[1].split("?")[0]] == city
     assert lengths == {1, 2, 3}
@@ -155,7 +154,7 @@ def test_an_interrupted_build_goes_on_to_the_same_weights(short_curriculum: None
 
 
 def test_another_process_finds_the_stages(tmp_path: Path) -> None:
-    script = f"from mmi_plugin.demo.build_base import *; print(stage_folder(Path({str(tmp_path / 'base')!r}), 3))"
+    script = f"from benchmarks.base.build import *; print(stage_folder(Path({str(tmp_path / 'base')!r}), 3))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
     assert found == str(build_base.stage_folder(tmp_path / "base", 3))
 

@@ -6,11 +6,8 @@ from pathlib import Path
 import pytest
 
 from mmi_plugin import cli
-from mmi_plugin.demo import rows
-from mmi_plugin.demo.base import WEIGHTS, base_folder
-from mmi_plugin.demo.command import CommandFailed, run
-from mmi_plugin.demo.rows import TRAINED, Job
-from mmi_plugin.demo.run import demo
+from mmi_plugin.studies import demo as rows
+from mmi_plugin.studies.demo import TRAINED, WEIGHTS, CommandFailed, Job, base_folder, demo, run
 
 
 @pytest.fixture(scope="module")

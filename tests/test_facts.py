@@ -12,17 +12,16 @@ import pytest
 from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.base.architecture import build_tokenizer
 from mmi_plugin.answers import mentions
 from mmi_plugin.cli import main
 from mmi_plugin.conditions import get
-from mmi_plugin.demo.architecture import build_tokenizer
+from mmi_plugin.data.facts import ATTEMPTS, sentence, with_transformers, write_facts
+from mmi_plugin.documents import Selection
 from mmi_plugin.errors import InputError
-from mmi_plugin.facts.write import ATTEMPTS, sentence, write_facts
-from mmi_plugin.facts.writers import with_transformers
-from mmi_plugin.harness.documents import Selection
 from mmi_plugin.items import Item
-from mmi_plugin.sources.benchmark import Benchmark
-from mmi_plugin.sources.facts_file import FactsFile, with_facts
+from mmi_plugin.sources.facts import FactsFile, with_facts
+from mmi_plugin.sources.registry import Benchmark
 from tests import tiny
 
 PICTURE = Image.new("RGB", (4, 4))

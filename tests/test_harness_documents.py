@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mmi_plugin.documents import Selection, documents, perturbed
 from mmi_plugin.errors import InputError
-from mmi_plugin.harness.documents import Selection, documents, perturbed
 from mmi_plugin.items import image_hash
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.harness.results import read_run
+from mmi_plugin.results.files import read_run
 from tests import families
 from tests.harness_runs import OUR_MODEL, SCRIPT, TASKS, arguments, process, raw_answers, save_varied
 

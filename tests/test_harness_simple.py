@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
 
-from mmi_plugin.harness.documents import perturbed
+from mmi_plugin.documents import perturbed
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.harness.results import TaskResult, read_run
+from mmi_plugin.results.files import TaskResult, read_run
 from mmi_plugin.sources import load
 from tests import families
 from tests.harness_runs import TASKS, arguments, only_letters, process

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmi_plugin.harness.documents import documents
+from mmi_plugin.documents import documents
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.harness.model import MmiHf
-from mmi_plugin.harness.results import TaskResult, newest_results, read_run
 from mmi_plugin.harness.task import InterferenceTask
 from mmi_plugin.harness.task_manager import QuickTaskManager
+from mmi_plugin.results.files import TaskResult, newest_results, read_run
 from mmi_plugin.sources import SOURCES, load
 from tests.harness_runs import OUR_MODEL, TASKS, arguments, process, raw_answers, save_varied
 

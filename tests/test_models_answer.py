@@ -13,9 +13,8 @@ from loguru import logger
 from PIL import Image
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
-from mmi_plugin import prompts
 from mmi_plugin.conditions import get
-from mmi_plugin.items import LETTERS
+from mmi_plugin.items import LETTERS, messages
 from mmi_plugin.models import prefix
 from mmi_plugin.models.answer import Scorer
 from mmi_plugin.models.families import prompts_of, side_by_side
@@ -47,7 +46,7 @@ def _rows() -> list[Row]:
         bench = load(source, "test")
         for name in conditions:
             for item in bench.items[:3]:
-                chat = prompts.messages(get(name)(item, 0, bench.pools))
+                chat = messages(get(name)(item, 0, bench.pools))
                 rows.append(Row(chat, tuple(LETTERS[: len(item.options)]), shared=True))
     return rows
 

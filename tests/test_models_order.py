@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from mmi_plugin.models.order import Request, batches, dealt, served
+from mmi_plugin.models.evaluate import Request, batches, dealt, served
 
 
 def _requests() -> list[Request]:

@@ -12,10 +12,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmi_plugin.conditions import Pools, get
-from mmi_plugin.items import Item
-from mmi_plugin.metrics import Record
+from mmi_plugin.items import Item, messages
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.prompts import messages
+from mmi_plugin.results import Record
 from mmi_plugin.trainers import run
 from tests import families, twelve
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from mmi_plugin import prompts
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
-from mmi_plugin.metrics import Record
+from mmi_plugin.items import user_text
 from mmi_plugin.report.examples import Answer, pick_examples
+from mmi_plugin.results import Record
 from mmi_plugin.sources import Benchmark, load
 
 Judge = Callable[[int, str], bool]
@@ -52,7 +52,7 @@ def test_an_example_shows_exactly_what_the_model_was_asked() -> None:
     for example in pick_examples(bench, records(bench, lambda i, c: False, 5), records(bench, lambda i, c: True, 5)):
         item = next(item for item in bench.items if item.id == example.item_id)
         changed = get(example.condition)(item, 5, bench.pools)
-        assert example.prompt == prompts.user_text(changed)
+        assert example.prompt == user_text(changed)
         assert example.context == changed.context and example.prompt.startswith(example.context)
         assert example.image.tobytes() == changed.image.tobytes()
         assert example.gold == item.gold and example.options == item.options

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mmi_plugin.demo.base import base_folder
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.harness.results import read_run
+from mmi_plugin.results.files import read_run
 from mmi_plugin.sources import load
 from mmi_plugin.sources.locate import ROOT
+from mmi_plugin.studies.demo import base_folder
 from tests import families
 from tests.harness_runs import OUR_MODEL, arguments
 from tests.suite import DATA, ITEMS

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.harness.results import TaskResult, newest_results, read_run
 from mmi_plugin.harness.task_manager import QuickTaskManager
+from mmi_plugin.results.files import TaskResult, newest_results, read_run
 from mmi_plugin.sources import load
 from mmi_plugin.sources.locate import ROOT
 from tests.harness_runs import OUR_MODEL, TASKS, arguments, save_varied

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmi_plugin.harness.documents import Selection, documents
+from mmi_plugin.documents import Selection, documents
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import load
 from mmi_plugin.sources.locate import ROOT
-from mmi_plugin.trainers.checkpoint import load_checkpoint
 from mmi_plugin.trainers.collator import GroupCollator
+from mmi_plugin.trainers.saving import load_checkpoint
 from tests.suite import DATA, at
 from tests.training import config, groups_of, trainer, weights
 

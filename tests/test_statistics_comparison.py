@@ -13,7 +13,8 @@ import pytest
 import scipy.stats
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.statistics import Difference, Measure, PerItem, check_comparable, difference, estimate, holm, per_item
+from mmi_plugin.results.estimates import Difference, check_comparable, difference, estimate, holm
+from mmi_plugin.results.measures import Measure, PerItem, per_item
 from tests.statistics_records import outcomes, records
 
 Z = statistics.NormalDist().inv_cdf(0.975)

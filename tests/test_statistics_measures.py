@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.metrics import Record, summarise
-from mmi_plugin.statistics import Measure, Outcomes, estimate, per_item
-from mmi_plugin.statistics.divergence import jensen_shannon, total_variation
+from mmi_plugin.results import Record, summarise
+from mmi_plugin.results.estimates import estimate
+from mmi_plugin.results.measures import Measure, Outcomes, jensen_shannon, per_item, total_variation
 from tests.statistics_records import CONDITIONS, by_item, outcomes, records
 
 PERTURBED = CONDITIONS[1:]

@@ -12,8 +12,8 @@ import pytest
 
 from mmi_plugin.cli import main
 from mmi_plugin.errors import InputError
-from mmi_plugin.report.doses import sweeps
-from mmi_plugin.sweep import expand
+from mmi_plugin.report.board import sweeps
+from mmi_plugin.studies.sweep import expand
 from tests.harness_runs import OUR_MODEL, arguments, save_varied
 from tests.leaderboard_boards import board, leaderboard, number
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import distributed
 
-from mmi_plugin.trainers.checkpoint import finish
+from mmi_plugin.trainers.saving import finish
 from tests import training
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmi_plugin.trainers.adversary import Adversary, masked_rms
 from mmi_plugin.trainers.decoder import unwrap
+from mmi_plugin.trainers.method import Adversary, masked_rms
 from mmi_plugin.trainers.trainer import MMITrainer
 from tests import training
 

@@ -10,9 +10,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mmi_plugin import prompts
 from mmi_plugin.answers import parse_letter
 from mmi_plugin.conditions import get
+from mmi_plugin.items import messages
 from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.sources import load
 from mmi_plugin.trainers import run
@@ -38,7 +38,7 @@ def accuracies(checkpoint: Path) -> dict[str, float]:
     said = {}
     for name in ("clean", "unrelated_text", "misleading_text"):
         for item in bench.items[:6]:
-            chat = prompts.messages(get(name)(item, 0, bench.pools))
+            chat = messages(get(name)(item, 0, bench.pools))
             inputs = processor.apply_chat_template(
                 chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
             )

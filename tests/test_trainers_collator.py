@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaProcessor
 
-from mmi_plugin import prompts
 from mmi_plugin.errors import InputError
+from mmi_plugin.items import messages, target
 from mmi_plugin.trainers.collator import IGNORED, Batch, GroupCollator
 from mmi_plugin.trainers.groups import Group, Groups
 from tests import training
@@ -46,7 +46,7 @@ def test_rows_are_what_the_processor_makes_of_them(
 ) -> None:
     for number, row in enumerate(rows_of(groups)):
         alone = processor.apply_chat_template(
-            prompts.messages(row, prompts.target(row)), tokenize=True, return_dict=True, return_tensors="pt"
+            messages(row, target(row)), tokenize=True, return_dict=True, return_tensors="pt"
         )
         length = alone["input_ids"].shape[1]
         assert torch.equal(batch["input_ids"][number, :length], alone["input_ids"][0])
@@ -59,7 +59,7 @@ def test_labels_are_the_answer_and_its_end(processor: LlavaProcessor, groups: li
         kept = labels != IGNORED
         assert processor.tokenizer.decode(labels[kept]) == row.gold + processor.tokenizer.eos_token
         assert torch.equal(labels[kept], ids[kept])
-        prompt = processor.apply_chat_template(prompts.messages(row), tokenize=True, add_generation_prompt=True)
+        prompt = processor.apply_chat_template(messages(row), tokenize=True, add_generation_prompt=True)
         assert kept.nonzero()[0].item() == len(prompt[0])
 
 
@@ -81,7 +81,7 @@ def test_the_mask_of_everything_is_the_whole_prompt_but_of_vqa_rows(
     whole = GroupCollator(processor, None, seed=3, attack_mask="all")(groups)
     for number, row in enumerate(rows_of(groups)):
         ids = batch["input_ids"][number].tolist()
-        prompt = processor.apply_chat_template(prompts.messages(row), tokenize=True, add_generation_prompt=True)[0]
+        prompt = processor.apply_chat_template(messages(row), tokenize=True, add_generation_prompt=True)[0]
         moved = whole["irrelevant"][number].nonzero()[:, 0].tolist()
         assert moved == ([] if row.family == "vqa" else list(range(len(prompt)))), row.family
         images = {position for position, token in enumerate(ids) if token == processor.image_token_id}

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mmi_plugin.trainers import consistency
+from mmi_plugin.trainers import method as consistency
 
 ORIGIN = torch.tensor([[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]], dtype=torch.double).log()
 OTHER = torch.tensor([[0.25, 0.5, 0.25], [0.1, 0.1, 0.8]], dtype=torch.double).log()

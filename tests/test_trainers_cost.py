@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmi_plugin.demo.architecture import build_model, build_processor, build_tokenizer
+from benchmarks.base.architecture import build_model, build_processor, build_tokenizer
 from mmi_plugin.trainers.layout import Layout, Tree, attend, grow_trees
 from tests import tiny, training
 

@@ -17,8 +17,8 @@ from mmi_plugin.pictures import Picture
 from mmi_plugin.sources.records import read_records
 from mmi_plugin.trainers import run
 from mmi_plugin.trainers.collator import IGNORED, GroupCollator
+from mmi_plugin.trainers.data import LengthCheck
 from mmi_plugin.trainers.groups import Group
-from mmi_plugin.trainers.lengths import LengthCheck
 from tests import training
 
 TEXT_HEAVY = for_family("text_heavy", seen_only=True)

@@ -10,8 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy, softmax
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from mmi_plugin import prompts
-from mmi_plugin.items import Item
+from mmi_plugin.items import Item, messages, target
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.groups import Group
 from tests import training
@@ -34,14 +33,14 @@ class Row:
 def read_row(model: LlavaForConditionalGeneration, processor: LlavaProcessor, item: Item) -> Row:
     def encode(answer: str | None) -> dict[str, torch.Tensor]:
         return processor.apply_chat_template(
-            prompts.messages(item, answer),
+            messages(item, answer),
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
             add_generation_prompt=answer is None,
         )
 
-    full, prompt = encode(prompts.target(item)), encode(None)["input_ids"].shape[1]
+    full, prompt = encode(target(item)), encode(None)["input_ids"].shape[1]
     ids = full["input_ids"][0]
     image = ids == model.config.image_token_id
     embeds = model.get_input_embeddings()(ids)

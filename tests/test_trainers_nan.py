@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmi_plugin.trainers import run, trainer
-from mmi_plugin.trainers.losses import answer_losses
+from mmi_plugin.trainers.method import answer_losses
 from tests import training
 
 

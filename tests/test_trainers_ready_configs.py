@@ -10,7 +10,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from mmi_plugin.trainers.checkpoint import GATHER
+from mmi_plugin.trainers.saving import GATHER
 
 CONFIGS = Path(str(resources.files("mmi_plugin.configs")))
 ACCELERATE = sorted((CONFIGS / "accelerate").glob("*.yaml"))

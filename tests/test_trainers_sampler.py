@@ -7,7 +7,7 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.trainers.sampler import RatioBatchSampler
+from mmi_plugin.trainers.groups import RatioBatchSampler
 
 FAMILIES = ["image_heavy"] * 11 + ["text_heavy"] * 5 + ["vqa"] * 30
 

@@ -10,7 +10,7 @@ import transformers as hf
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.trainers.checkpoint import load_checkpoint
+from mmi_plugin.trainers.saving import load_checkpoint
 from mmi_plugin.trainers.vision import check_support
 from tests import families, training
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from mmi_plugin import prompts
+from benchmarks.base.architecture import build_model, build_processor, build_tokenizer
 from mmi_plugin.conditions import get
-from mmi_plugin.demo.architecture import build_model, build_processor, build_tokenizer
+from mmi_plugin.items import user_text
 from mmi_plugin.sources import load
 
 
@@ -18,7 +18,7 @@ def texts() -> list[str]:
     for name in ("demo_digits", "demo_arith", "demo_capitals"):
         bench = load(name, "train")
         for item in bench.items[:20]:
-            found += [prompts.user_text(get(c)(item, 0, bench.pools)) for c in bench.conditions]
+            found += [user_text(get(c)(item, 0, bench.pools)) for c in bench.conditions]
     return found
 
 

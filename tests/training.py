@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from mmi_plugin.trainers.checkpoint import load_checkpoint
 from mmi_plugin.trainers.collator import Batch
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.data import load_benchmarks, make_groups
 from mmi_plugin.trainers.groups import Group, Groups
+from mmi_plugin.trainers.saving import load_checkpoint
 from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
 
 SOURCES = ["demo_digits", "demo_capitals", "demo_arith"]

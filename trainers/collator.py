@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 from transformers import ProcessorMixin
 
-from mmi_plugin import prompts
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item
+from mmi_plugin.items import Item, target
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import TrainingRow
 from mmi_plugin.models.tokens import Tensors as Batch
@@ -61,7 +60,7 @@ class GroupCollator:
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         rows = [row for group in groups for row in group.rows]
-        chats = [self._prompts.chat(row, prompts.target(row)) for row in rows]
+        chats = [self._prompts.chat(row, target(row)) for row in rows]
         batch, expansions = self._images(rows)
         made = self._prompts.rows(chats, expansions, [f"item {row.id}" for row in rows])
         self._check(groups, rows, made)

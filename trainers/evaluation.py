@@ -8,15 +8,14 @@ from typing import Any
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.metrics import Record, summarise
 from mmi_plugin.models.answer import Scorer
 from mmi_plugin.models.evaluate import evaluate
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import Prompts
+from mmi_plugin.results import Record, summarise
 from mmi_plugin.sources import SOURCES, Benchmark, load
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.decoder import evaluating, unwrap
-from mmi_plugin.trainers.sharding import within_forward
+from mmi_plugin.trainers.decoder import evaluating, unwrap, within_forward
 
 PREFIX = "mmi_"
 SETTINGS = {"max_new_tokens": 8}  # enough for a letter, or to see that there is none

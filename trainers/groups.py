@@ -1,14 +1,16 @@
-"""Groups: an item under all its conditions, drawn anew each time the item comes round."""
+"""Groups, an item under all its conditions, and which of them make up each optimizer step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from mmi_plugin.conditions import Pools, get
-from mmi_plugin.items import Item
+from mmi_plugin.errors import InputError
+from mmi_plugin.items import FAMILIES, Item
 from mmi_plugin.seeding import stream
 from mmi_plugin.sources import Benchmark
 
@@ -48,3 +50,90 @@ class Groups(Dataset):
         seed = stream("round", self._seed, turn).getrandbits(31)
         rows = tuple(get(name)(item, seed, pools) for name in self._conditions[item.family])
         return Group(f"{item.id}/{seed}", item.family, rows)
+
+
+class RatioBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Yields micro-batches of (index, round), of which `batches_per_step` make one optimizer step.
+
+    Every step holds the families in the ratio `mix`. A family is gone through in a new order each
+    round; the shorter ones come round more often. An epoch ends when every item was seen once or
+    more. What a step holds depends on `seed` and the step's number alone, not on how the step is
+    cut into micro-batches and processes; skipping batches is exact.
+
+    Raises:
+        InputError: the mix does not divide the step, or asks for a family without items.
+    """
+
+    def __init__(
+        self, families: Sequence[str], mix: Sequence[int], batch_size: int, batches_per_step: int, seed: int
+    ) -> None:
+        step = batch_size * batches_per_step
+        check_mix(mix, step)
+        self.batch_size = batch_size
+        self.drop_last = True  # every batch is full: accelerate must not pad the last one
+        self._batches_per_step = batches_per_step
+        self._seed = seed
+        self._epoch = 0
+        self._indices = {name: [i for i, family in enumerate(families) if family == name] for name in FAMILIES}
+        self._counts = {name: n * step // sum(mix) for name, n in zip(FAMILIES, mix, strict=True)}
+        for name, count in self._counts.items():
+            if count and not self._indices[name]:
+                raise InputError(f"field 'mix' asks for {name} items, and the data has none")
+        self.steps = max(-(-len(self._indices[name]) // count) for name, count in self._counts.items() if count)
+        self._order = lru_cache(maxsize=2 * len(FAMILIES))(self._shuffled)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the first batch of `epoch`."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps * self._batches_per_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first = self._epoch * self.steps
+        for number in range(first, first + self.steps):
+            places = self.step(number)
+            for start in range(0, len(places), self.batch_size):
+                yield places[start : start + self.batch_size]
+
+    def step(self, number: int) -> list[tuple[int, int]]:
+        """Return the (index, round) of every item of optimizer step `number`, families spread evenly."""
+        spread = []
+        for family, count in self._counts.items():
+            for i in range(count):
+                spread.append(((i + 0.5) / count, self._place(family, number * count + i)))
+        return [place for _, place in sorted(spread, key=lambda entry: entry[0])]
+
+    def _place(self, family: str, draw: int) -> tuple[int, int]:
+        turn, position = divmod(draw, len(self._indices[family]))
+        return self._order(family, turn)[position], turn
+
+    def _shuffled(self, family: str, turn: int) -> list[int]:
+        order = list(self._indices[family])
+        stream("order", self._seed, family, turn).shuffle(order)
+        return order
+
+
+def check_mix(mix: Sequence[int], step: int) -> None:
+    """Raise an InputError that names the nearest mixes if `mix` does not divide `step` items."""
+    whole = sum(mix)
+    if step % whole == 0:
+        return
+    fits = [fit for size in range(1, step + 1) if step % size == 0 and (fit := _scaled(mix, size))]
+    fits.sort(key=lambda fit: sum(abs(a / sum(fit) - b / whole) for a, b in zip(fit, mix, strict=True)))
+    named = [":".join(map(str, fit)) for fit in fits[:2]]
+    sizes = sorted({max(1, step // whole) * whole, (step // whole + 1) * whole})
+    raise InputError(
+        f"field 'mix' {':'.join(map(str, mix))} ({whole} items) does not divide the {step} items of an optimizer "
+        f"step; nearest mixes that do: {' and '.join(named) or 'none'}; nearest step sizes: "
+        f"{' and '.join(map(str, sizes))}"
+    )
+
+
+def _scaled(mix: Sequence[int], size: int) -> tuple[int, ...] | None:
+    """Return `mix` scaled to `size` items by largest remainders; None if a family vanishes."""
+    exact = [n * size / sum(mix) for n in mix]
+    counts = [int(x) for x in exact]
+    for i in sorted(range(len(mix)), key=lambda i: counts[i] - exact[i])[: size - sum(counts)]:
+        counts[i] += 1
+    return None if any(n and not count for n, count in zip(mix, counts, strict=True)) else tuple(counts)

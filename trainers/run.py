@@ -14,16 +14,14 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from mmi_plugin.errors import BadRows, InputError, nearest
-from mmi_plugin.mapping_file import read_mapping
+from mmi_plugin.files import read_mapping, versions
 from mmi_plugin.models.load import fingerprint
-from mmi_plugin.provenance import versions
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.card import model_card
-from mmi_plugin.trainers.checkpoint import finish, load_checkpoint
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups
 from mmi_plugin.trainers.evaluation import EvaluationCallback
-from mmi_plugin.trainers.saving import NonFiniteLoss
+from mmi_plugin.trainers.saving import NonFiniteLoss, finish, load_checkpoint
 from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
 
 RECORD = "training.json"

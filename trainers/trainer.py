@@ -22,16 +22,13 @@ from trl import SFTTrainer
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.trainers.adversary import Adversary
-from mmi_plugin.trainers.attack import Attack
 from mmi_plugin.trainers.collator import Batch, GroupCollator
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.decoder import AnswerTokens, unwrap
-from mmi_plugin.trainers.forward import answers, lays_out, perturbed_keys, row_keys
-from mmi_plugin.trainers.groups import Groups
-from mmi_plugin.trainers.losses import Rows, answer_losses, consistency_sum
+from mmi_plugin.trainers.forward import Attack, answers, lays_out, perturbed_keys, row_keys
+from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
 from mmi_plugin.trainers.meter import Meter
-from mmi_plugin.trainers.sampler import RatioBatchSampler
+from mmi_plugin.trainers.method import Adversary, Rows, answer_losses, consistency_sum
 from mmi_plugin.trainers.saving import WholeCheckpoints, check_finite
 from mmi_plugin.trainers.vision import check_support, freeze_vision
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mmi_plugin.answers.mentions import Choices, choices, find
-from mmi_plugin.answers.text import NEXT_QUESTION, TURN_END, place_in, squeezed, unmarked
-from mmi_plugin.answers.thoughts import THOUGHTS, answer_start
+from mmi_plugin.answers.text import NEXT_QUESTION, THOUGHTS, TURN_END, answer_start, place_in, squeezed, unmarked
 from mmi_plugin.answers.verdict import chosen
 
 __all__ = ["THOUGHTS", "Reading", "answer_start", "mentions", "normalise", "parse_letter", "read"]

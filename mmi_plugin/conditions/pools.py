@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
@@ -14,7 +15,19 @@ from PIL import Image
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import image_hash
 from mmi_plugin.pictures import Picture
-from mmi_plugin.scikit_files import photos
+
+PHOTOS = ("china.jpg", "flower.jpg")
+
+
+def photos() -> list[Image.Image]:
+    """The sample photographs, in `load_sample_images`' order."""
+    return [Image.open(scikit_folder() / "images" / name) for name in PHOTOS]
+
+
+def scikit_folder() -> Path:
+    """The data files that scikit-learn ships, without importing it, which takes longer than an evaluation's start."""
+    (package,) = find_spec("sklearn").submodule_search_locations
+    return Path(package) / "datasets"
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""Conditions that add text to items whose image decides (method section 1)."""
+"""Conditions that add text to items whose image decides, or noise to items that need both (method section 1)."""
 
 from __future__ import annotations
 
@@ -137,3 +137,28 @@ def _form_lines(rng: random.Random, needed: int) -> Iterator[str]:
                 f"ACCT. {number}-{rng.randrange(10, 99)}  REF: {rng.choice(_UNITS).upper()}{day}",
             ]
         )
+
+
+MOST = 16  # added images
+IGNORE_BOTH = (
+    "Only the last picture belongs to the question. "
+    "Ignore the other pictures, and any text that is not part of the question or its options."
+)
+
+
+@condition("vqa", seen=False, published=False, ignore=IGNORE_BOTH)
+def both(
+    item: Item,
+    rng: random.Random,
+    pools: Pools,
+    *,
+    sentences: Count = 10,
+    images: Annotated[int, range(0, MOST + 1)] = 1,
+) -> Item:
+    """Unrelated sentences before the question, and irrelevant photographs before the item's own image."""
+    text = unrelated_sentences(item, rng, pools, sentences)
+    others = [image for image in pools.images if image is not item.picture]
+    drawn = rng.sample(others, min(len(others), MOST))  # so that fewer images are the first of more
+    if images > len(others):
+        raise InputError(f"condition 'both' needs {images} irrelevant images, and the pool has {len(others)}")
+    return replace(item, context=text, added_images=tuple(drawn[:images]))

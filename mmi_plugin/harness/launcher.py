@@ -61,7 +61,7 @@ def _ours(arguments: Sequence[str], failures: list[str], resume: bool) -> Abstra
     if resume:
         raise InputError("--resume goes on with an evaluation: it needs --model and --tasks")
     if arguments[:1] in (["tasks"], ["power"]):
-        from mmi_plugin.harness.subcommands import with_our_tasks
+        from mmi_plugin.harness.task_manager import with_our_tasks
 
         return with_our_tasks()
     return nullcontext()
@@ -85,7 +85,7 @@ def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
     """
     from lmms_eval import __main__ as upstream
 
-    from mmi_plugin.harness.subcommands import task_sizes
+    from mmi_plugin.harness.task_manager import task_sizes
 
     names = ("cli_evaluate_single", "TaskManager", "EvaluationTracker", "collect_task_sizes")
     theirs = {name: getattr(upstream, name) for name in names}
@@ -111,7 +111,7 @@ def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
 def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failures: list[str], resume: bool) -> Any:
     """Run upstream's evaluation of `args` with our task manager, and check what came out."""
     from mmi_plugin.harness.failures import Swallowed
-    from mmi_plugin.harness.resume import Run
+    from mmi_plugin.harness.journal import Run
     from mmi_plugin.harness.task_manager import LISTINGS, QuickTaskManager
 
     if not args.tasks:
@@ -250,7 +250,7 @@ def _missing(args: argparse.Namespace, own: dict[str, Any], results: dict[str, A
 
 def _unwritten(args: argparse.Namespace, own: dict[str, Any], date: str) -> list[str]:
     """Return what the files lack. Upstream only warns when it cannot write one."""
-    from mmi_plugin.harness.results import newest_results, read_run
+    from mmi_plugin.results.files import newest_results, read_run
 
     if not newest_results(args.output_path).name.startswith(date):
         return [f"{args.output_path}: the results of this run were not written"]

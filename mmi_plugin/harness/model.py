@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.harness.answer import result
+from mmi_plugin.harness.compat import result
 from mmi_plugin.harness.failures import Guarded
 from mmi_plugin.models.answer import THINKING, Scorer
+from mmi_plugin.models.evaluate import Request, batches, served
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Row
 from mmi_plugin.models.load import fingerprint, load_model, load_processor
-from mmi_plugin.models.order import Request, batches, served
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

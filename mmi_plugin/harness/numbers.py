@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmi_plugin.metrics import Summary
+from mmi_plugin.results import Summary
 
 
 def flatten(summary: Summary) -> dict[str, float]:

@@ -17,14 +17,14 @@ from PIL import Image
 
 from mmi_plugin.answers import THOUGHTS, read
 from mmi_plugin.conditions import get
+from mmi_plugin.documents import Selection, documents, perturbed
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.harness.answer import probabilities_of
-from mmi_plugin.harness.documents import Selection, documents, perturbed
+from mmi_plugin.harness.compat import probabilities_of
 from mmi_plugin.harness.failures import fail_stock, failure_of
 from mmi_plugin.harness.flags import REFUSED, check, default_of, tag_pairs
 from mmi_plugin.harness.numbers import flatten, higher_is_better
-from mmi_plugin.metrics import Record, Summary, summarise
-from mmi_plugin.models.order import dealt
+from mmi_plugin.models.evaluate import dealt
+from mmi_plugin.results import Record, Summary, summarise
 
 
 class Scored(dict[str, Any]):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+from lmms_eval import tasks
+from lmms_eval.cli import power_utils
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import pattern_match
 from loguru import logger
@@ -125,3 +130,65 @@ def _leaves(tasks: Mapping[Any, Any]) -> Iterator[Any]:
 def _hint(name: str, known: Sequence[str]) -> str:
     own = [task for task in known if task.startswith("mmi_")]
     return "the pattern matches nothing" if "*" in name else nearest(name, own)
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """`options`: the task's `dataset_kwargs`."""
+
+    path: Path
+    split: str
+    options: dict[str, Any]
+
+
+def find_task(name: str, include_path: Path | None = None) -> TaskFile:
+    """Return the task `name` of this package's folder or of `include_path`, which goes first.
+
+    Raises InputError with the nearest name, or when the file asks no data set of this package.
+    """
+    from lmms_eval.utils import load_yaml_config
+
+    from mmi_plugin.harness.task_manager import tasks_folder
+
+    folders = [Path(tasks_folder()), *([include_path] if include_path else [])]
+    files = {file.stem: file.absolute() for folder in folders for file in sorted(folder.glob("*.yaml"))}
+    if name not in files:
+        raise InputError(f"no task {name!r}: {nearest(name, files)}")
+    config = load_yaml_config(str(files[name]), mode="simple")
+    options = config.get("dataset_kwargs")
+    if not isinstance(options, dict) or "source" not in options:
+        raise InputError(f"{files[name]}: asks no data set of this package")
+    return TaskFile(files[name], config["test_split"], options)
+
+
+@contextmanager
+def with_our_tasks() -> Iterator[None]:
+    """Within, lmms-eval's subcommands know our tasks."""
+    theirs = tasks.TaskManager, power_utils.collect_task_sizes
+    tasks.TaskManager, power_utils.collect_task_sizes = _WithOurs, task_sizes
+    try:
+        yield
+    finally:
+        tasks.TaskManager, power_utils.collect_task_sizes = theirs
+
+
+class _WithOurs(tasks.TaskManager):
+    def __init__(self, verbosity: str = "INFO", include_path: str | None = None, **options: Any) -> None:
+        more = [include_path] if include_path else []
+        super().__init__(verbosity, include_path=[tasks_folder(), *more], **options)
+
+
+_theirs = power_utils.collect_task_sizes
+
+
+def task_sizes(requested: str | None, *, verbosity: str = "WARNING", include_path: str | None = None) -> dict[str, int]:
+    """Return how many items each of the tasks `requested` has; a prompt of ours is an item under one condition.
+
+    Raises InputError for a name that no task has.
+    """
+    if not requested:
+        return {}
+    manager = QuickTaskManager(requested, include_path, verbosity)
+    foreign = [name for name in manager.match_tasks(requested.split(",")) if not manager.all_own([name])]
+    own = {name: task.expected_items for name, task in manager.own.items()}
+    return own | _theirs(",".join(foreign), verbosity=verbosity, include_path=include_path)

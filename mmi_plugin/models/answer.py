@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.items import image_hash
-from mmi_plugin.key_values import cache_argument
+from mmi_plugin.models.compat import cache_argument
 from mmi_plugin.models.generate import Answer, Generator, Row
 from mmi_plugin.models.prefix import Prefixes, ends, join, looks_ahead, why_not, window
 from mmi_plugin.models.prompt import Chat, Prompts, images_of

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from mmi_plugin.answers import answer_start, read
-from mmi_plugin.key_values import CACHE_NAMES
+from mmi_plugin.models.compat import CACHE_NAMES
 from mmi_plugin.models.decode import Forced, Shares, ThoughtBudget, constraints, letter_forms
 from mmi_plugin.models.prompt import Chat, Prompts
 from mmi_plugin.models.settings import Decoding

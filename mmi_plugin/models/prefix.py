@@ -12,7 +12,7 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from mmi_plugin.key_values import cache_argument
+from mmi_plugin.models.compat import cache_argument
 from mmi_plugin.models.tokens import Tensors, pad_left
 
 Generate = Callable[[Tensors, int], Any]

@@ -17,9 +17,8 @@ from loguru import logger
 from PIL import Image
 from transformers import ProcessorMixin
 
-from mmi_plugin import prompts
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item
+from mmi_plugin.items import Item, messages
 from mmi_plugin.models.tokens import Encoder, Tensors, pad
 
 Chat = list[dict[str, Any]]
@@ -74,7 +73,7 @@ class Prompts:
 
     def chat(self, item: Item, answer: str | None = None) -> Chat:
         """Return an item as a chat, up to where the model speaks or with `answer`."""
-        return prompts.messages(item, answer)
+        return messages(item, answer)
 
     def text(self, chat: Chat) -> str:
         """Return the prompt, up to where the model speaks, as the chat template writes it. Users' texts are marked.

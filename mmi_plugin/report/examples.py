@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from mmi_plugin import prompts
 from mmi_plugin.conditions import REFERENCE, get
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item
-from mmi_plugin.metrics import Record, group_by_item
+from mmi_plugin.items import Item, user_text
+from mmi_plugin.results import Record, group_by_item
 from mmi_plugin.seeding import stream
 from mmi_plugin.sources import Benchmark
 
@@ -106,7 +105,7 @@ def _example(benchmark: Benchmark, item: Item, old: Record, new: Record) -> Exam
         item_id=item.id,
         condition=old.condition,
         image=changed.image,
-        prompt=prompts.user_text(changed),
+        prompt=user_text(changed),
         context=changed.context,
         options=changed.options,
         gold=old.gold,

@@ -13,11 +13,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mmi_plugin.errors import InputError
+from mmi_plugin.errors import InputError, visible
 from mmi_plugin.report.charts import PANEL_LEFT, PANEL_RIGHT, PANEL_TOP, PANEL_WIDTH
 from mmi_plugin.report.examples import Example
 from mmi_plugin.report.scores import Scores, shown, words
-from mmi_plugin.report.text import visible
 from mmi_plugin.report.views import ExampleView, FiguresView
 
 FOLDER = Path(__file__).parent

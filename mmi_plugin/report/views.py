@@ -7,11 +7,11 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mmi_plugin.errors import shorten
 from mmi_plugin.items import FAMILIES, LETTERS
 from mmi_plugin.report.charts import Panel, dot_panel
 from mmi_plugin.report.examples import Answer, Example
 from mmi_plugin.report.scores import Cell, Measure, Scores, Task
-from mmi_plugin.report.text import shorten
 
 THUMBNAIL = 320  # longest side in pixels of an example's image
 PROMPT_LIMIT, ANSWER_LIMIT, NAME_LIMIT = 1500, 300, 80  # characters

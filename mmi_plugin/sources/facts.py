@@ -1,13 +1,20 @@
-"""What an item knows about its wrong options: the data set's own sentences, else templates."""
+"""What an item knows about its wrong options: the data set's own sentences, templates, or a file of facts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from mmi_plugin.answers import mentions
 from mmi_plugin.conditions.text import with_article
 from mmi_plugin.errors import InputError
+from mmi_plugin.items import Item
 from mmi_plugin.seeding import stream
+from mmi_plugin.sources.registry import Benchmark
 
 TEMPLATES = (
     "The outline in the middle is typical of {}.",
@@ -32,3 +39,83 @@ def given_facts(facts: Any, where: str) -> dict[str, str]:
     if not isinstance(facts, dict) or not all(isinstance(text, str | None) for text in facts.values()):
         raise InputError(f"{where}: field 'facts' is not a map from option to text")
     return {option: text for option, text in facts.items() if text}
+
+
+Facts = Mapping[str, str]
+"""Wrong option -> a sentence on it."""
+
+
+class FactsFile:
+    """A `.jsonl` file of {"id", "facts": {wrong option: sentence}, "model"} that only ever grows.
+
+    `facts`: item id -> its facts. A last line without its end, as a kill leaves it, does not count
+    and is overwritten by the next `add`. Raises InputError that names file, row and field.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._whole = 0  # bytes
+        self.facts: dict[str, Facts] = {}
+        try:
+            data = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        self._whole = data.rfind(b"\n") + 1
+        for number, line in enumerate(data[: self._whole].splitlines(), start=1):
+            self._take(line, f"{path}, row {number}")
+
+    def _take(self, line: bytes, where: str) -> None:
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{where}: not JSON: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+            raise InputError(f"{where}: field 'id' is missing or no text")
+        facts: Any = row.get("facts")
+        if not isinstance(facts, dict) or not all(isinstance(text, str) for text in facts.values()):
+            raise InputError(f"{where}: field 'facts' is not a map from option to text")
+        if row["id"] in self.facts:
+            raise InputError(f"{where}: field 'id' {row['id']!r} is there twice")
+        self.facts[row["id"]] = facts
+
+    def add(self, item: Item, facts: Facts, model: str) -> None:
+        """Append the facts on one item; they are on disk when this returns."""
+        line = json.dumps({"id": item.id, "facts": facts, "model": model}, ensure_ascii=False).encode() + b"\n"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("r+b" if self._path.exists() else "wb") as file:
+            file.seek(self._whole)
+            file.truncate()
+            file.write(line)
+        self._whole += len(line)
+        self.facts[item.id] = facts
+
+
+@lru_cache(maxsize=8)
+def with_facts(bench: Benchmark, path: Path) -> Benchmark:
+    """Return the benchmark with the facts of a file in place of its own.
+
+    Raises InputError for an item that the file lacks, a fact on what is no wrong option of its
+    item, and a fact that names the right answer.
+    """
+    if not path.is_file():
+        raise InputError(f"facts {str(path)!r}: no such file")
+    facts = FactsFile(path).facts
+    return replace(bench, items=tuple(_with(item, facts, path) for item in bench.items))
+
+
+def _with(item: Item, facts: Mapping[str, Facts], path: Path) -> Item:
+    if item.id not in facts:
+        raise InputError(f"{path}: item {item.id} is missing; finish the file with `mmi data facts`")
+    for option, fact in facts[item.id].items():
+        check_fact(item, option, fact, str(path))
+    return replace(item, facts=facts[item.id])
+
+
+def check_fact(item: Item, option: str, fact: str, where: str) -> None:
+    """Raise an InputError unless `fact` is a text on a wrong option that does not name the answer."""
+    if option not in item.wrong_options:
+        raise InputError(f"{where}: item {item.id}: {option!r} is none of its wrong options")
+    if not fact.strip():
+        raise InputError(f"{where}: item {item.id}: the fact on {option!r} is empty")
+    if mentions(fact, item.answer):
+        raise InputError(f"{where}: item {item.id}: the fact on {option!r} names the answer {item.answer!r}: {fact!r}")

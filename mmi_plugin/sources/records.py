@@ -1,17 +1,71 @@
-"""Reader of training files: JSON list or JSONL of the published record format (method section 2)."""
+"""Readers of the published record formats: training files, and evaluation files as `multiple_choice_data_test.json`."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmi_plugin.answers import normalise
 from mmi_plugin.errors import BadRows, InputError, nearest
-from mmi_plugin.items import FAMILIES, LETTERS, Item, check
+from mmi_plugin.items import FAMILIES, LETTERS, Family, Item, check
 from mmi_plugin.pictures import Picture
-from mmi_plugin.sources.listed import chosen, split_options
+from mmi_plugin.sources.facts import given_facts, template_facts
+
+_LABELLED = re.compile(r"\(?([A-Z])[:.)](?:\s+|$)(.*)")
+_HEADS = ("question:", "option:", "options:")
+
+
+def split_options(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the question and its options, from a text such as "Question:\\nWhat?\\nOption:\\nA: x\\nB: y".
+
+    The options are the last lines that begin with A, B, C and so on; a line between two of them
+    continues the one before, what follows the last belongs to the question. No options: ().
+    """
+    lines = [line.strip() for line in text.strip().splitlines()]
+    places = _labelled(lines)
+    if len(places) < 2:
+        return text.strip(), ()
+    ends = [*places[1:], places[-1] + 1]
+    options = [
+        " ".join([_LABELLED.match(lines[start])[2], *lines[start + 1 : end]]).strip()
+        for start, end in zip(places, ends, strict=True)
+    ]
+    rest = [line for line in lines[: places[0]] + lines[ends[-1] :] if line and line.lower() not in _HEADS]
+    return "\n".join(rest), tuple(options)
+
+
+def _labelled(lines: list[str]) -> list[int]:
+    """Return the places of the last list A, B, C, ... in `lines`."""
+    letters = [match[1] if (match := _LABELLED.match(line)) else None for line in lines]
+    starts = [place for place, letter in enumerate(letters) if letter == "A"]
+    places: list[int] = starts[-1:]
+    for place in range(places[0] + 1 if places else len(lines), len(lines)):
+        if len(places) < len(LETTERS) and letters[place] == LETTERS[len(places)]:
+            places.append(place)
+    return places
+
+
+def chosen(answer: str, options: tuple[str, ...], where: str) -> str:
+    """Return the option that `answer` is: its letter, its text, or both ("B: dog").
+
+    Raises an InputError that begins with `where` otherwise.
+    """
+    by_letter = dict(zip(LETTERS, options, strict=False))
+    labelled = _LABELLED.fullmatch(answer.strip())
+    letter = labelled[1] if labelled else answer.strip(" ().")
+    said = labelled[2] if labelled else ""
+    if letter in by_letter and said in ("", by_letter[letter]):
+        return by_letter[letter]
+    same = [option for option in options if normalise(option) == normalise(answer)]
+    if len(same) != 1:
+        raise InputError(
+            f"{where}: field 'answer' is {answer!r}, neither a letter nor one of the options {list(options)}"
+        )
+    return same[0]
+
 
 FIELDS = ("id", "type", "image", "question", "options", "answer", "facts", "history")
 REQUIRED = ("id", "type", "question", "answer")
@@ -159,3 +213,63 @@ def _picture(record: Any, where: str, folder: Path) -> Picture | None:
     picture = Picture((folder / name).read_bytes, f"{where}: field 'image' {name!r}")
     picture.digest()
     return picture
+
+
+PUBLISHED_FIELDS = ("id", "question", "multiple_choices", "multiple_choices_answer")
+
+
+def read_published(path: Path, name: str, family: Family) -> list[Item]:
+    """Return the items of a JSON list of {"id", "question", "multiple_choices",
+    "multiple_choices_answer", "image"?, "facts"?}.
+
+    `multiple_choices` maps letters to options, or lists the options; the answer is a letter or an
+    option; `image` is a path relative to the file.
+
+    Raises:
+        InputError: the first bad row, with file, row (from 1) and field.
+    """
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: {path}: cannot be read: {error}") from error
+    if not isinstance(records, list):
+        raise InputError(f"{name}: {path}: holds {type(records).__name__}, not a list of records")
+    return [
+        _published_item(record, f"{name}: {path}, row {number}", path.parent, name, family)
+        for number, record in enumerate(records, start=1)
+    ]
+
+
+def _published_item(record: Any, where: str, folder: Path, name: str, family: Family) -> Item:
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: is {type(record).__name__}, not a record")
+    for field in PUBLISHED_FIELDS:
+        if record.get(field) is None:
+            raise InputError(f"{where}: field {field!r} is missing")
+    lettered = _lettered(record["multiple_choices"], where)
+    answer = str(record["multiple_choices_answer"]).strip()
+    answer = lettered.get(answer, answer)
+    options = tuple(lettered.values())
+    image = record.get("image")
+    facts = given_facts(record.get("facts") or {}, where)
+    if family == "image_heavy" and not facts:
+        facts = template_facts(options, answer)
+    item = Item(
+        id=f"{name}-{record['id']}",
+        family=family,
+        question=str(record["question"]).strip(),
+        answer=answer,
+        options=options,
+        image=Picture((folder / str(image)).read_bytes, f"{where}: field 'image' {image!r}") if image else None,
+        facts=facts,
+    )
+    return check(item, where)
+
+
+def _lettered(choices: Any, where: str) -> dict[str, str]:
+    """Return letter -> option, in the order of the letters."""
+    if isinstance(choices, list):
+        choices = dict(zip(LETTERS, choices, strict=False)) if len(choices) <= len(LETTERS) else None
+    if not isinstance(choices, dict) or not all(isinstance(option, str) for option in choices.values()):
+        raise InputError(f"{where}: field 'multiple_choices' is neither a map from letters to texts nor a list of them")
+    return {letter: option.strip() for letter, option in sorted(choices.items())}

@@ -2,22 +2,174 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mmi_plugin.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from datasets import Features
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.items import Family, Item, check
-from mmi_plugin.sources.benchmark import Benchmark
-from mmi_plugin.sources.contract import Columns, check_columns
-from mmi_plugin.sources.locate import from_hub, from_local, local_copy, published_file
-from mmi_plugin.sources.published import read_published
-from mmi_plugin.sources.rows import Row, read_rows
+from tqdm import tqdm
+
+from mmi_plugin.pictures import Picture
 
 if TYPE_CHECKING:
     from datasets import Dataset
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mmi_plugin.items import Family, Item, check
+from mmi_plugin.sources.locate import from_hub, from_local, local_copy, published_file
+from mmi_plugin.sources.records import read_published
+from mmi_plugin.sources.registry import Benchmark
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+Columns = Mapping[str, str]
+"""Column name -> kind, a key of KINDS."""
+
+
+def _is(feature: Any, kind: str, *dtypes: str) -> bool:
+    return type(feature).__name__ == kind and (not dtypes or getattr(feature, "dtype", None) in dtypes)
+
+
+def _text(feature: Any) -> bool:
+    return _is(feature, "Value", "string", "large_string")
+
+
+def _number(feature: Any) -> bool:
+    return _is(feature, "Value") and "int" in feature.dtype
+
+
+def _texts(feature: Any) -> bool:
+    return _is(feature, "List") and _text(feature.feature)
+
+
+def _choices(feature: Any) -> bool:
+    return isinstance(feature, dict) and all(name in feature and _texts(feature[name]) for name in ("text", "label"))
+
+
+def _image(feature: Any) -> bool:
+    return _is(feature, "Image") or _text(feature)
+
+
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "text": ("text", _text),
+    "key": ("text or an integer", lambda feature: _text(feature) or _number(feature)),
+    "index": ("an integer or a class label", lambda feature: _number(feature) or _is(feature, "ClassLabel")),
+    "class": ("a class label or its name", lambda feature: _text(feature) or _is(feature, "ClassLabel")),
+    "texts": ("a list of texts", _texts),
+    "choices": ("lists 'text' and 'label'", _choices),
+    "image": ("an image or a path", _image),
+    "images": ("an image, a path or a list of them", lambda f: _image(f) or (_is(f, "List") and _image(f.feature))),
+}
+"""Kind -> (what an error calls it, whether a feature of `datasets` is of that kind)."""
+
+
+def check_columns(features: Features, columns: Columns, where: str) -> None:
+    """Raise an InputError that names the first column that is missing or of another kind."""
+    for name, kind in columns.items():
+        if name not in features:
+            raise InputError(f"{where}: column {name!r} is missing: {nearest(name, features)}")
+        wanted, fits = KINDS[kind]
+        if not fits(features[name]):
+            raise InputError(f"{where}: column {name!r} is {features[name]}, not {wanted}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row without its images. `number` counts from 0; `where` begins every error."""
+
+    values: Mapping[str, Any]
+    number: int
+    where: str
+    pictures: Mapping[str, Picture]
+
+    def text(self, column: str) -> str:
+        """Return a text, stripped. Raises InputError when it is null."""
+        value = self.values[column]
+        if value is None:
+            raise InputError(f"{self.where}: field {column!r} is null")
+        return str(value).strip()
+
+    def texts(self, column: str) -> tuple[str, ...]:
+        """Return a list of texts, each stripped. Raises InputError when one of them is null."""
+        value = self.values[column]
+        if not value or None in value:
+            raise InputError(f"{self.where}: field {column!r} is {value}")
+        return tuple(text.strip() for text in value)
+
+    def choices(self, column: str) -> dict[str, str]:
+        """Return label -> option of a cell {"text": [...], "label": [...]}."""
+        value = self.values[column]
+        if not value or not value["text"] or len(value["text"]) != len(value["label"]):
+            raise InputError(f"{self.where}: field {column!r} is {value}")
+        return {label: text.strip() for label, text in zip(value["label"], value["text"], strict=True)}
+
+    def absent(self, column: str) -> bool:
+        """Whether a text is null, empty or "nan", which the hub's tables write for nothing."""
+        return str(self.values[column] or "").strip() in ("", "nan")
+
+    def hinted(self, question: str, hint: str) -> str:
+        """Return the question, after its hint where there is one."""
+        return self.text(question) if self.absent(hint) else f"{self.text(hint)}\n{self.text(question)}"
+
+    def picture(self, column: str) -> Picture:
+        return self.pictures[column]
+
+    def at(self, column: str, options: Sequence[str]) -> str:
+        """Return the option whose index, from 0, stands in `column`. Raises InputError otherwise."""
+        index = self.values[column]
+        if index is None or not 0 <= index < len(options):
+            raise InputError(f"{self.where}: field {column!r} is {index}, not 0 to {len(options) - 1}")
+        return options[index]
+
+    def lettered(self, column: str, options: Mapping[str, str]) -> str:
+        """Return the option whose letter stands in `column`. Raises InputError otherwise."""
+        letter = self.text(column)
+        if letter not in options:
+            raise InputError(f"{self.where}: field {column!r} is {letter!r}, not one of {', '.join(options)}")
+        return options[letter]
+
+
+def read_rows(data: Dataset, columns: Columns, where: str, folder: Path | None) -> Iterator[Row]:
+    """Yield the rows of a data set whose columns were checked; image paths start from `folder`."""
+    images = [name for name, kind in columns.items() if kind in ("image", "images")]
+    encoded = data.select_columns(images).with_format("arrow")  # Arrow cells hold the bytes as they are
+    texts = data.select_columns([name for name in data.column_names if name not in _image_columns(data)])
+    hidden = None if sys.stderr.isatty() else True
+    for number, values in enumerate(tqdm(texts, desc=where, total=len(data), delay=3, disable=hidden)):
+        place = f"{where}, row {number + 1}"
+        pictures = {
+            name: Picture(partial(_bytes, encoded, number, name, folder), f"{place}: field {name!r}") for name in images
+        }
+        yield Row(values, number, place, pictures)
+
+
+def _image_columns(data: Dataset) -> list[str]:
+    return [name for name, feature in data.features.items() if "Image(" in repr(feature)]
+
+
+def _bytes(encoded: Dataset, number: int, column: str, folder: Path | None) -> bytes:
+    """Return the bytes of the (first) image in a cell: bytes, a path, or a list of them."""
+    cell = encoded[number][column][0].as_py()
+    cell = cell[0] if isinstance(cell, list) and cell else cell
+    if isinstance(cell, str):
+        return ((folder or Path()) / cell).read_bytes()
+    if not cell or not (cell["bytes"] or cell["path"]):
+        raise ValueError("there is no image")
+    return cell["bytes"] or Path(cell["path"]).read_bytes()
+
 
 log = logging.getLogger(__name__)
 

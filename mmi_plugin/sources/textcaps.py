@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from mmi_plugin.items import Item
-from mmi_plugin.sources.benchmark import Benchmark
-from mmi_plugin.sources.registry import source
-from mmi_plugin.sources.rows import Row
-from mmi_plugin.sources.table import Table
+from mmi_plugin.sources.registry import Benchmark, source
+from mmi_plugin.sources.table import Row, Table
 
 QUESTION = "Describe the picture in one sentence, with the text that can be read in it."
 TABLE = Table(

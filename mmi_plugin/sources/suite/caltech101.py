@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 from mmi_plugin.items import Item
 from mmi_plugin.seeding import stream
-from mmi_plugin.sources.benchmark import Benchmark
 from mmi_plugin.sources.classification import quiz_maker
-from mmi_plugin.sources.registry import source
-from mmi_plugin.sources.rows import Row
-from mmi_plugin.sources.table import Table
+from mmi_plugin.sources.registry import Benchmark, source
+from mmi_plugin.sources.table import Row, Table
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from mmi_plugin.sources.benchmark import Benchmark
 from mmi_plugin.sources.classification import quiz_maker
-from mmi_plugin.sources.registry import source
+from mmi_plugin.sources.registry import Benchmark, source
 from mmi_plugin.sources.table import Table
 
 QUESTION = "What food is shown in the picture?"

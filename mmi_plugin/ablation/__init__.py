@@ -1,1 +1,0 @@
-"""`mmi sweep-train`: a training config with one field changed at a time, over seeds, on the embedded benchmark."""

@@ -1,0 +1,1 @@
+"""`mmi data`: files that are made once, before training or diagnosis."""

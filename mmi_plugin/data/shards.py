@@ -1,0 +1,134 @@
+"""Training sets on disk: items as rows of parquet files, each whole or not there, and a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmi_plugin.errors import InputError
+from mmi_plugin.items import Item
+from mmi_plugin.pictures import Picture
+from mmi_plugin.sources.records import item_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+TEXT = pa.string()
+SCHEMA = pa.schema(
+    {
+        "id": TEXT,
+        "type": TEXT,
+        "image": pa.binary(),
+        "question": TEXT,
+        "options": pa.list_(TEXT),
+        "answer": TEXT,
+        "facts": pa.list_(pa.struct({"option": TEXT, "text": TEXT})),
+        "history": pa.list_(pa.struct({"question": TEXT, "answer": TEXT})),
+    }
+)
+ROW_GROUP = 64  # rows that are held in memory
+
+
+def write_shard(items: Iterable[Item], file: Path) -> int:
+    """Write `items` to a parquet file and return how many there were; with none there is no file.
+
+    Raises whatever `items` raise; then there is no file either.
+    """
+    started = file.with_suffix(".started")
+    count, rows = 0, []
+    with pq.ParquetWriter(started, SCHEMA) as writer:
+        for item in items:
+            rows.append(_row(item))
+            count += 1
+            if len(rows) == ROW_GROUP:
+                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+                rows = []
+        if rows:
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+    if count:
+        started.replace(file)
+    else:
+        started.unlink()
+    return count
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while piece := content.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _row(item: Item) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "type": item.family,
+        "image": item.picture.encoded() if isinstance(item.picture, Picture) else None,
+        "question": item.question,
+        "options": list(item.options),
+        "answer": item.answer,
+        "facts": [{"option": option, "text": text} for option, text in item.facts.items()],
+        "history": [{"question": question, "answer": answer} for question, answer in item.history],
+    }
+
+
+MANIFEST = "manifest.json"
+
+
+def read_built(folder: str | Path) -> list[tuple[str, Item]]:
+    """Return (what errors about it begin with, item) of every row; images stay in the files until looked at.
+
+    Raises:
+        InputError: no manifest, as the build was not finished; a shard that is missing or has not the
+            rows that the manifest says; a row that is no record.
+    """
+    from datasets import load_dataset
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import read_metadata
+
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder}: no {MANIFEST}, so this is no finished build; run mmi data build again")
+    parts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["parts"]
+    shards = [shard for part in parts.values() for shard in part["shards"]]
+    for shard in shards:
+        try:
+            rows = read_metadata(folder / shard["file"]).num_rows
+        except (OSError, ArrowInvalid) as error:
+            raise InputError(f"{folder / shard['file']}: cannot be read: {error}") from error
+        if rows != shard["rows"]:
+            raise InputError(f"{folder / shard['file']}: has {rows} rows, {MANIFEST} says {shard['rows']}")
+    files = [str((folder / shard["file"]).absolute()) for shard in shards]
+    data = load_dataset("parquet", data_files={"train": files}, split="train")
+    places = [f"{folder / shard['file']}, row {row}" for shard in shards for row in range(1, shard["rows"] + 1)]
+    encoded = data.select_columns(["image"]).with_format("arrow")
+    texts = data.remove_columns("image")
+    present = encoded.data.column("image").is_valid().to_pylist()
+    return [
+        (where, _item(values, where, encoded, number if present[number] else None))
+        for number, (where, values) in enumerate(zip(places, texts, strict=True))
+    ]
+
+
+def _item(values: dict[str, Any], where: str, encoded: Dataset, image: int | None) -> Item:
+    picture = None if image is None else Picture(partial(_bytes, encoded, image), f"{where}: field 'image'")
+    record = {
+        **values,
+        "facts": {fact["option"]: fact["text"] for fact in values["facts"]},
+        "history": [[turn["question"], turn["answer"]] for turn in values["history"]],
+    }
+    return item_of(record, where, picture)
+
+
+def _bytes(encoded: Dataset, number: int) -> bytes:
+    return encoded[number]["image"][0].as_py()

@@ -1,1 +1,0 @@
-"""Training sets from public data: sharded parquet with a manifest, free of test items."""

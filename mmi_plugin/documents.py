@@ -1,0 +1,168 @@
+"""From a benchmark to the documents of a task: every item under every condition, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from PIL import Image
+
+from mmi_plugin.conditions import check_names, for_family, get
+from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.items import LETTERS, Item, image_hash, user_text
+from mmi_plugin.pictures import Picture
+from mmi_plugin.sources import Benchmark, load, options_of, pool_images
+from mmi_plugin.sources.facts import with_facts
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which benchmark a task asks, under which conditions; `conditions` is never empty.
+
+    options: the source's own, as (name, value). pool: where irrelevant photographs come from.
+    draws: how many distinct images each condition draws from, at most (default: the pools' own numbers).
+    facts: a file of facts on wrong options, in place of the items' own.
+    """
+
+    source: str
+    split: str
+    conditions: tuple[str, ...]
+    seed: int
+    options: tuple[tuple[str, Any], ...] = ()
+    pool: str | None = None
+    draws: int | None = None
+    facts: str | None = None
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any], split: str, task: str) -> Selection:
+        """Return the selection that a task's `dataset_kwargs` describe.
+
+        Raises InputError that begins with the task's name for an unknown or missing key, source,
+        pool or condition, a condition of another family, a value of another type, bad data.
+        """
+        if not isinstance(options.get("source"), str):
+            raise InputError(f"{task}: key 'source' is missing in dataset_kwargs")
+        try:
+            own = options_of(options["source"])
+            for key in options:
+                if key not in (*_OPTIONS, *own):
+                    raise InputError(f"unknown key {key!r} in dataset_kwargs: {nearest(key, (*_OPTIONS, *own))}")
+                if key != "conditions" and not isinstance(options[key], _TYPES.get(key, str)):
+                    raise InputError(f"key {key!r} is {options[key]!r}, not {_TYPES.get(key, str).__name__}")
+            chosen = tuple(sorted((key, value) for key, value in options.items() if key in own))
+            family = load(options["source"], split, **dict(chosen)).family
+            conditions = _conditions(options.get("conditions"), family)
+            more = {key: options[key] for key in ("pool", "draws", "facts") if key in options}
+            if more.get("draws", 1) < 1:
+                raise InputError(f"key 'draws' is {more['draws']}, not a positive number")
+            selection = cls(options["source"], split, conditions, options.get("seed", 0), chosen, **more)
+            selection.benchmark()
+        except InputError as error:
+            raise InputError(f"{task}: {error}") from error
+        return selection
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the `dataset_kwargs` that describe this selection in full."""
+        more = {"pool": self.pool, "draws": self.draws, "facts": self.facts}
+        return {
+            "source": self.source,
+            "conditions": list(self.conditions),
+            "seed": self.seed,
+            **dict(self.options),
+            **{key: value for key, value in more.items() if value is not None},
+        }
+
+    def benchmark(self) -> Benchmark:
+        """Return the benchmark with its facts and the pools to draw from. Raises InputError for a bad pool or file."""
+        bench = load(self.source, self.split, **dict(self.options))
+        if self.facts is not None:
+            bench = with_facts(bench, Path(self.facts))
+        pools = bench.pools if self.pool is None else replace(bench.pools, images=pool_images(self.pool))
+        if self.draws is not None:
+            pools = replace(pools, images=pools.images[: self.draws], draws=self.draws)
+        return bench if pools is bench.pools else replace(bench, pools=pools)
+
+
+_OPTIONS = ("source", "conditions", "seed", "pool", "draws", "facts")
+_TYPES = {"seed": int, "draws": int, "options": int, "hard": bool}  # every other key is a text
+
+
+def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:
+    """Return `names`, checked, or the published conditions of the family."""
+    try:
+        return for_family(family) if names is None else check_names(names, family)
+    except InputError as error:
+        raise InputError(f"key 'conditions': {error}") from error
+
+
+_STAND_IN = Image.new("RGB", (32, 32))
+_REMEMBERED = 512  # images whose name is kept
+
+
+@lru_cache(maxsize=8)
+def documents(bench: Benchmark, selection: Selection) -> Dataset:
+    """Return one row per item and condition, the rows of an item next to each other.
+
+    Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt, choices (the
+    letters), options (what they stand for), image_key (equal where the images are, or None). Images are not stored:
+    `perturbed` makes them when they are needed. Raises InputError that names an item
+    without options or with an id that occurs twice.
+    """
+    return Dataset.from_list(list(_rows(bench, selection)))
+
+
+def _rows(bench: Benchmark, selection: Selection) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    names = _ImageNames()
+    for item in bench.items:
+        if item.id in seen:
+            raise InputError(f"{bench.name}: item {item.id}: field 'id' occurs twice")
+        if not item.options:
+            raise InputError(f"{bench.name}: item {item.id}: field 'options' is missing or empty")
+        seen.add(item.id)
+        # A prompt does not depend on pixels: no picture is decoded for it.
+        unseen = replace(item, image=_STAND_IN) if isinstance(item.picture, Picture) else item
+        for name in selection.conditions:
+            changed = perturbed(bench, unseen, name, selection.seed)
+            yield {
+                "item_id": item.id,
+                "condition": name,
+                "seed": selection.seed,
+                "gold": changed.gold,
+                "named": changed.named and changed.letter(changed.named),
+                "prompt": user_text(changed),
+                "choices": LETTERS[: len(item.options)],
+                "options": list(changed.options),
+                "image_key": names.of(item, changed),
+            }
+
+
+class _ImageNames:
+    """Names images by their content, and hashes an image that serves many items once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Image.Image | Picture, str]] = {}
+
+    def of(self, item: Item, changed: Item) -> str | None:
+        """Return what all prompts with the images of `changed`, made from `item` or a stand-in, have in common."""
+        own = self._hash(item.picture)
+        kept = [picture is _STAND_IN or picture is item.picture for picture in changed.pictures]
+        names = [own if same else self._hash(picture) for same, picture in zip(kept, changed.pictures, strict=True)]
+        derived = item.picture is not None and not kept[-1]  # what a stand-in was turned into tells too little
+        return "-".join([own, *names] if derived else names) or None
+
+    def _hash(self, picture: Image.Image | Picture | None) -> str:
+        if id(picture) not in self._known:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            self._known[id(picture)] = picture, image_hash(picture)[:16]
+        return self._known[id(picture)][1]
+
+
+def perturbed(bench: Benchmark, item: Item, condition: str, seed: int) -> Item:
+    """Return `item` under `condition`, drawing from the benchmark's pools."""
+    return get(condition)(item, seed, bench.pools)

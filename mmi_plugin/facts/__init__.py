@@ -1,1 +1,0 @@
-"""`mmi data facts`: sentences on wrong options, written by a language model."""

@@ -1,0 +1,215 @@
+"""A board as CSV, JSON and Markdown; the Markdown is also what the terminal shows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmi_plugin.conditions import get
+from mmi_plugin.errors import visible
+from mmi_plugin.files import versions
+from mmi_plugin.report.board import OVERALL, Key, Leaderboard, Number, Scope
+from mmi_plugin.report.scores import words
+from mmi_plugin.results.estimates import Estimate
+from mmi_plugin.results.measures import LABELS, Measure
+from mmi_plugin.results.runs import differences, unknown
+
+FAMILY_LABELS = {"image_heavy": "image-heavy", "text_heavy": "text-heavy", "vqa": "VQA", OVERALL: "perturbed data sets"}
+
+
+def label(measure: Measure) -> str:
+    """Return a measure in words; a condition that training does not use has a star."""
+    if measure.condition is None:
+        several = {"flip_rate": "flip rate, mean", "unparseable": "unparseable, all"}
+        return several.get(measure.name, LABELS[measure.name])
+    star = "" if get(measure.condition).seen else "*"
+    return f"{LABELS[measure.name]}: {words(measure.condition)}{star}"
+
+
+def interval(estimate: Estimate) -> str:
+    """Return "97.5 [95.5, 98.6]", in percent; "–" where there is no value."""
+    if math.isnan(estimate.value):
+        return "–"
+    shown = f"{100 * estimate.value:.1f}"
+    return shown if math.isnan(estimate.low) else f"{shown} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+_SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+
+
+def plain(text: str) -> str:
+    """Return `text` on one line, hidden characters spelt out."""
+    return " ".join(visible(text).split())
+
+
+def escape(text: str) -> str:
+    """Return `plain` text so that Markdown, and the HTML made of it, shows it as it is."""
+    return plain(text).translate(_SPECIAL)
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns are aligned, also as plain text."""
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    lines = [head, ["-" * width for width in widths], *body]
+    return "\n".join(
+        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+_CHANGE = ("difference", "difference_low", "difference_high", "difference_n", "p", "p_holm", "test")
+
+
+def rows(board: Leaderboard) -> list[dict[str, Any]]:
+    """Return one flat row per number; None where there is none. Shares are in [0, 1], `js` in bits."""
+    return [
+        {
+            "rank": board.ranks[key.model],
+            "model": key.model,
+            "scope": key.scope.kind,
+            "over": key.scope.name,
+            "measure": key.measure.name,
+            "condition": key.measure.condition,
+            "seen": None if key.measure.condition is None else get(key.measure.condition).seen,
+            "value": _finite(number.estimate.value),
+            "low": _finite(number.estimate.low),
+            "high": _finite(number.estimate.high),
+            "n": number.estimate.n,
+            **_change(number),
+        }
+        for name in board.names
+        for key, number in board.numbers.items()
+        if key.model == name
+    ]
+
+
+def _change(number: Number) -> dict[str, Any]:
+    change = number.change
+    if change is None:
+        return dict.fromkeys(_CHANGE)
+    numbers = change.value, change.low, change.high, change.n, change.p, number.p_holm
+    return dict(zip(_CHANGE, [*map(_finite, numbers), change.test], strict=True))
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def to_csv(board: Leaderboard) -> str:
+    """Return `rows` as CSV with a head line."""
+    found, text = rows(board), io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return text.getvalue()
+
+
+def to_json(board: Leaderboard) -> str:
+    """Return models, data sets, provenance and `rows` as JSON."""
+    tasks = {
+        task: {
+            "family": outcomes.family,
+            "conditions": outcomes.conditions,
+            "condition_versions": outcomes.condition_versions,
+            "items": len(outcomes.items),
+            "seed": outcomes.seed,
+            "content_hash": outcomes.content_hash,
+        }
+        for task, outcomes in board.outcomes.items()
+    }
+    content = {
+        "models": [
+            {
+                "rank": board.ranks[run.name],
+                "name": run.name,
+                "results": str(run.folder),
+                "setup": {task: result.setup for task, result in run.results.items()},
+            }
+            for run in board.runs
+        ],
+        "baseline": board.baseline,
+        "differences": [one._asdict() for one in differences(board.runs)],
+        "unknown": unknown(board.runs),
+        "tests": board.tests,
+        "tasks": tasks,
+        "versions": versions(),
+        "numbers": rows(board),
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def overview_columns(board: Leaderboard) -> list[tuple[str, Scope, Measure]]:
+    """Return (label, scope, measure) of the table that ranks: all perturbed data sets, then families."""
+    overall = board.scopes_of("all")[0]
+    names = ("worst_case", "worst_case_seen", "reference_accuracy", "flip_rate", "unparseable")
+    columns = [(LABELS[name], overall, Measure(name)) for name in names if Measure(name) in board.measures(overall)]
+    for family in board.scopes_of("family"):
+        columns.append((f"{FAMILY_LABELS[family.name]}, worst case", family, Measure("worst_case")))
+    return columns
+
+
+def overview(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
+    """Return the table that ranks, in percent with 95% intervals, as aligned Markdown.
+
+    `show` makes a model's name fit: `escape` for a file, `plain` for a terminal.
+    """
+    columns = overview_columns(board)
+    body = [
+        [
+            str(board.ranks[name]),
+            _name(board, name, show),
+            *(interval(board.numbers[Key(name, scope, measure)].estimate) for _, scope, measure in columns),
+        ]
+        for name in board.names
+    ]
+    return table(["rank", "model", *(label for label, _, _ in columns)], body)
+
+
+def to_markdown(board: Leaderboard) -> str:
+    """Return the whole leaderboard as Markdown: ranking, then a table per data set."""
+    parts = ["# Leaderboard", note(board), overview(board)]
+    for scope in board.scopes_of("task"):
+        outcomes = board.outcomes[scope.name]
+        parts.append(f"## {escape(scope.name)} ({FAMILY_LABELS[outcomes.family]}, {len(outcomes.items)} items)")
+        body = [
+            [label(measure), *(_cell(board.numbers[Key(name, scope, measure)]) for name in board.names)]
+            for measure in board.measures(scope)
+        ]
+        parts.append(table(["measure", *(_name(board, name, escape) for name in board.names)], body))
+    return "\n\n".join(parts) + "\n"
+
+
+def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
+    """Return what a reader must know of the numbers, in one paragraph."""
+    text = (
+        "Percent with 95% intervals (Wilson; bootstrap over items for means and differences), JS in bits times 100. "
+        "Ranked by worst case: right under every condition, mean over the perturbed data sets. * not used in training."
+    )
+    if board.baseline is not None:
+        text += (
+            f" Δ: difference to {show(board.baseline)} in points, paired by item, with p "
+            f"(McNemar's exact test; permutation for means) after Holm's correction over {board.tests} tests."
+        )
+    if found := differences(board.runs):
+        text += f" Not all were asked in the same way: {'; '.join(one.say(show) for one in found)}."
+    if lacking := unknown(board.runs):
+        text += f" Unknown of some, and so not compared: {', '.join(lacking)}."
+    return text
+
+
+def _cell(number: Number) -> str:
+    shown = interval(number.estimate)
+    if number.change is None:
+        return shown
+    return f"{shown} Δ {100 * number.change.value:+.1f}, {p_value(number.p_holm)}"
+
+
+def _name(board: Leaderboard, name: str, show: Callable[[str], str]) -> str:
+    return show(name) + (" (baseline)" if name == board.baseline else "")

@@ -1,0 +1,170 @@
+"""Values per item in; estimates with 95% intervals, paired differences and tests out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmi_plugin.errors import InputError
+from mmi_plugin.results.measures import Outcomes, PerItem
+
+RESAMPLES = 2000
+PERMUTATIONS = 9999
+_BATCH = 4_000_000  # numbers held at a time
+
+
+def bootstrap_means(sample: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the means of `RESAMPLES` samples drawn from `sample` (items,) with replacement."""
+    values, counts = np.unique(sample, return_counts=True)
+    n = len(sample)
+    drawn = [rng.multinomial(n, counts / n, size) @ values for size in _batches(RESAMPLES, len(values))]
+    return np.concatenate(drawn) / n
+
+
+def sign_flip_p(changes: np.ndarray) -> float:
+    """Return the two-sided p-value of the sum of `changes` (items,) when each sign is a fair coin's."""
+    sizes, counts = np.unique(np.abs(changes[changes != 0]).round(15), return_counts=True)
+    if not len(sizes):
+        return 1.0
+    rng, total = np.random.default_rng(0), abs(changes.sum())
+    extreme = 0
+    for size in _batches(PERMUTATIONS, len(sizes)):
+        heads = rng.binomial(counts, 0.5, (size, len(sizes)))
+        extreme += int((np.abs((2 * heads - counts) @ sizes) >= total * (1 - 1e-9)).sum())
+    return (extreme + 1) / (PERMUTATIONS + 1)
+
+
+def _batches(draws: int, width: int) -> Iterator[int]:
+    """Yield numbers of draws that add up to `draws`, each of `width` numbers, so that a batch fits."""
+    size = max(1, _BATCH // width)
+    for start in range(0, draws, size):
+        yield min(size, draws - start)
+
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`value` with its interval from `low` to `high` over `n` items; NaN where items are too few."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def estimate(parts: Sequence[PerItem]) -> Estimate:
+    """Return the mean over data sets of their means over items.
+
+    One data set of binary values: the Wilson interval, which stays honest near 0 and 1. Everything
+    else: the percentile bootstrap over items, stratified by data set, with a fixed seed.
+    """
+    samples = [part.values[~np.isnan(part.values)] for part in parts]
+    n = sum(map(len, samples))
+    if not all(map(len, samples)):
+        return Estimate(math.nan, math.nan, math.nan, n)
+    value = float(np.mean([sample.mean() for sample in samples]))
+    if len(parts) == 1 and parts[0].binary:
+        return Estimate(value, *_wilson(samples[0]), n)
+    return Estimate(value, *bootstrap_interval(samples), n)
+
+
+def _wilson(sample: np.ndarray) -> tuple[float, float]:
+    from statsmodels.stats.proportion import proportion_confint  # slow to import
+
+    low, high = proportion_confint(round(sample.sum()), len(sample), alpha=1 - CONFIDENCE, method="wilson")
+    return max(float(low), 0.0), min(float(high), 1.0)
+
+
+def bootstrap_interval(samples: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return the percentile interval of the mean of the samples' means, each resampled on its own.
+
+    NaN twice when a sample has a single value.
+    """
+    if min(map(len, samples)) < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(0)
+    means = np.mean([bootstrap_means(sample, rng) for sample in samples], axis=0)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+MCNEMAR, PERMUTATION = "McNemar, exact", "sign-flip permutation"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second model minus first, with its 95% bootstrap interval over `n` pairs and the two-sided p."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p: float
+    test: str
+
+
+def check_comparable(first: Outcomes, second: Outcomes, names: tuple[str, str]) -> None:
+    """Raise InputError with the reason when the two were not asked the very same things."""
+
+    def refuse(reason: str) -> None:
+        raise InputError(f"{names[0]} and {names[1]} cannot be compared on {first.task}: {reason}")
+
+    if (first.task, first.family) != (second.task, second.family):
+        refuse(f"the second is of {second.task}, {second.family}")
+    if odd := sorted(set(first.conditions) ^ set(second.conditions)):
+        refuse(f"condition {odd[0]!r} was asked of {names[odd[0] not in first.conditions]} only")
+    if first.seed != second.seed:
+        refuse(f"the conditions were drawn with seed {first.seed} and seed {second.seed}")
+    for name, version in first.condition_versions.items():
+        if (other := second.condition_versions.get(name, version)) != version:
+            refuse(f"condition {name!r} has version {version} and version {other}")
+    if odd := sorted(set(first.items) ^ set(second.items)):
+        who = names[odd[0] not in first.items]
+        refuse(f"{len(odd)} items differ; item {odd[0]} was asked of {who} only")
+    if first.content_hash != second.content_hash:
+        hashes = f"{first.content_hash[:12]} and {second.content_hash[:12]}"
+        refuse(f"the items, their images or the conditions' versions differ (content hashes {hashes})")
+
+
+def difference(first: Sequence[PerItem], second: Sequence[PerItem]) -> Difference:
+    """Return second minus first: the mean over data sets of their mean differences over items.
+
+    Takes one part per data set, the items of both models in the same order; items that do not count
+    for one of them are left out. Binary values of one data set are tested with McNemar's exact test,
+    everything else by exchanging the two models within items at random.
+    """
+    pairs = [_pair(old, new) for old, new in zip(first, second, strict=True)]
+    n = sum(len(old) for old, _ in pairs)
+    exact = len(pairs) == 1 and first[0].binary and second[0].binary
+    test = MCNEMAR if exact else PERMUTATION
+    if not all(len(old) for old, _ in pairs):
+        return Difference(math.nan, math.nan, math.nan, n, math.nan, test)
+    changes = [new - old for old, new in pairs]
+    weighed = np.concatenate([change / len(change) for change in changes])  # every data set weighs the same
+    p = _mcnemar(*pairs[0]) if exact else sign_flip_p(weighed)
+    return Difference(float(np.mean([change.mean() for change in changes])), *bootstrap_interval(changes), n, p, test)
+
+
+def _pair(old: PerItem, new: PerItem) -> tuple[np.ndarray, np.ndarray]:
+    both = ~(np.isnan(old.values) | np.isnan(new.values))
+    return old.values[both], new.values[both]
+
+
+def _mcnemar(old: np.ndarray, new: np.ndarray) -> float:
+    from statsmodels.stats.contingency_tables import mcnemar  # slow to import
+
+    old, new = old.astype(bool), new.astype(bool)
+    table = [[(old & new).sum(), (old & ~new).sum()], [(~old & new).sum(), (~old & ~new).sum()]]
+    return float(mcnemar(table, exact=True).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values after Holm's correction (Holm, 1979), for all of them together."""
+    from statsmodels.stats.multitest import multipletests  # slow to import
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []

@@ -1,0 +1,206 @@
+"""Records in, one value per item and measure out (method section 1), so that all intervals and tests are over items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import rel_entr
+
+from mmi_plugin.conditions import REFERENCE, get
+from mmi_plugin.errors import InputError
+from mmi_plugin.results import Record, group_by_item
+
+
+def jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Jensen-Shannon divergence in bits, in [0, 1]: (..., options) twice -> (...) (Lin, 1991)."""
+    middle = (p + q) / 2
+    nats = (rel_entr(p, middle) + rel_entr(q, middle)).sum(-1) / 2
+    return np.clip(nats / np.log(2), 0, 1)
+
+
+def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Half the L1 distance, in [0, 1]: (..., options) twice -> (...)."""
+    return np.abs(p - q).sum(-1) / 2
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One row per item, in the order of ids; one column per condition, the reference first.
+
+    `parsed`, `gold` and `named` are letters of shape (items, conditions), "" for None;
+    `probabilities` has shape (items, conditions, most options), 0 beyond an item's own options, and
+    is None unless every record has them. `content_hash`, `condition_versions` and `seed` say what
+    was asked.
+    """
+
+    task: str
+    family: str
+    conditions: tuple[str, ...]
+    items: tuple[str, ...]
+    parsed: np.ndarray
+    gold: np.ndarray
+    named: np.ndarray
+    probabilities: np.ndarray | None
+    seed: int
+    content_hash: str
+    condition_versions: Mapping[str, int]
+
+    @property
+    def reference(self) -> int:
+        """The column of the reference condition."""
+        return self.conditions.index(REFERENCE[self.family])
+
+    @classmethod
+    def of(
+        cls,
+        task: str,
+        family: str,
+        conditions: Sequence[str],
+        records: Sequence[Record],
+        seed: int = 0,
+        content_hash: str = "",
+        condition_versions: Mapping[str, int] | None = None,
+    ) -> Outcomes:
+        """Return the outcomes of complete records in any order.
+
+        Raises InputError that names the task and item where a record is missing, failed, occurs twice or
+        has probabilities of another number of options than the item's other records; and where the
+        family's reference condition was not asked.
+        """
+        if REFERENCE[family] not in conditions:
+            raise InputError(f"{task}: the reference condition {REFERENCE[family]!r} was not asked")
+        groups = group_by_item(records)
+        for item, group in groups.items():
+            for name in conditions:
+                if name not in group:
+                    raise InputError(f"{task}: item {item}: condition {name!r} has no record; run it to its end")
+                if group[name].failure:
+                    raise InputError(f"{task}: item {item}: the model failed under {name!r}: {group[name].failure}")
+        if not groups:
+            raise InputError(f"{task}: there are no records")
+        ordered = tuple(sorted(conditions, key=lambda name: name != REFERENCE[family]))
+        items = tuple(sorted(groups))
+        rows = [[groups[item][name] for name in ordered] for item in items]
+        return cls(
+            task=task,
+            family=family,
+            conditions=ordered,
+            items=items,
+            parsed=np.array([[record.parsed or "" for record in row] for row in rows]),
+            gold=np.array([[record.gold for record in row] for row in rows]),
+            named=np.array([[record.named or "" for record in row] for row in rows]),
+            probabilities=_probabilities(task, rows),
+            seed=seed,
+            content_hash=content_hash,
+            condition_versions=dict(condition_versions or {}),
+        )
+
+
+def _probabilities(task: str, rows: Sequence[Sequence[Record]]) -> np.ndarray | None:
+    given = [record.probabilities for row in rows for record in row]
+    if any(values is None for values in given):
+        return None
+    for row in rows:
+        if len({len(record.probabilities) for record in row}) > 1:
+            raise InputError(f"{task}: item {row[0].item_id}: field 'probabilities' differs in length by condition")
+    table = np.zeros((len(rows), len(rows[0]), max(map(len, given))))
+    for i, row in enumerate(rows):
+        for j, record in enumerate(row):
+            table[i, j, : len(record.probabilities)] = record.probabilities
+    return table / table.sum(-1, keepdims=True)
+
+
+class Measure(NamedTuple):
+    """What is measured, under which condition; None for a measure over several of them."""
+
+    name: str
+    condition: str | None = None
+
+
+LABELS = {
+    "accuracy": "accuracy",
+    "reference_accuracy": "reference accuracy",
+    "worst_case": "worst case",
+    "worst_case_seen": "worst case, seen",
+    "drop": "drop",
+    "flip_rate": "flip rate",
+    "right_to_wrong": "right to wrong",
+    "wrong_to_right": "wrong to right",
+    "wrong_to_wrong": "wrong to another wrong",
+    "text_preference": "text preference",
+    "js": "JS causal effect",
+    "tv": "TV causal effect",
+    "unparseable": "unparseable",
+}
+"""Names of measures as they are shown, in the order of tables."""
+
+
+@dataclass(frozen=True)
+class PerItem:
+    """Values of shape (items,); NaN where an item does not count. `binary`: each is 0 or 1."""
+
+    values: np.ndarray
+    binary: bool = True
+
+
+def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
+    """Return the values of every measure of method section 1 (Diagnose).
+
+    By condition: `accuracy`, `unparseable`, and against the reference `drop` (reference minus
+    condition), `flip_rate` with its three directions, which add up to it, `text_preference` (among
+    changed answers to a text that names an option: is it that option?), and, of distributions over
+    the options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`, `worst_case`
+    (right under each), `worst_case_seen` (under each that the published training uses), the mean
+    `flip_rate` over the perturbations, and the mean of `unparseable`.
+    """
+    measured = {Measure(name, condition): values for name, condition, values in _by_condition(outcomes)}
+    right, reference = outcomes.parsed == outcomes.gold, outcomes.reference
+    seen = [get(name).seen for name in outcomes.conditions]
+    measured[Measure("reference_accuracy")] = _binary(right[:, reference])
+    measured[Measure("worst_case")] = _binary(right.all(1))
+    measured[Measure("worst_case_seen")] = _binary(right[:, seen].all(1))
+    measured[Measure("unparseable")] = PerItem((outcomes.parsed == "").mean(1), binary=False)
+    flips = [values.values for measure, values in measured.items() if measure.name == "flip_rate"]
+    if flips:
+        measured[Measure("flip_rate")] = PerItem(np.mean(flips, 0), binary=False)
+    return measured
+
+
+def _by_condition(outcomes: Outcomes) -> Iterator[tuple[str, str, PerItem]]:
+    right, reference = outcomes.parsed == outcomes.gold, outcomes.reference
+    for column, name in enumerate(outcomes.conditions):
+        yield "accuracy", name, _binary(right[:, column])
+        yield "unparseable", name, _binary(outcomes.parsed[:, column] == "")
+        if column != reference:
+            for measure, values in _against_reference(outcomes, column).items():
+                yield measure, name, values
+
+
+def _against_reference(outcomes: Outcomes, column: int) -> dict[str, PerItem]:
+    """Return the measures that pair column `column` with the reference."""
+    reference = outcomes.reference
+    before, after = outcomes.parsed[:, reference], outcomes.parsed[:, column]
+    right_before, right_after = before == outcomes.gold[:, reference], after == outcomes.gold[:, column]
+    changed, named = before != after, outcomes.named[:, column]
+    found = {
+        "drop": PerItem(right_before.astype(float) - right_after, binary=False),
+        "flip_rate": _binary(changed),
+        "right_to_wrong": _binary(right_before & ~right_after),
+        "wrong_to_right": _binary(~right_before & right_after),
+        "wrong_to_wrong": _binary(changed & ~right_before & ~right_after),
+    }
+    if (named != "").any():
+        follows = np.where(changed & (named != ""), after == named, np.nan)
+        found["text_preference"] = PerItem(follows.astype(float))
+    if outcomes.probabilities is not None:
+        pair = outcomes.probabilities[:, reference], outcomes.probabilities[:, column]
+        found["js"] = PerItem(jensen_shannon(*pair), binary=False)
+        found["tv"] = PerItem(total_variation(*pair), binary=False)
+    return found
+
+
+def _binary(hits: np.ndarray) -> PerItem:
+    return PerItem(hits.astype(float))

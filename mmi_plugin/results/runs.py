@@ -1,0 +1,157 @@
+"""Find, name and check the results folders that a leaderboard compares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmi_plugin.errors import InputError, nearest, shorten, visible
+from mmi_plugin.results.estimates import check_comparable
+from mmi_plugin.results.files import RESULTS, SETUP, TaskResult, read_results, results_below
+from mmi_plugin.results.measures import Outcomes
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model's newest result on each task, with the same answers as arrays."""
+
+    name: str
+    folder: Path
+    results: Mapping[str, TaskResult]
+    outcomes: Mapping[str, Outcomes]
+
+
+def read_runs(arguments: Sequence[str]) -> list[Run]:
+    """Return the models below folders, given as FOLDER or as NAME=FOLDER, all asked the same.
+
+    lmms-eval writes the results of each model into a folder of its own, whose name becomes the
+    model's unless NAME is given. Raises InputError with the reason for a folder without results,
+    NAME for several models, two models of one name, an incomplete run, and models that were asked
+    different things.
+    """
+    runs: dict[str, Run] = {}
+    for argument in arguments:
+        for name, folder in _folders(argument):
+            if name in runs:
+                raise InputError(f"{runs[name].folder} and {folder} are both named {name!r}: give NAME=FOLDER")
+            runs[name] = _read(name, folder)
+    first, *others = runs.values()
+    for other in others:
+        _check(first, other)
+    return list(runs.values())
+
+
+def _folders(argument: str) -> list[tuple[str, Path]]:
+    """Return (name, folder) of every model that `argument` stands for."""
+    named = "=" in argument and not Path(argument).exists()
+    given, folder = argument.split("=", 1) if named else ("", argument)
+    found = sorted({path.parent for path in results_below(folder)})
+    if not named:
+        return [(path.resolve().name, path) for path in found]
+    if not given or len(found) > 1:
+        raise InputError(f"{argument}: one NAME is for one model, and {folder} has {len(found)}")
+    return [(given, found[0])]
+
+
+def _read(name: str, folder: Path) -> Run:
+    results: dict[str, TaskResult] = {}
+    for path in sorted(folder.glob(f"*{RESULTS}")):  # the file names begin with the time
+        results.update(read_results(path))
+    try:
+        outcomes = {
+            task: Outcomes.of(
+                task,
+                result.family,
+                result.conditions,
+                result.records,
+                result.seed,
+                result.content_hash,
+                result.condition_versions,
+            )
+            for task, result in results.items()
+        }
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    return Run(name, folder, results, outcomes)
+
+
+def _check(first: Run, other: Run) -> None:
+    names = first.name, other.name
+    for task in sorted(set(first.results) ^ set(other.results)):
+        has, lacks = names if task in first.results else names[::-1]
+        raise InputError(f"{has} and {lacks} cannot be compared: {task} was asked of {has} only")
+    for task, outcomes in first.outcomes.items():
+        check_comparable(outcomes, other.outcomes[task], names)
+
+
+class Differing(NamedTuple):
+    """What two runs are known to differ in, in words, with both values."""
+
+    words: str
+    names: tuple[str, str]
+    values: tuple[str, str]
+
+    def say(self, show: Callable[[str], str]) -> str:
+        """Return it as text; `show` makes names and values fit."""
+        return f"{self.words} of {' and '.join(map(show, self.names))}: {' and '.join(map(show, self.values))}"
+
+
+def differences(runs: Sequence[Run], baseline: str | None = None) -> list[Differing]:
+    """Return each thing of `SETUP` in which runs differ, with the first two that do; a baseline is one of them."""
+    pairs = [pair for pair in combinations(runs, 2) if baseline in (None, pair[0].name, pair[1].name)]
+    found = []
+    for key, words in SETUP.items():
+        for one, other in pairs:
+            values = _first_differing(one, other, key)
+            if values:
+                found.append(Differing(words, (one.name, other.name), values))
+                break
+    return found
+
+
+def _first_differing(one: Run, other: Run, key: str) -> tuple[str, str] | None:
+    for task, result in one.results.items():
+        first, second = result.setup, other.results[task].setup
+        if key in first and key in second and first[key] != second[key]:
+            return _shown(first[key], second[key])
+    return None
+
+
+def _shown(first: Any, second: Any) -> tuple[str, str]:
+    """Return both values as text, of settings by name only what differs."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        keys = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)]
+        first, second = ({key: values.get(key) for key in keys} for values in (first, second))
+    return _text(first), _text(second)
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shorten(" ".join(visible(text).split()), _SHOWN)
+
+
+def unknown(runs: Sequence[Run]) -> list[str]:
+    """Return, in words, each thing of `SETUP` that would be compared and that the results of some run do not tell."""
+    setups = [result.setup for run in runs for result in run.results.values()]
+    return [words for key, words in SETUP.items() if len(runs) > 1 and any(key not in setup for setup in setups)]
+
+
+def find_baseline(name: str | None, runs: Sequence[Run], allow_different: bool = False) -> str | None:
+    """Return `name`. Raises InputError when no run has it, or when runs to be tested were asked in different ways.
+
+    allow_different: test them all the same.
+    """
+    names = [run.name for run in runs]
+    if name is not None and name not in names:
+        raise InputError(f"--baseline: no model {name!r}: {nearest(name, names)}")
+    found = [] if name is None or allow_different else [one.say(str) for one in differences(runs, name)]
+    if found:
+        raise InputError(f"--baseline: {'; '.join(found)} (--allow-different-prompts tests them all the same)")
+    return name
+
+
+_SHOWN = 60  # characters of a value

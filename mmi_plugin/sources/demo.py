@@ -1,0 +1,168 @@
+"""The embedded benchmark: real digits and real capitals, built offline, the same every time."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+from PIL import Image
+
+from mmi_plugin.conditions import Pools
+from mmi_plugin.conditions.pools import scikit_folder
+from mmi_plugin.errors import InputError
+from mmi_plugin.items import Item
+from mmi_plugin.seeding import stream
+from mmi_plugin.sources.registry import Benchmark, source
+
+QUESTION = "What digit is shown in the picture?"
+CANVAS = 32  # side in pixels of every image of the embedded benchmark
+TEST_IMAGES = 400
+WORDS = tuple(
+    [
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+    ]
+)
+FACTS = {
+    "zero": "A zero is drawn as a closed loop with nothing inside.",
+    "one": "A one is drawn as a single upright stroke.",
+    "two": "A two ends in a flat stroke at the bottom.",
+    "three": "A three has a pair of curves that open to the left.",
+    "four": "A four has a corner and a long upright stroke.",
+    "five": "A five has a flat top and a round belly.",
+    "six": "A six has a loop at the bottom and a tail at the top.",
+    "seven": "A seven has a flat top and a slanted stem.",
+    "eight": "An eight is a pair of loops on top of each other.",
+    "nine": "A nine has a loop at the top and a tail at the bottom.",
+}
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's `load_digits`: images (n, 8, 8), ink from 0 to 16, and the digits (n,)."""
+    rows = np.loadtxt(scikit_folder() / "data" / "digits.csv.gz", delimiter=",")
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(int)
+
+
+@lru_cache
+def digit_images() -> tuple[tuple[Image.Image, int], ...]:
+    """All images with their digits, dark ink on white paper, in scikit-learn's order."""
+    images, shown = digits()
+    pixels = (255 - images / 16 * 255).round().astype(np.uint8)
+    pictures = [Image.fromarray(p).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC).convert("RGB") for p in pixels]
+    return tuple(zip(pictures, map(int, shown), strict=True))
+
+
+@lru_cache
+def split_indices(split: str) -> tuple[int, ...]:
+    """Indices into `digit_images` of one split; the two splits share no image."""
+    order = stream("demo_digits", "split").sample(range(len(digit_images())), len(digit_images()))
+    parts = {"test": order[:TEST_IMAGES], "train": order[TEST_IMAGES:]}
+    if split not in parts:
+        raise InputError(f"unknown split {split!r} of the embedded benchmark: valid: test, train")
+    return tuple(sorted(parts[split]))
+
+
+def options_with(answer: str, wrong: list[str], *names: object) -> tuple[str, ...]:
+    """Return the answer and three of the wrong options, in an order drawn from `names`."""
+    rng = stream("options", *names)
+    options = [answer, *rng.sample(sorted(wrong), 3)]
+    rng.shuffle(options)
+    return tuple(options)
+
+
+def demo_pools(split: str) -> Pools:
+    """Irrelevant photographs are the split's own digits."""
+    return Pools(images=tuple(digit_images()[i][0] for i in split_indices(split)), canvas=CANVAS)
+
+
+@source
+def demo_digits(split: str) -> Benchmark:
+    """One item per image of the split."""
+    items = []
+    for index in split_indices(split):
+        image, digit = digit_images()[index]
+        answer = WORDS[digit]
+        wrong = [word for word in WORDS[:10] if word != answer]
+        options = options_with(answer, wrong, "digits", index)
+        facts = {word: FACTS[word] for word in options if word != answer}
+        items.append(Item(f"digits-{index:04d}", "image_heavy", QUESTION, answer, options, image, facts))
+    return Benchmark("demo_digits", "image_heavy", tuple(items), demo_pools(split))
+
+
+VARIANTS = {"test": 6, "train": 30}
+"""Items per country, each with other wrong options and another order."""
+
+
+@lru_cache
+def capitals() -> dict[str, str]:
+    """Country to capital, both one word."""
+    text = resources.files("mmi_plugin.sources").joinpath("capitals.tsv").read_text(encoding="utf-8")
+    return dict(line.split("\t") for line in text.splitlines() if line)
+
+
+@lru_cache
+def countries(split: str) -> tuple[str, ...]:
+    """Half of the countries; the two splits share none."""
+    order = stream("demo_capitals", "split").sample(sorted(capitals()), len(capitals()))
+    half = len(order) // 2
+    parts = {"test": order[:half], "train": order[half:]}
+    if split not in parts:
+        raise InputError(f"unknown split {split!r} of the embedded benchmark: valid: test, train")
+    return tuple(sorted(parts[split]))
+
+
+def capital_question(country: str) -> str:
+    return f"What is the capital of {country}?"
+
+
+@source
+def demo_capitals(split: str) -> Benchmark:
+    """`VARIANTS` items per country, the train split with more, lest the lists are learned by heart.
+
+    Wrong options are capitals of the same split.
+    """
+    known = {country: capitals()[country] for country in countries(split)}
+    items = []
+    for country, answer in known.items():
+        wrong = [city for city in known.values() if city != answer]
+        for variant in range(VARIANTS[split]):
+            options = options_with(answer, wrong, "capitals", country, variant)
+            name = f"capitals-{country.lower()}-{variant}"
+            items.append(Item(name, "text_heavy", capital_question(country), answer, options))
+    return Benchmark("demo_capitals", "text_heavy", tuple(items), demo_pools(split))
+
+
+def arith_question(addend: int) -> str:
+    return f"What is the digit in the picture plus {WORDS[addend]}?"
+
+
+@source
+def demo_arith(split: str) -> Benchmark:
+    """One item per image of the split, with an addend from one to nine."""
+    items = []
+    for index in split_indices(split):
+        image, digit = digit_images()[index]
+        addend = stream("arith", index).randrange(1, 10)
+        answer = WORDS[digit + addend]
+        wrong = [word for word in WORDS if word != answer]
+        options = options_with(answer, wrong, "arith", index)
+        items.append(Item(f"arith-{index:04d}", "vqa", arith_question(addend), answer, options, image))
+    return Benchmark("demo_arith", "vqa", tuple(items), demo_pools(split))

@@ -1,0 +1,197 @@
+"""The document of a sweep over training: figure, tables with intervals, and sentences that the numbers make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmi_plugin.studies.analysis import OUTCOMES, Analysis, Change, Number, Outcome
+from mmi_plugin.studies.demo import TASKS
+from mmi_plugin.studies.plan import BASE, OWN, Axis, Setting
+from mmi_plugin.studies.runs import Run
+
+# Okabe and Ito's colours, told apart also by the colour-blind; markers tell them apart in print.
+_LOOKS = (("#0072b2", "o"), ("#e69f00", "s"), ("#009e73", "^"))
+_COLUMNS = 4
+
+
+def sweep_figure(axes: Sequence[Axis], analysis: Analysis) -> Figure:
+    """Return shares in percent over each axis's values, with 95% intervals; the config's own value is shaded."""
+    rows = -(-len(axes) // _COLUMNS)
+    columns = -(-len(axes) // rows)
+    figure = Figure(figsize=(1 + 2.9 * columns, 0.8 + 2.6 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for panel, axis in zip(panels, axes, strict=False):
+        _draw(panel, axis, analysis)
+    for panel in panels[len(axes) :]:
+        panel.set_axis_off()
+    for row in range(rows):
+        figure.axes[row * columns].set_ylabel("percent")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(OUTCOMES), frameon=False)
+    return figure
+
+
+def _draw(panel: Axes, axis: Axis, analysis: Analysis) -> None:
+    settings = [OWN if value == axis.own else Setting(axis.field, value) for value in axis.values]
+    places = np.arange(len(settings))
+    own = axis.values.index(axis.own)
+    panel.axvspan(own - 0.4, own + 0.4, color="0.92", linewidth=0)
+    for shift, outcome, (colour, marker) in zip((-0.08, 0, 0.08), OUTCOMES, _LOOKS, strict=True):
+        found = [analysis.numbers[setting, outcome].estimate for setting in settings]
+        shares = 100 * np.array([one.value for one in found])
+        reach = 100 * np.array([[one.value - one.low, one.high - one.value] for one in found]).T.clip(0)
+        panel.errorbar(
+            places + shift, shares, reach, color=colour, marker=marker, markersize=4, capsize=2, label=outcome.label
+        )
+    panel.set_xticks(places, axis.values)
+    panel.set_xlim(-0.5, len(settings) - 0.5)
+    panel.set_title(axis.name if axis.name == axis.field else f"{axis.name} ({axis.field})", fontsize=9)
+    panel.grid(axis="y", alpha=0.4)
+
+
+_INTRO = """One field of `{config}` at a time is changed, everything else is kept; each setting is trained from the
+same base with each of {seeds}, and asked {items} test items under all conditions, those
+not used in training among them. *Worst case*: right under every condition of the item.
+
+A cell is the mean over seeds in percent, [its 95% interval], and (lowest to highest seed). Intervals and tests are
+over items, an item's value being its mean over seeds: they say what other items might change, the range of the
+seeds what another seed might. A value *differs* from the config's own where the paired 95% bootstrap interval of the
+difference leaves out 0 and the paired test ({test}) has p < 0.05 after Holm's correction over all {tests} tests here.
+Attack strength: adversarial minus clean loss in nats, as last logged, mean over seeds."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the document says of how it came about."""
+
+    command: str
+    config: str
+    seeds: int
+    provenance: dict[str, Any]
+    figure: str
+
+
+def document(axes: Sequence[Axis], analysis: Analysis, runs: Sequence[Run], made: Made) -> str:
+    """Return the Markdown."""
+    pages = _Pages(analysis, runs)
+    items = [f"{len(runs[0].answers[task]['items'])} of {task.removeprefix('mmi_')}" for task in TASKS]
+    seeds = f"{made.seeds} seeds (0 to {made.seeds - 1})" if made.seeds > 1 else "1 seed (0)"
+    tests = sorted({change.difference.test for change in analysis.changes.values()})
+    parts = [
+        "# Sensitivity: what each part and each number of the method buys",
+        f"Made by this command; do not edit it by hand:\n\n    {made.command}",
+        _INTRO.format(
+            config=made.config,
+            seeds=seeds,
+            items=", ".join(items[:-1]) + f" and {items[-1]}",
+            test=" or ".join(tests) or "none",
+            tests=len(analysis.changes),
+        ),
+        f"![worst cases and VQA over each axis]({made.figure})",
+        "## In short",
+        "\n".join(f"- **{axis.name}**: {pages.short(axis)}" for axis in axes),
+        "## The base and the config as it is",
+        pages.table("", [("base, not trained", BASE), ("config as it is", OWN)]),
+    ]
+    for axis in axes:
+        rows = [(f"{v} (own)", OWN) if v == axis.own else (v, Setting(axis.field, v)) for v in axis.values]
+        parts += [f"## {axis.name}", pages.table(f"`{axis.field}`", rows), "\n".join(pages.sentences(axis))]
+    return "\n\n".join([*parts, *_provenance(made)]) + "\n"
+
+
+class _Pages:
+    """Tables and sentences over one analysis."""
+
+    def __init__(self, analysis: Analysis, runs: Sequence[Run]) -> None:
+        self._analysis, self._runs = analysis, runs
+
+    def table(self, head: str, rows: Sequence[tuple[str, Setting]]) -> str:
+        labels = [head, *(outcome.label for outcome in OUTCOMES), "attack strength"]
+        lines = [f"| {' | '.join(labels)} |", "|---" * len(labels) + "|"]
+        for name, setting in rows:
+            numbers = [_cell(self._analysis.numbers[setting, outcome]) for outcome in OUTCOMES]
+            lines.append(f"| {' | '.join([name, *numbers, self._strength(setting)])} |")
+        return "\n".join(lines)
+
+    def sentences(self, axis: Axis) -> Iterator[str]:
+        """Yield a line per value: how it differs from the config's own, outcome by outcome."""
+        for setting in axis.others:
+            said = [f"{o.words} {_said(self._analysis.changes[setting, o])}" for o in OUTCOMES]
+            yield f"- `{setting.value}` instead of `{axis.own}`: {'; '.join(said)}."
+
+    def short(self, axis: Axis) -> str:
+        """Return one or two sentences: what the config's own value buys, or that nothing was found."""
+        found = {(s, o): self._analysis.changes[s, o] for s in axis.others for o in OUTCOMES}
+        if not found:
+            return "no other value was tried."
+        if not any(change.differs for change in found.values()):
+            others = [setting.value for setting in axis.others]
+            return (
+                f"{_listed(others)} {'differ' if len(others) > 1 else 'differs'} from `{axis.own}` on none of the"
+                " three numbers: within this range the choice makes no difference beyond chance."
+            )
+        return " ".join(self._against(axis, setting) for setting in axis.others)
+
+    def _against(self, axis: Axis, setting: Setting) -> str:
+        """Return what the own value buys over another one."""
+        changes = {outcome: self._analysis.changes[setting, outcome] for outcome in OUTCOMES}
+        gains = [f"buys {_points(o, c)}" for o, c in changes.items() if c.differs and c.difference.value < 0]
+        costs = [f"costs {_points(o, c)}" for o, c in changes.items() if c.differs and c.difference.value > 0]
+        same = [outcome.words for outcome, change in changes.items() if not change.differs]
+        nothing = [f"makes no difference beyond chance on {' and '.join(same)}"] if same else []
+        return f"`{axis.own}` over `{setting.value}` {', '.join([*gains, *costs, *nothing])}."
+
+    def _strength(self, setting: Setting) -> str:
+        found = [run.attack_strength for run in self._runs if run.setting == setting]
+        known = [strength for strength in found if strength is not None]
+        return f"{sum(known) / len(known):.2f}" if known else "-"
+
+
+def _points(outcome: Outcome, change: Change) -> str:
+    doubt = "" if change.in_every_seed else " (though not with every seed)"
+    return f"{100 * abs(change.difference.value):.1f} points of {outcome.words}{doubt}"
+
+
+def _said(change: Change) -> str:
+    found = change.difference
+    number = f"{100 * found.value:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}], {_p(change.p)}"
+    if not change.differs:
+        return f"{number}, no difference beyond chance"
+    doubt = "" if change.in_every_seed else ", though not with every seed"
+    return f"{number}, **{'better' if found.value > 0 else 'worse'}**{doubt}"
+
+
+def _cell(number: Number) -> str:
+    found, seeds = number.estimate, number.seeds
+    spread = f" ({100 * min(seeds):.1f} to {100 * max(seeds):.1f})" if len(seeds) > 1 else ""
+    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]{spread}"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _listed(values: Sequence[str]) -> str:
+    return " and ".join(f"`{value}`" for value in values)
+
+
+def _provenance(made: Made) -> list[str]:
+    found = made.provenance
+    facts = {
+        "base (SHA-256 of its weights)": f"`{found['base']}`",
+        "config (SHA-256)": f"`{found['config']}`",
+        "fields given on the command line": f"`{' '.join(found['options'])}`" if found["options"] else "none",
+        "seeds": str(made.seeds),
+        **{name: f"`{digest}`" for name, digest in found["data"].items()},
+        "versions": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
+    }
+    return [
+        "## Provenance",
+        "\n".join(["| | |", "|---|---|", *(f"| {name} | {fact} |" for name, fact in facts.items())]),
+    ]

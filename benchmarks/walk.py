@@ -146,6 +146,8 @@ def main() -> None:
         process = multiprocessing.get_context("spawn").Process(target=measure, args=job)  # each with empty caches
         process.start()
         process.join()
+        if process.exitcode:
+            raise SystemExit(process.exitcode)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from datasets import Dataset, Features, Value, load_dataset
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item, image_hash
-from mmi_plugin.sources import load, options_of, pool_images
+from mmi_plugin.sources import SOURCES, load, options_of, pool_images
 from mmi_plugin.sources.locate import ROOT
-from mmi_plugin.sources.table import Table
 from tests.suite import DATA, ITEMS, at
 
 FILES = {
@@ -35,10 +33,6 @@ FILES = {
 @pytest.fixture(autouse=True)
 def forget() -> None:
     load.cache_clear()
-
-
-def table(name: str) -> Table:
-    return import_module(f"mmi_plugin.sources.suite.{name}").TABLE
 
 
 def hub(name: str) -> Dataset:
@@ -178,7 +172,7 @@ def test_a_bad_record_of_the_published_file_is_named(tmp_path: Path, change: dic
         load("food101", "test", path=str(file))
 
 
-CONTRACT = [(name, column) for name in ITEMS for column in table(name).columns]
+CONTRACT = [(name, column) for name in ITEMS for column in SOURCES[name].columns]
 
 
 @pytest.mark.parametrize(("name", "column"), CONTRACT)

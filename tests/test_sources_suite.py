@@ -12,10 +12,9 @@ from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import check, item_hash
 from mmi_plugin.pictures import Picture
-from mmi_plugin.sources import Benchmark, load
-from mmi_plugin.sources.classification import Quiz
-from mmi_plugin.sources.suite import SUITE
-from mmi_plugin.sources.suite.caltech101 import test_rows as rows_for_testing
+from mmi_plugin.sources import SOURCES, Benchmark, load
+from mmi_plugin.sources.classification import Quiz, held_out
+from mmi_plugin.sources.table import Table
 from tests.suite import DATA, FAMILIES, ITEMS, at
 
 
@@ -30,7 +29,7 @@ def fixture(name: str, split: str = "test", **options: Any) -> Benchmark:
 
 
 def test_all_nine_are_registered() -> None:
-    assert [load_split.__name__ for load_split in SUITE] == list(ITEMS)
+    assert [name for name, made in SOURCES.items() if isinstance(made, Table) and "test" in made.splits] == list(ITEMS)
 
 
 @pytest.mark.parametrize("name", ITEMS)
@@ -111,7 +110,7 @@ def test_caltech_is_cut_once_and_its_two_kinds_of_faces_are_one() -> None:
     test, train = fixture("caltech101").items, fixture("caltech101", "train").items
     assert len(test) + len(train) == 18 and len(test) == 18 // 5
     assert not {item_hash(item) for item in test} & {item_hash(item) for item in train}
-    assert {int(item.id[-6:]) for item in test} == rows_for_testing(18)
+    assert {int(item.id[-6:]) for item in test} == held_out("caltech101", 18)
     assert len(fixture("caltech101", from_split="train").items) == 18
     words = {option for item in (*test, *train) for option in item.options}
     assert "face" in words and "airplane" in words and not words & {"faces", "faces easy", "airplanes"}
@@ -132,7 +131,7 @@ def test_options_are_as_many_as_asked_for_and_drawn_per_item(count: int, hard: b
 
 def test_hard_options_are_the_nearest_names() -> None:
     names = ["black swan", "black stork", "grey fox", "oboe", "black grouse", "banjo"]
-    quiz = Quiz("What?", 3, True, names)
+    quiz = Quiz(3, True, names)
 
     def ratio(other: str) -> float:
         return difflib.SequenceMatcher(None, *sorted(("black swan", other)), autojunk=False).ratio()
@@ -142,10 +141,10 @@ def test_hard_options_are_the_nearest_names() -> None:
 
 
 def test_no_wrong_option_holds_the_right_one() -> None:
-    quiz = Quiz("What?", 3, True, ["flamingo", "flamingo head", "lamp", "crab"])
+    quiz = Quiz(3, True, ["flamingo", "flamingo head", "lamp", "crab"])
     assert set(quiz.choose("flamingo", 1)) == {"flamingo", "lamp", "crab"}
     with pytest.raises(InputError, match="'options' is 4, and 'flamingo' has only 2 wrong classes"):
-        Quiz("What?", 4, False, quiz.classes).choose("flamingo", 1)
+        Quiz(4, False, quiz.classes).choose("flamingo", 1)
 
 
 @pytest.mark.parametrize(

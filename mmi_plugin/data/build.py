@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
@@ -11,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mmi_plugin.answers import normalise
-from mmi_plugin.data.shards import MANIFEST, file_hash, write_shard
+from mmi_plugin.data.shards import MANIFEST, write_shard
 from mmi_plugin.errors import BadRows, InputError, nearest
-from mmi_plugin.files import read_mapping, versions
+from mmi_plugin.files import file_hash, read_mapping, versions, write_whole
 from mmi_plugin.items import Item, image_hash
 from mmi_plugin.seeding import stream
 from mmi_plugin.sources import SOURCES, llava_instruct, load
 from mmi_plugin.sources.records import split_options
-
-Make = Callable[[], Item]
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Part:
     share: float = 1.0
     path: str | None = None
 
-    def rows(self) -> Iterator[Make]:
-        """Yield per row what makes its item, always in the same order."""
+    def rows(self) -> Iterator[Callable[[], Item]]:
+        """Yield per row what reads its item, always in the same order; that raises an InputError for a bad row."""
         if self.source == llava_instruct.NAME:
             return llava_instruct.stream(self.path)
         options = {} if self.path is None else {"path": self.path}
@@ -52,9 +51,6 @@ class Recipe:
     seed: int = 0
     rows_per_shard: int = 5000
     on_bad_row: str = "stop"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -146,10 +142,9 @@ def build(recipe: Recipe, out: Path) -> dict[str, Any]:
     Raises:
         InputError: `out` holds another recipe's build; a bad row, unless the recipe skips those.
     """
-    wanted = json.loads(json.dumps(recipe.to_dict()))
+    wanted = json.loads(json.dumps(asdict(recipe)))
     if (out / RECIPE).is_file() and json.loads((out / RECIPE).read_text()) != wanted:
         raise InputError(f"{out}: holds the build of another recipe; remove it or choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
     _write(out / RECIPE, wanted)
     leaks = Leaks(recipe.exclude)
     parts = {part.source: _build_part(part, recipe, out, leaks) for part in recipe.parts}
@@ -165,20 +160,17 @@ def _build_part(part: Part, recipe: Recipe, out: Path, leaks: Leaks) -> dict[str
     state: dict[str, Any] = {"read": 0, "skipped": 0, "refused": 0, "items": {}, "shards": [], "done": False}
     if (folder / STATE).is_file():
         state = json.loads((folder / STATE).read_text())
-    rows = part.rows() if not state["done"] else iter(())
-    rows = islice(rows, state["read"], None)
+    rows = iter(()) if state["done"] else islice(part.rows(), state["read"], None)
     while not state["done"]:
         sieve = _Sieve(part, recipe, leaks)
-        name = f"{len(state['shards']):05d}"
-        count = write_shard(islice(sieve.items(rows), recipe.rows_per_shard), folder / f"{name}.parquet")
+        file = folder / f"{len(state['shards']):05d}.parquet"
+        count = write_shard(islice(sieve.items(rows), recipe.rows_per_shard), file)
         if sieve.left_out:
-            (folder / f"{name}.left_out.txt").write_text("".join(f"{line}\n" for line in sieve.left_out))
-        for key in ("read", "skipped", "refused"):
-            state[key] += getattr(sieve, key)
-        for family, number in sieve.families.items():
-            state["items"][family] = state["items"].get(family, 0) + number
+            file.with_suffix(".left_out.txt").write_text("".join(f"{line}\n" for line in sieve.left_out))
+        for key, number in sieve.counts.items():
+            state[key] += number
+        state["items"] = dict(Counter(state["items"]) + sieve.families)
         if count:
-            file = folder / f"{name}.parquet"
             state["shards"].append({"file": f"{part.source}/{file.name}", "rows": count, "sha256": file_hash(file)})
         state["done"] = count < recipe.rows_per_shard
         _write(folder / STATE, state)
@@ -190,37 +182,33 @@ class _Sieve:
 
     def __init__(self, part: Part, recipe: Recipe, leaks: Leaks) -> None:
         self._part, self._recipe, self._leaks = part, recipe, leaks
-        self.read = self.skipped = self.refused = 0
-        self.families: dict[str, int] = {}
+        self.counts = Counter(read=0, skipped=0, refused=0)
+        self.families: Counter[str] = Counter()
         self.left_out: list[str] = []
 
-    def items(self, rows: Iterator[Make]) -> Iterator[Item]:
-        for make in rows:
-            self.read += 1
+    def items(self, rows: Iterator[Callable[[], Item]]) -> Iterator[Item]:
+        for read in rows:
+            self.counts["read"] += 1
             bad = BadRows(self._recipe.on_bad_row == "skip")
             with bad.watch():
-                item = make()
+                item = read()
                 if item.picture is not None:
                     item.picture.open()
             if bad.lines:
-                self.skipped += 1
+                self.counts["skipped"] += 1
                 self.left_out += bad.lines
-            elif self._part.draws(item, self._recipe.seed) and not self._repeats(item):
-                self.families[item.family] = self.families.get(item.family, 0) + 1
+            elif not self._part.draws(item, self._recipe.seed):
+                continue
+            elif test := self._leaks.find(item):
+                self.counts["refused"] += 1
+                self.left_out.append(f"{item.id}: is the test item {test}")
+            else:
+                self.families[item.family] += 1
                 yield item
-
-    def _repeats(self, item: Item) -> bool:
-        test = self._leaks.find(item)
-        if test:
-            self.refused += 1
-            self.left_out.append(f"{item.id}: is the test item {test}")
-        return test is not None
 
 
 def _write(file: Path, content: Any) -> None:
-    started = file.with_suffix(".started")
-    started.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    started.replace(file)
+    write_whole(file, json.dumps(content, indent=1) + "\n")
 
 
 DESCRIPTION = "make a training set from public data, from the hub or from local copies below MMI_DATA_ROOT"
@@ -233,8 +221,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, and print a line per part; return 0."""
-    from mmi_plugin.data.build import build, read_recipe
-
     manifest = build(read_recipe(args.config), args.out)
     for name, part in manifest["parts"].items():
         items = sum(part["items"].values())

@@ -16,7 +16,7 @@ from mmi_plugin.answers import mentions
 from mmi_plugin.conditions.text import with_article
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item
-from mmi_plugin.sources.facts import Facts, FactsFile
+from mmi_plugin.sources.facts import Facts, FactsFile, check_facts
 
 Write = Callable[[Sequence[str]], list[str]]
 """From prompts to one greedy reply each."""
@@ -158,10 +158,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the facts, name what is left without; return 0. Raises InputError for bad input."""
-    from mmi_plugin.data.facts import over_http, with_transformers, write_facts
-    from mmi_plugin.documents import Selection
+    from mmi_plugin.documents import Selection  # which imports datasets
     from mmi_plugin.harness.task_manager import find_task
-    from mmi_plugin.sources.facts import FactsFile, check_fact
 
     if args.limit is not None and args.limit < 1:
         raise InputError(f"--limit is {args.limit}: it must be positive")
@@ -176,8 +174,7 @@ def run(args: argparse.Namespace) -> int:
     for key, facts in file.facts.items():
         if key not in by_id:
             raise InputError(f"{args.out}: item {key} is none of {args.task}")
-        for option, fact in facts.items():
-            check_fact(by_id[key], option, fact, str(args.out))
+        check_facts(by_id[key], facts, args.out)
     write = over_http(args.base_url, args.model) if args.base_url else with_transformers(args.model)
     without = write_facts(items, file, write, args.model)
     for key, option in without[:10]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,30 +43,16 @@ def write_shard(items: Iterable[Item], file: Path) -> int:
     Raises whatever `items` raise; then there is no file either.
     """
     started = file.with_suffix(".started")
-    count, rows = 0, []
+    items, count = iter(items), 0
     with pq.ParquetWriter(started, SCHEMA) as writer:
-        for item in items:
-            rows.append(_row(item))
-            count += 1
-            if len(rows) == ROW_GROUP:
-                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-                rows = []
-        if rows:
+        while rows := [_row(item) for item in islice(items, ROW_GROUP)]:
             writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+            count += len(rows)
     if count:
         started.replace(file)
     else:
         started.unlink()
     return count
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while piece := content.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _row(item: Item) -> dict[str, Any]:
@@ -93,8 +79,6 @@ def read_built(folder: str | Path) -> list[tuple[str, Item]]:
             rows that the manifest says; a row that is no record.
     """
     from datasets import load_dataset
-    from pyarrow import ArrowInvalid
-    from pyarrow.parquet import read_metadata
 
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
@@ -103,8 +87,8 @@ def read_built(folder: str | Path) -> list[tuple[str, Item]]:
     shards = [shard for part in parts.values() for shard in part["shards"]]
     for shard in shards:
         try:
-            rows = read_metadata(folder / shard["file"]).num_rows
-        except (OSError, ArrowInvalid) as error:
+            rows = pq.read_metadata(folder / shard["file"]).num_rows
+        except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{folder / shard['file']}: cannot be read: {error}") from error
         if rows != shard["rows"]:
             raise InputError(f"{folder / shard['file']}: has {rows} rows, {MANIFEST} says {shard['rows']}")

@@ -1,33 +1,26 @@
-"""From image classification to multiple choice."""
+"""Photographs with a class each in, multiple-choice items out."""
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import cached_property
+from functools import cached_property, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmi_plugin.answers import mentions
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import LETTERS, Item
 from mmi_plugin.seeding import stream
-from mmi_plugin.sources.facts import given_facts, template_facts
-from mmi_plugin.sources.table import Row
+from mmi_plugin.sources.facts import fact_map, template_facts
+from mmi_plugin.sources.registry import SOURCES, Benchmark
+from mmi_plugin.sources.table import ItemOf, Row, Table
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-
-_WNID = re.compile(r"n\d{8}")
 
 
 @lru_cache
@@ -41,26 +34,18 @@ def wordnet_names() -> dict[str, str]:
 
 def readable(name: str) -> str:
     """Return a class name in words: WordNet ids looked up, underscores as spaces."""
-    if _WNID.fullmatch(name):
+    if re.fullmatch(r"n\d{8}", name):
         return wordnet_names().get(name, name)
     return name.replace("_", " ").strip()
 
 
-def class_names(data: Dataset, column: str) -> list[str]:
-    """Return the raw names of all classes, in the order of their labels or of the alphabet."""
-    feature = data.features[column]
-    return feature.names if hasattr(feature, "names") else sorted({str(name) for name in data[column]})
-
-
 @dataclass(frozen=True)
 class Quiz:
-    """How a picture and its class become a question.
+    """How a class becomes options: `options` of them, the answer among them, drawn from `classes`.
 
-    `options` is how many there are, the answer among them; `hard` takes the classes with the
-    nearest names as wrong ones, otherwise they are drawn per item.
+    hard: the classes with the nearest names are the wrong ones; otherwise they are drawn per item.
     """
 
-    question: str
     options: int
     hard: bool
     classes: Sequence[str]
@@ -75,7 +60,7 @@ class Quiz:
         wrong = self._wrong[answer]
         if len(wrong) < self.options - 1:
             raise InputError(f"key 'options' is {self.options}, and {answer!r} has only {len(wrong)} wrong classes")
-        chosen = list(wrong[: self.options - 1]) if self.hard else rng.sample(wrong, self.options - 1)
+        chosen = wrong[: self.options - 1] if self.hard else rng.sample(wrong, self.options - 1)
         options = [answer, *chosen]
         rng.shuffle(options)
         return tuple(options)
@@ -84,11 +69,12 @@ class Quiz:
     def _wrong(self) -> Mapping[str, list[str]]:
         """Class -> the classes that can stand against it, the nearest name first."""
         return {
-            name: sorted(self._apart(name), key=lambda other: (-_likeness(name, other), other)) for name in self.classes
+            name: sorted(
+                (other for other in self.classes if not mentions(other, name) and not mentions(name, other)),
+                key=lambda other, name=name: (-_likeness(name, other), other),
+            )
+            for name in self.classes
         }
-
-    def _apart(self, name: str) -> list[str]:
-        return [other for other in self.classes if not mentions(other, name) and not mentions(name, other)]
 
 
 def _likeness(a: str, b: str) -> float:
@@ -96,39 +82,68 @@ def _likeness(a: str, b: str) -> float:
     return SequenceMatcher(None, *sorted((a, b)), autojunk=False).ratio()
 
 
-def check_options(options: int, hard: bool) -> None:
-    """Raise an InputError unless `options` and `hard` make a quiz."""
-    if isinstance(options, bool) or not isinstance(options, int) or not 2 <= options <= len(LETTERS):
-        raise InputError(f"key 'options' is {options!r}, not an integer from 2 to {len(LETTERS)}")
-    if not isinstance(hard, bool):
-        raise InputError(f"key 'hard' is {hard!r}, not true or false")
+@dataclass(frozen=True, eq=False)
+class Classes(Table):
+    """A table of images and their classes as a source.
 
-
-def quiz_maker(
-    source: str, split: str, question: str, options: int, hard: bool, words: Mapping[str, str] | None = None
-) -> Callable[[Dataset], Callable[[Row], Item]]:
-    """Return what makes items of rows with `image`, `label` and perhaps `facts`.
-
-    words: class names that `readable` would not say well -> how to say them.
+    spoken: from the name of a class to words. cut: the hub's one split serves training and testing.
     """
-    check_options(options, hard)
 
-    def maker(data: Dataset) -> Callable[[Row], Item]:
-        named = class_names(data, "label")
-        spoken = {name: (words or {}).get(name, readable(name)) for name in named}
-        quiz = Quiz(question, options, hard, sorted(set(spoken.values())))
+    question: str = ""
+    spoken: Callable[[str], str] = readable
+    cut: bool = False
 
-        def make(row: Row) -> Item:
+    def __call__(
+        self, split: str, *, path: str | None = None, from_split: str | None = None,
+        options: int = 4, hard: bool = False,
+    ) -> Benchmark:  # fmt: skip
+        """Return one question per image; with `from_split` that split is taken whole, as it is."""
+        if isinstance(options, bool) or not isinstance(options, int) or not 2 <= options <= len(LETTERS):
+            raise InputError(f"key 'options' is {options!r}, not an integer from 2 to {len(LETTERS)}")
+        if not isinstance(hard, bool):
+            raise InputError(f"key 'hard' is {hard!r}, not true or false")
+
+        def reader(data: Dataset) -> ItemOf:
+            ask = self._questions(data, options, hard)
+            if from_split or not self.cut:
+                return ask
+            tested = held_out(self.name, len(data))
+            return lambda row: ask(row) if (row.number in tested) == (split == "test") else None
+
+        return self.benchmark(split, reader, path, from_split)
+
+    def _questions(self, data: Dataset, options: int, hard: bool) -> ItemOf:
+        """Return what makes an item of a row with `image`, `label` and perhaps `facts`."""
+        feature = data.features["label"]
+        names = feature.names if hasattr(feature, "names") else sorted({str(name) for name in data["label"]})
+        words = {name: self.spoken(name) for name in names}
+        quiz = Quiz(options, hard, sorted(set(words.values())))
+
+        def item_of(row: Row) -> Item:
             label = row.values["label"]
-            if label is None or (isinstance(label, int) and not 0 <= label < len(named)):
+            if label is None or (isinstance(label, int) and not 0 <= label < len(names)):
                 raise InputError(f"{row.where}: field 'label' is {label}")
-            answer = spoken[named[label] if isinstance(label, int) else label]
-            name = f"{source}-{split}-{row.number:06d}"
-            chosen = quiz.choose(answer, name)
-            given = given_facts(row.values.get("facts") or {}, row.where)
-            facts = given or template_facts(chosen, answer)
-            return Item(name, "image_heavy", question, answer, chosen, row.picture("image"), facts)
+            answer = words[names[label] if isinstance(label, int) else label]
+            chosen = quiz.choose(answer, row.name())
+            given = fact_map(row.values.get("facts") or {}, row.where, padded=True)
+            return row.item(self.question, chosen, answer, facts=given or template_facts(chosen, answer))
 
-        return make
+        return item_of
 
-    return maker
+
+def held_out(name: str, rows: int) -> frozenset[int]:
+    """Return the rows, from 0, of the cut data set `name` that are held out for testing: a fifth."""
+    return frozenset(stream(name, "split").sample(range(rows), max(1, rows // 5)))
+
+
+def classes(
+    hub: str, question: str, *, splits: Mapping[str, str], cut: bool = False
+) -> Callable[[Callable[[str], str]], Callable[[str], str]]:
+    """Register a function from the name of a class to words as a source; the rest is as in `Classes`."""
+
+    def register(spoken: Callable[[str], str]) -> Callable[[str], str]:
+        name, columns = spoken.__name__, {"image": "image", "label": "class"}
+        SOURCES[name] = Classes(name, "image_heavy", hub, None, splits, columns, None, question, spoken, cut)
+        return spoken
+
+    return register

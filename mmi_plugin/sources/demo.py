@@ -1,9 +1,11 @@
-"""The embedded benchmark: real digits and real capitals, built offline, the same every time."""
+"""The embedded benchmark from files of installed packages: real digits and capitals, offline, the same every time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib import resources
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,31 +17,13 @@ from mmi_plugin.items import Item
 from mmi_plugin.seeding import stream
 from mmi_plugin.sources.registry import Benchmark, source
 
+T = TypeVar("T")
 QUESTION = "What digit is shown in the picture?"
 CANVAS = 32  # side in pixels of every image of the embedded benchmark
 TEST_IMAGES = 400
-WORDS = tuple(
-    [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-        "thirteen",
-        "fourteen",
-        "fifteen",
-        "sixteen",
-        "seventeen",
-        "eighteen",
-    ]
+WORDS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
 )
 FACTS = {
     "zero": "A zero is drawn as a closed loop with nothing inside.",
@@ -73,17 +57,22 @@ def digit_images() -> tuple[tuple[Image.Image, int], ...]:
 @lru_cache
 def split_indices(split: str) -> tuple[int, ...]:
     """Indices into `digit_images` of one split; the two splits share no image."""
-    order = stream("demo_digits", "split").sample(range(len(digit_images())), len(digit_images()))
-    parts = {"test": order[:TEST_IMAGES], "train": order[TEST_IMAGES:]}
+    return _half("demo_digits", range(len(digit_images())), TEST_IMAGES, split)
+
+
+def _half(source: str, whole: Sequence[T], tested: int, split: str) -> tuple[T, ...]:
+    """Return what of `whole` is in `split`, sorted: `tested` entries drawn at random, or the others."""
+    order = stream(source, "split").sample(whole, len(whole))
+    parts = {"test": order[:tested], "train": order[tested:]}
     if split not in parts:
         raise InputError(f"unknown split {split!r} of the embedded benchmark: valid: test, train")
     return tuple(sorted(parts[split]))
 
 
-def options_with(answer: str, wrong: list[str], *names: object) -> tuple[str, ...]:
-    """Return the answer and three of the wrong options, in an order drawn from `names`."""
+def _options(answer: str, words: Iterable[str], *names: object) -> tuple[str, ...]:
+    """Return the answer and three other words, in an order drawn from `names`."""
     rng = stream("options", *names)
-    options = [answer, *rng.sample(sorted(wrong), 3)]
+    options = [answer, *rng.sample(sorted(word for word in words if word != answer), 3)]
     rng.shuffle(options)
     return tuple(options)
 
@@ -100,8 +89,7 @@ def demo_digits(split: str) -> Benchmark:
     for index in split_indices(split):
         image, digit = digit_images()[index]
         answer = WORDS[digit]
-        wrong = [word for word in WORDS[:10] if word != answer]
-        options = options_with(answer, wrong, "digits", index)
+        options = _options(answer, WORDS[:10], "digits", index)
         facts = {word: FACTS[word] for word in options if word != answer}
         items.append(Item(f"digits-{index:04d}", "image_heavy", QUESTION, answer, options, image, facts))
     return Benchmark("demo_digits", "image_heavy", tuple(items), demo_pools(split))
@@ -121,12 +109,7 @@ def capitals() -> dict[str, str]:
 @lru_cache
 def countries(split: str) -> tuple[str, ...]:
     """Half of the countries; the two splits share none."""
-    order = stream("demo_capitals", "split").sample(sorted(capitals()), len(capitals()))
-    half = len(order) // 2
-    parts = {"test": order[:half], "train": order[half:]}
-    if split not in parts:
-        raise InputError(f"unknown split {split!r} of the embedded benchmark: valid: test, train")
-    return tuple(sorted(parts[split]))
+    return _half("demo_capitals", sorted(capitals()), len(capitals()) // 2, split)
 
 
 def capital_question(country: str) -> str:
@@ -142,9 +125,8 @@ def demo_capitals(split: str) -> Benchmark:
     known = {country: capitals()[country] for country in countries(split)}
     items = []
     for country, answer in known.items():
-        wrong = [city for city in known.values() if city != answer]
         for variant in range(VARIANTS[split]):
-            options = options_with(answer, wrong, "capitals", country, variant)
+            options = _options(answer, known.values(), "capitals", country, variant)
             name = f"capitals-{country.lower()}-{variant}"
             items.append(Item(name, "text_heavy", capital_question(country), answer, options))
     return Benchmark("demo_capitals", "text_heavy", tuple(items), demo_pools(split))
@@ -162,7 +144,6 @@ def demo_arith(split: str) -> Benchmark:
         image, digit = digit_images()[index]
         addend = stream("arith", index).randrange(1, 10)
         answer = WORDS[digit + addend]
-        wrong = [word for word in WORDS if word != answer]
-        options = options_with(answer, wrong, "arith", index)
+        options = _options(answer, WORDS, "arith", index)
         items.append(Item(f"arith-{index:04d}", "vqa", arith_question(addend), answer, options, image))
     return Benchmark("demo_arith", "vqa", tuple(items), demo_pools(split))

@@ -1,4 +1,4 @@
-"""What an item knows about its wrong options: the data set's own sentences, templates, or a file of facts."""
+"""Facts, sentences on an item's wrong options, from its data set, from templates or from a file; checked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from mmi_plugin.answers import mentions
 from mmi_plugin.conditions.text import with_article
 from mmi_plugin.errors import InputError
+from mmi_plugin.files import parse_json
 from mmi_plugin.items import Item
 from mmi_plugin.seeding import stream
 from mmi_plugin.sources.registry import Benchmark
@@ -34,11 +35,15 @@ def template_facts(options: Sequence[str], answer: str) -> dict[str, str]:
     return {option: stream("facts", option).choice(TEMPLATES).format(with_article(option)) for option in wrong}
 
 
-def given_facts(facts: Any, where: str) -> dict[str, str]:
-    """Return the facts of a row, without the nulls that a table pads them with."""
-    if not isinstance(facts, dict) or not all(isinstance(text, str | None) for text in facts.values()):
+def fact_map(facts: Any, where: str, padded: bool = False) -> dict[str, str]:
+    """Return a row's map from option to sentence. `padded`: without the nulls and empty texts that fill up a table.
+
+    Raises InputError that begins with `where` for anything else.
+    """
+    kinds = (str, type(None)) if padded else str
+    if not isinstance(facts, dict) or not all(isinstance(text, kinds) for text in facts.values()):
         raise InputError(f"{where}: field 'facts' is not a map from option to text")
-    return {option: text for option, text in facts.items() if text}
+    return {option: text for option, text in facts.items() if text or not padded}
 
 
 Facts = Mapping[str, str]
@@ -54,26 +59,20 @@ class FactsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._whole = 0  # bytes
         self.facts: dict[str, Facts] = {}
         try:
             data = path.read_bytes() if path.exists() else b""
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-        self._whole = data.rfind(b"\n") + 1
+        self._whole = data.rfind(b"\n") + 1  # bytes
         for number, line in enumerate(data[: self._whole].splitlines(), start=1):
             self._take(line, f"{path}, row {number}")
 
     def _take(self, line: bytes, where: str) -> None:
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{where}: not JSON: {error}") from error
+        row = parse_json(line, where)
         if not isinstance(row, dict) or not isinstance(row.get("id"), str):
             raise InputError(f"{where}: field 'id' is missing or no text")
-        facts: Any = row.get("facts")
-        if not isinstance(facts, dict) or not all(isinstance(text, str) for text in facts.values()):
-            raise InputError(f"{where}: field 'facts' is not a map from option to text")
+        facts = fact_map(row.get("facts"), where)
         if row["id"] in self.facts:
             raise InputError(f"{where}: field 'id' {row['id']!r} is there twice")
         self.facts[row["id"]] = facts
@@ -106,16 +105,17 @@ def with_facts(bench: Benchmark, path: Path) -> Benchmark:
 def _with(item: Item, facts: Mapping[str, Facts], path: Path) -> Item:
     if item.id not in facts:
         raise InputError(f"{path}: item {item.id} is missing; finish the file with `mmi data facts`")
-    for option, fact in facts[item.id].items():
-        check_fact(item, option, fact, str(path))
+    check_facts(item, facts[item.id], path)
     return replace(item, facts=facts[item.id])
 
 
-def check_fact(item: Item, option: str, fact: str, where: str) -> None:
-    """Raise an InputError unless `fact` is a text on a wrong option that does not name the answer."""
-    if option not in item.wrong_options:
-        raise InputError(f"{where}: item {item.id}: {option!r} is none of its wrong options")
-    if not fact.strip():
-        raise InputError(f"{where}: item {item.id}: the fact on {option!r} is empty")
-    if mentions(fact, item.answer):
-        raise InputError(f"{where}: item {item.id}: the fact on {option!r} names the answer {item.answer!r}: {fact!r}")
+def check_facts(item: Item, facts: Facts, path: Path) -> None:
+    """Raise an InputError unless every fact is a text on a wrong option that does not name the answer."""
+    for option, fact in facts.items():
+        if option not in item.wrong_options:
+            raise InputError(f"{path}: item {item.id}: {option!r} is none of its wrong options")
+        where = f"{path}: item {item.id}: the fact on {option!r}"
+        if not fact.strip():
+            raise InputError(f"{where} is empty")
+        if mentions(fact, item.answer):
+            raise InputError(f"{where} names the answer {item.answer!r}: {fact!r}")

@@ -1,4 +1,4 @@
-"""LLaVA-Instruct-665K: conversations about pictures, read from its JSON one record at a time."""
+"""LLaVA-Instruct-665K, conversations about pictures: its JSON in, items out, one record at a time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item, check
-from mmi_plugin.pictures import Picture
 from mmi_plugin.sources.locate import ROOT, local_copy
-from mmi_plugin.sources.records import without_mark
+from mmi_plugin.sources.records import picture_of, without_mark
 
 NAME = "llava_instruct"
 FILE = "llava_v1_5_mix665k.json"
@@ -78,7 +77,6 @@ def _item(record: Any, where: str, name: str, folder: Path) -> Item:
         if not isinstance(turn.get("value"), str):
             raise InputError(f"{where}: field 'conversations', turn {number + 1} has no text")
     texts = [without_mark(turn["value"]) for turn in turns]
-    image = record.get("image")
-    picture = Picture((folder / str(image)).read_bytes, f"{where}: field 'image' {image!r}") if image else None
+    picture = picture_of(record, where, folder)
     history = tuple(zip(texts[:-2:2], texts[1:-2:2], strict=True))
     return check(Item(name, "vqa", texts[-2], texts[-1], image=picture, history=history), where)

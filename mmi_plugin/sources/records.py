@@ -1,18 +1,18 @@
-"""Readers of the published record formats: training files, and evaluation files as `multiple_choice_data_test.json`."""
+"""Files of records in, checked items out: training files, and published ones as `multiple_choice_data_test.json`."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmi_plugin.answers import normalise
 from mmi_plugin.errors import BadRows, InputError, nearest
+from mmi_plugin.files import parse_json, read_text
 from mmi_plugin.items import FAMILIES, LETTERS, Family, Item, check
 from mmi_plugin.pictures import Picture
-from mmi_plugin.sources.facts import given_facts, template_facts
+from mmi_plugin.sources.facts import fact_map, template_facts
 
 _LABELLED = re.compile(r"\(?([A-Z])[:.)](?:\s+|$)(.*)")
 _HEADS = ("question:", "option:", "options:")
@@ -93,8 +93,8 @@ def read_records(
     for number, content in _records(path):
         where = f"{path}, row {number}"
         with bad.watch():
-            record = _parse(content, where) if path.suffix == ".jsonl" else content
-            item = item_of(record, where, _picture(record, where, folder))
+            record = parse_json(content, where) if path.suffix == ".jsonl" else content
+            item = item_of(record, where, _whole_picture(record, where, folder))
             if item.id in rows:
                 raise InputError(f"{where}: field 'id' {item.id!r} is already in row {rows[item.id]}")
             rows[item.id] = number
@@ -106,24 +106,18 @@ def read_records(
 
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (row from 1, record), where a record of a .jsonl file is still text."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    text = read_text(path)
     if path.suffix == ".jsonl":
         yield from ((number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip())
-        return
-    records = _parse(text, str(path))
+    else:
+        yield from enumerate(_list(text, str(path)), start=1)
+
+
+def _list(text: str, where: str) -> list[Any]:
+    records = parse_json(text, where)
     if not isinstance(records, list):
-        raise InputError(f"{path}: holds {type(records).__name__}, not a list of records")
-    yield from enumerate(records, start=1)
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON: {error}") from error
+        raise InputError(f"{where}: holds {type(records).__name__}, not a list of records")
+    return records
 
 
 def item_of(record: Any, where: str, picture: Picture | None) -> Item:
@@ -133,7 +127,7 @@ def item_of(record: Any, where: str, picture: Picture | None) -> Item:
     if family not in FAMILIES:
         raise InputError(f"{where}: field 'type' is {record['type']!r}: {nearest(family, FAMILIES)}")
     question = without_mark(record["question"]) if picture else record["question"]
-    options, answer = _texts(record.get("options") or [], where), record["answer"]
+    options, answer = tuple(record.get("options") or ()), record["answer"]
     if not options and family != "vqa" and answer.strip():
         question, options = split_options(question)
         if not options:
@@ -147,7 +141,7 @@ def item_of(record: Any, where: str, picture: Picture | None) -> Item:
         options=options,
         image=picture,
         facts=_facts(record.get("facts") or {}, options, where),
-        history=_history(record.get("history") or [], where),
+        history=tuple(map(tuple, record.get("history") or ())),
     )
     return check(item, where)
 
@@ -166,26 +160,23 @@ def _check_fields(record: Any, where: str) -> None:
             raise InputError(f"{where}: field {name!r} is {type(record[name]).__name__}, not text")
     if type(record["id"]) not in (str, int):
         raise InputError(f"{where}: field 'id' is {type(record['id']).__name__}, not text")
+    if not _are_texts(record.get("options") or []):
+        raise InputError(f"{where}: field 'options' is not a list of texts")
+    turns = record.get("history") or []
+    if not isinstance(turns, list) or not all(_are_texts(turn) and len(turn) == 2 for turn in turns):
+        raise InputError(f"{where}: field 'history' is not a list of [question, answer]")
 
 
 def without_mark(question: str) -> str:
     """Drop the one line by which LLaVA's files say where the image goes: first or last."""
     text = question.strip()
-    return (
-        text.removeprefix(IMAGE_MARK).strip() if text.startswith(IMAGE_MARK) else text.removesuffix(IMAGE_MARK).strip()
-    )
-
-
-def _texts(options: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise InputError(f"{where}: field 'options' is not a list of texts")
-    return tuple(options)
+    cut = text.removeprefix if text.startswith(IMAGE_MARK) else text.removesuffix
+    return cut(IMAGE_MARK).strip()
 
 
 def _facts(facts: Any, options: tuple[str, ...], where: str) -> dict[str, str]:
     """Return option -> sentence; an option may be named by its letter or in another case."""
-    if not isinstance(facts, dict) or not all(isinstance(text, str) for text in facts.values()):
-        raise InputError(f"{where}: field 'facts' is not a map from option to text")
+    facts = fact_map(facts, where)
     names = {normalise(option): option for option in options}
     names |= dict(zip(map(normalise, LETTERS), options, strict=False)) | {option: option for option in options}
     for name, text in facts.items():
@@ -196,21 +187,23 @@ def _facts(facts: Any, options: tuple[str, ...], where: str) -> dict[str, str]:
     return {names.get(name, names.get(normalise(name), name)): text for name, text in facts.items()}
 
 
-def _history(turns: Any, where: str) -> tuple[tuple[str, str], ...]:
-    if not isinstance(turns, list) or not all(
-        isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in turns
-    ):
-        raise InputError(f"{where}: field 'history' is not a list of [question, answer]")
-    return tuple((question, answer) for question, answer in turns)
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-def _picture(record: Any, where: str, folder: Path) -> Picture | None:
-    name = record.get("image") if isinstance(record, Mapping) else None
-    if not name:
+def picture_of(record: dict[str, Any], where: str, folder: Path) -> Picture | None:
+    """Return the image at the path in field `image`, relative to `folder`; None where there is none."""
+    name = record.get("image")
+    return Picture((folder / str(name)).read_bytes, f"{where}: field 'image' {name!r}") if name else None
+
+
+def _whole_picture(record: Any, where: str, folder: Path) -> Picture | None:
+    """The same, with the file read and found to be an image."""
+    if not isinstance(record, dict) or not record.get("image"):
         return None
-    if not isinstance(name, str):
-        raise InputError(f"{where}: field 'image' is {type(name).__name__}, not a path")
-    picture = Picture((folder / name).read_bytes, f"{where}: field 'image' {name!r}")
+    if not isinstance(record["image"], str):
+        raise InputError(f"{where}: field 'image' is {type(record['image']).__name__}, not a path")
+    picture = picture_of(record, where, folder)
     picture.digest()
     return picture
 
@@ -228,14 +221,10 @@ def read_published(path: Path, name: str, family: Family) -> list[Item]:
     Raises:
         InputError: the first bad row, with file, row (from 1) and field.
     """
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: {path}: cannot be read: {error}") from error
-    if not isinstance(records, list):
-        raise InputError(f"{name}: {path}: holds {type(records).__name__}, not a list of records")
+    where = f"{name}: {path}"
+    records = _list(read_text(path, where), where)
     return [
-        _published_item(record, f"{name}: {path}, row {number}", path.parent, name, family)
+        _published_item(record, f"{where}, row {number}", path.parent, name, family)
         for number, record in enumerate(records, start=1)
     ]
 
@@ -250,8 +239,7 @@ def _published_item(record: Any, where: str, folder: Path, name: str, family: Fa
     answer = str(record["multiple_choices_answer"]).strip()
     answer = lettered.get(answer, answer)
     options = tuple(lettered.values())
-    image = record.get("image")
-    facts = given_facts(record.get("facts") or {}, where)
+    facts = fact_map(record.get("facts") or {}, where, padded=True)
     if family == "image_heavy" and not facts:
         facts = template_facts(options, answer)
     item = Item(
@@ -260,7 +248,7 @@ def _published_item(record: Any, where: str, folder: Path, name: str, family: Fa
         question=str(record["question"]).strip(),
         answer=answer,
         options=options,
-        image=Picture((folder / str(image)).read_bytes, f"{where}: field 'image' {image!r}") if image else None,
+        image=picture_of(record, where, folder),
         facts=facts,
     )
     return check(item, where)

@@ -1,99 +1,88 @@
-"""A data set as a table: where it is, what its columns must be, how its rows become items."""
+"""A table of the hub or a copy of it in, a Benchmark out: what its columns must be, how its rows become items."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
-from mmi_plugin.errors import InputError, nearest
-
-if TYPE_CHECKING:
-    from datasets import Features
+import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from mmi_plugin.pictures import Picture
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
+from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Family, Item, check
+from mmi_plugin.pictures import Picture
 from mmi_plugin.sources.locate import from_hub, from_local, local_copy, published_file
 from mmi_plugin.sources.records import read_published
-from mmi_plugin.sources.registry import Benchmark
+from mmi_plugin.sources.registry import SOURCES, Benchmark
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
+log = logging.getLogger(__name__)
 
-Columns = Mapping[str, str]
-"""Column name -> kind, a key of KINDS."""
-
-
-def _is(feature: Any, kind: str, *dtypes: str) -> bool:
-    return type(feature).__name__ == kind and (not dtypes or getattr(feature, "dtype", None) in dtypes)
-
-
-def _text(feature: Any) -> bool:
-    return _is(feature, "Value", "string", "large_string")
-
-
-def _number(feature: Any) -> bool:
-    return _is(feature, "Value") and "int" in feature.dtype
-
-
-def _texts(feature: Any) -> bool:
-    return _is(feature, "List") and _text(feature.feature)
-
-
-def _choices(feature: Any) -> bool:
-    return isinstance(feature, dict) and all(name in feature and _texts(feature[name]) for name in ("text", "label"))
-
-
-def _image(feature: Any) -> bool:
-    return _is(feature, "Image") or _text(feature)
-
-
-KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "text": ("text", _text),
-    "key": ("text or an integer", lambda feature: _text(feature) or _number(feature)),
-    "index": ("an integer or a class label", lambda feature: _number(feature) or _is(feature, "ClassLabel")),
-    "class": ("a class label or its name", lambda feature: _text(feature) or _is(feature, "ClassLabel")),
-    "texts": ("a list of texts", _texts),
-    "choices": ("lists 'text' and 'label'", _choices),
-    "image": ("an image or a path", _image),
-    "images": ("an image, a path or a list of them", lambda f: _image(f) or (_is(f, "List") and _image(f.feature))),
+KINDS: dict[str, tuple[str, set[str]]] = {
+    "text": ("text", {"text"}),
+    "key": ("text or an integer", {"text", "integer"}),
+    "index": ("an integer or a class label", {"integer", "class"}),
+    "class": ("a class label or its name", {"text", "class"}),
+    "texts": ("a list of texts", {"list of text"}),
+    "choices": ("lists 'text' and 'label'", {"choices"}),
+    "image": ("an image or a path", {"image", "text"}),
+    "images": ("an image, a path or a list of them", {"image", "text", "list of image", "list of text"}),
 }
-"""Kind -> (what an error calls it, whether a feature of `datasets` is of that kind)."""
+"""Kind of a column -> what an error calls it, and which `held` it accepts."""
 
 
-def check_columns(features: Features, columns: Columns, where: str) -> None:
+def held(feature: Any) -> str:
+    """Return in a word or two what a feature of `datasets` holds."""
+    if isinstance(feature, dict):
+        columns = [held(feature.get(name)) for name in ("text", "label")]
+        return "choices" if columns == ["list of text"] * 2 else "other"
+    name = type(feature).__name__
+    if name == "List":
+        return f"list of {held(feature.feature)}"
+    if name == "Value" and feature.dtype in ("string", "large_string"):
+        return "text"
+    if name == "Value" and "int" in feature.dtype:
+        return "integer"
+    return {"ClassLabel": "class", "Image": "image"}.get(name, "other")
+
+
+def check_columns(features: Features, columns: Mapping[str, str], where: str) -> None:
     """Raise an InputError that names the first column that is missing or of another kind."""
     for name, kind in columns.items():
         if name not in features:
             raise InputError(f"{where}: column {name!r} is missing: {nearest(name, features)}")
-        wanted, fits = KINDS[kind]
-        if not fits(features[name]):
+        wanted, accepted = KINDS[kind]
+        if held(features[name]) not in accepted:
             raise InputError(f"{where}: column {name!r} is {features[name]}, not {wanted}")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row without its images. `number` counts from 0; `where` begins every error."""
+    """One row of a split. `number` counts from 0; `where` begins every error; `values` are without the images."""
 
-    values: Mapping[str, Any]
+    table: Table
+    split: str
     number: int
     where: str
+    values: Mapping[str, Any]
     pictures: Mapping[str, Picture]
+
+    def name(self, key: str = "") -> str:
+        """Return the item's id: `key`, the row's own within the data set, by default its split and number."""
+        return f"{self.table.name}-{key or f'{self.split}-{self.number:06d}'}"
+
+    def item(
+        self, question: str, options: Iterable[str], answer: str, key: str = "", facts: Mapping[str, str] | None = None
+    ) -> Item:
+        """Return the row's item, with the image of column `image` if there is one. `key`: as in `name`."""
+        picture = self.pictures.get("image")
+        return Item(self.name(key), self.table.family, question, answer, tuple(options), picture, facts or {})
 
     def text(self, column: str) -> str:
         """Return a text, stripped. Raises InputError when it is null."""
@@ -124,9 +113,6 @@ class Row:
         """Return the question, after its hint where there is one."""
         return self.text(question) if self.absent(hint) else f"{self.text(hint)}\n{self.text(question)}"
 
-    def picture(self, column: str) -> Picture:
-        return self.pictures[column]
-
     def at(self, column: str, options: Sequence[str]) -> str:
         """Return the option whose index, from 0, stands in `column`. Raises InputError otherwise."""
         index = self.values[column]
@@ -142,22 +128,75 @@ class Row:
         return options[letter]
 
 
-def read_rows(data: Dataset, columns: Columns, where: str, folder: Path | None) -> Iterator[Row]:
-    """Yield the rows of a data set whose columns were checked; image paths start from `folder`."""
-    images = [name for name, kind in columns.items() if kind in ("image", "images")]
-    encoded = data.select_columns(images).with_format("arrow")  # Arrow cells hold the bytes as they are
-    texts = data.select_columns([name for name in data.column_names if name not in _image_columns(data)])
-    hidden = None if sys.stderr.isatty() else True
-    for number, values in enumerate(tqdm(texts, desc=where, total=len(data), delay=3, disable=hidden)):
-        place = f"{where}, row {number + 1}"
-        pictures = {
-            name: Picture(partial(_bytes, encoded, number, name, folder), f"{place}: field {name!r}") for name in images
-        }
-        yield Row(values, number, place, pictures)
+ItemOf = Callable[[Row], Item | None]
+"""From a row to its item, or to None for a row that is no question of the benchmark."""
 
 
-def _image_columns(data: Dataset) -> list[str]:
-    return [name for name, feature in data.features.items() if "Image(" in repr(feature)]
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A data set of the hub as a source.
+
+    splits: our name of a split -> the hub's. columns: name -> kind, a key of KINDS.
+    """
+
+    name: str
+    family: Family
+    hub: str
+    config: str | None
+    splits: Mapping[str, str]
+    columns: Mapping[str, str]
+    item_of: ItemOf | None = None
+
+    def __call__(self, split: str, *, path: str | None = None, from_split: str | None = None) -> Benchmark:
+        """Return the items of `split`.
+
+        path: a local copy, in place of $MMI_DATA_ROOT/<name> and of the hub.
+        from_split: the copy's own name of the split, where it is neither the hub's nor ours.
+
+        Raises InputError that names split, file, row, column or field when something is wrong.
+        """
+        return self.benchmark(split, lambda _: self.item_of, path, from_split)
+
+    def benchmark(
+        self, split: str, reader: Callable[[Dataset], ItemOf], path: str | None, from_split: str | None
+    ) -> Benchmark:
+        """The same, where `reader` sees the whole split and returns what makes an item of a row."""
+        if split not in self.splits:
+            raise InputError(f"{self.name}: unknown split {split!r}: {nearest(split, self.splits)}")
+        names = [from_split] if from_split else list(dict.fromkeys([self.splits[split], split]))
+        place = local_copy(self.name, path)
+        file = place and published_file(place, names)
+        if file:
+            items = read_published(file, self.name, self.family)
+        else:
+            data, where, folder = self._open(place, names)
+            check_columns(data.features, self.columns, where)
+            items = list(_usable(self._rows(data, split, where, folder), reader(data), where))
+        if not items:
+            raise InputError(f"{self.name}: {file or place or self.hub}: holds no item")
+        return Benchmark(self.name, self.family, tuple(items))
+
+    def _open(self, place: Path | None, names: list[str]) -> tuple[Dataset, str, Path | None]:
+        """Return the rows, what errors about them begin with, and where image paths start."""
+        if place:
+            data, found = from_local(self.name, place, self.config, names)
+            return data, f"{self.name}: {found}", found.parent if found.is_file() else found
+        configured = f"{self.hub}/{self.config}" if self.config else self.hub
+        return from_hub(self.name, self.hub, self.config, names[0]), f"{self.name}: {configured}, {names[0]}", None
+
+    def _rows(self, data: Dataset, split: str, where: str, folder: Path | None) -> Iterator[Row]:
+        """Yield the rows of a data set whose columns were checked; image paths start from `folder`."""
+        images = [name for name, kind in self.columns.items() if kind in ("image", "images")]
+        encoded = data.select_columns(images).with_format("arrow")  # Arrow cells hold the bytes as they are
+        texts = data.select_columns([name for name, feature in data.features.items() if "Image(" not in repr(feature)])
+        hidden = None if sys.stderr.isatty() else True
+        for number, values in enumerate(tqdm(texts, desc=where, total=len(data), delay=3, disable=hidden)):
+            place = f"{where}, row {number + 1}"
+            pictures = {
+                name: Picture(partial(_bytes, encoded, number, name, folder), f"{place}: field {name!r}")
+                for name in images
+            }
+            yield Row(self, split, number, place, values, pictures)
 
 
 def _bytes(encoded: Dataset, number: int, column: str, folder: Path | None) -> bytes:
@@ -171,62 +210,7 @@ def _bytes(encoded: Dataset, number: int, column: str, folder: Path | None) -> b
     return cell["bytes"] or Path(cell["path"]).read_bytes()
 
 
-log = logging.getLogger(__name__)
-
-Make = Callable[[Row], Item | None]
-"""From a row to its item, or to None for a row that is no question of the benchmark."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """`splits`: our name of a split -> the hub's. `columns`: the contract, name -> kind."""
-
-    name: str
-    family: Family
-    hub: str
-    config: str | None
-    splits: Mapping[str, str]
-    columns: Columns
-
-    def benchmark(
-        self,
-        split: str,
-        maker: Callable[[Dataset], Make],
-        path: str | None = None,
-        from_split: str | None = None,
-    ) -> Benchmark:
-        """Return the items of `split`; `maker` gets the whole split and returns what makes an item.
-
-        path: a local copy, in place of $MMI_DATA_ROOT/<name> and of the hub.
-        from_split: the copy's own name of the split, where it is neither the hub's nor ours.
-
-        Raises InputError that names split, file, row, column or field when something is wrong.
-        """
-        if split not in self.splits:
-            raise InputError(f"{self.name}: unknown split {split!r}: {nearest(split, self.splits)}")
-        names = [from_split] if from_split else list(dict.fromkeys([self.splits[split], split]))
-        place = local_copy(self.name, path)
-        file = place and published_file(place, names)
-        if file:
-            items = read_published(file, self.name, self.family)
-        else:
-            data, where, folder = self._open(place, names)
-            check_columns(data.features, self.columns, where)
-            items = list(_usable(read_rows(data, self.columns, where, folder), maker(data), where))
-        if not items:
-            raise InputError(f"{self.name}: {file or place or self.hub}: holds no item")
-        return Benchmark(self.name, self.family, tuple(items))
-
-    def _open(self, place: Path | None, names: list[str]) -> tuple[Dataset, str, Path | None]:
-        """Return the rows, what errors about them begin with, and where image paths start."""
-        if place:
-            data, found = from_local(self.name, place, self.config, names)
-            return data, f"{self.name}: {found}", found.parent if found.is_file() else found
-        configured = f"{self.hub}/{self.config}" if self.config else self.hub
-        return from_hub(self.name, self.hub, self.config, names[0]), f"{self.name}: {configured}, {names[0]}", None
-
-
-def _usable(rows: Iterable[Row], make: Make, where: str) -> Iterator[Item]:
+def _usable(rows: Iterable[Row], item_of: ItemOf, where: str) -> Iterator[Item]:
     """Yield the checked items of `rows`, but those whose options repeat.
 
     A few published items list an option twice, so that no single letter is right: they are
@@ -234,7 +218,7 @@ def _usable(rows: Iterable[Row], make: Make, where: str) -> Iterator[Item]:
     """
     repeated = []
     for row in rows:
-        item = make(row)
+        item = item_of(row)
         if item is None:
             continue
         if len(set(item.options)) < len(item.options):
@@ -244,3 +228,16 @@ def _usable(rows: Iterable[Row], make: Make, where: str) -> Iterator[Item]:
     if repeated:
         named = ", ".join(map(str, repeated[:10])) + (", ..." if len(repeated) > 10 else "")
         log.warning("%s: %d items repeat an option and are left out: rows %s", where, len(repeated), named)
+
+
+def table(
+    family: Family, hub: str, config: str | None = None, *, splits: Mapping[str, str], columns: Mapping[str, str]
+) -> Callable[[ItemOf], ItemOf]:
+    """Register a function from a row to its item as a source under its own name; the rest is as in `Table`."""
+
+    def register(item_of: ItemOf) -> ItemOf:
+        name = item_of.__name__
+        SOURCES[name] = Table(name, family, hub, config, splits, columns, item_of)
+        return item_of
+
+    return register

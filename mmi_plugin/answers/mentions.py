@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from mmi_plugin.answers import cues as cues
-from mmi_plugin.answers import words as words
+from mmi_plugin.answers import cues, words
 from mmi_plugin.answers.text import squeezed, unmarked
 from mmi_plugin.items import LETTERS
 

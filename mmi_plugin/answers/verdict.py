@@ -7,8 +7,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from mmi_plugin.answers import cues as cues
-from mmi_plugin.answers import words as words
+from mmi_plugin.answers import cues, words
 from mmi_plugin.answers.mentions import Choices, Mention
 
 _REACH = 120  # characters before a mention that can say something about it

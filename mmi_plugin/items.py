@@ -1,4 +1,4 @@
-"""An item: one question of a benchmark or of a training set, and the one format of its prompt."""
+"""An item, one question of a benchmark or of a training set: its check, its hash, and the one format of its prompt."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def check(item: Item, where: str) -> Item:
         raise InputError(f"{where}: field 'id' is empty")
     if item.family not in FAMILIES:
         raise InputError(f"{where}: field 'type' is {item.family!r}, not one of {', '.join(FAMILIES)}")
-    if not item.question.strip():
+    if not item.question:
         raise InputError(f"{where}: field 'question' is empty")
-    if not item.answer.strip():
+    if not item.answer:
         raise InputError(f"{where}: field 'answer' is empty")
     if item.family != "vqa" and not item.options:
         raise InputError(f"{where}: field 'options' is missing or empty")
@@ -90,7 +90,7 @@ def check(item: Item, where: str) -> Item:
         raise InputError(f"{where}: field 'image' is missing")
     if item.history and (item.family != "vqa" or item.options):
         raise InputError(f"{where}: field 'history' is for free-form VQA rows alone")
-    if not all(text.strip() for turn in item.history for text in turn):
+    if not all(text for turn in item.history for text in turn):
         raise InputError(f"{where}: field 'history' has an empty text")
     return item
 
@@ -144,16 +144,10 @@ INSTRUCTION = "Answer with the letter of one option."
 
 def user_text(item: Item) -> str:
     """Return the user's turn: question, lettered options, and before or after them what a condition added."""
-    parts = [item.context] if item.context else []
-    parts.append(f"Question:\n{item.question}")
-    if item.options:
-        listed = [f"{letter}: {option}" for letter, option in zip(LETTERS, item.options, strict=False)]
-        parts += ["Option:", *listed]
-    if item.context_after:
-        parts.append(item.context_after)
-    if item.options:
-        parts.append(INSTRUCTION)
-    return "\n".join(parts)
+    listed = [f"{letter}: {option}" for letter, option in zip(LETTERS, item.options, strict=False)]
+    options, instruction = (["Option:", *listed], INSTRUCTION) if listed else ([], "")
+    parts = [item.context, f"Question:\n{item.question}", *options, item.context_after, instruction]
+    return "\n".join(filter(None, parts))
 
 
 def target(item: Item) -> str:

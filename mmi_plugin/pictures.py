@@ -1,4 +1,4 @@
-"""Images that stay encoded until somebody looks at them."""
+"""Bytes of image files in, images out: they stay encoded until somebody looks at them."""
 
 from __future__ import annotations
 

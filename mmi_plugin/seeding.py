@@ -1,4 +1,4 @@
-"""Random streams that depend only on names, the same in every process and Python version."""
+"""Names in, a random stream out that depends on them alone, the same in every process and Python version."""
 
 from __future__ import annotations
 

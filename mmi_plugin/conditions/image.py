@@ -1,4 +1,4 @@
-"""Conditions that give text-heavy items an image that must not matter, or write into one (method section 1)."""
+"""An item in, with another image out: one that must not matter, or its own with a label (method section 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What conditions draw from: unrelated facts and irrelevant photographs."""
+"""What conditions draw from: unrelated facts and irrelevant photographs, from installed packages or a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of conditions, the same in tasks, configs, reports and on the command line.
+"""Names in, conditions out: the same names in tasks, configs, reports and on the command line.
 
 A name may carry strengths: `unrelated_text@sentences=4@position=after`. What is not named has its default.
 """
@@ -16,7 +16,7 @@ from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Family, Item
 from mmi_plugin.seeding import stream
 
-Change = Callable[..., Item]
+Perturbation = Callable[..., Item]
 """`(item, rng, pools, *, strengths) -> item`."""
 
 Strength = int | str
@@ -64,7 +64,7 @@ class Condition:
     seen: bool
     published: bool
     version: int
-    change: Change
+    perturb: Perturbation
     parameters: Mapping[str, Parameter]
     instruction: str = ""
     strength: Mapping[str, Strength] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Condition:
                 f"condition {self.name!r} is for {'/'.join(self.families)}, item {item.id} is {item.family}"
             )
         rng = stream(item.id, self.kind, seed)
-        changed = self.change(item, rng, pools or Pools.default(), **self.strength)
+        changed = self.perturb(item, rng, pools or Pools.default(), **self.strength)
         if not self.instruction:
             return changed
         return replace(changed, context="\n".join(filter(None, (self.instruction, changed.context))))
@@ -101,32 +101,28 @@ CONDITIONS: dict[str, Condition] = {}
 
 def condition(
     *families: Family, seen: bool = True, published: bool = True, version: int = 1, ignore: str = ""
-) -> Callable[[Change], Change]:
+) -> Callable[[Perturbation], Perturbation]:
     """Register a function `(item, rng, pools, *, strengths) -> item` as a condition under its own name.
 
     A strength is a keyword with a default, annotated `Annotated[type, valid values]`. With `ignore`,
     a line that says to ignore what was added, `instructed_NAME` is registered too.
     """
 
-    def register(change: Change) -> Change:
-        name = change.__name__
-        made = Condition(name, name, families, seen, published, version, change, _parameters(change))
+    def register(perturb: Perturbation) -> Perturbation:
+        name, hints = perturb.__name__, get_type_hints(perturb, include_extras=True)
+        strengths = {
+            key: Parameter(parameter.default, get_args(hints[key])[1])
+            for key, parameter in inspect.signature(perturb).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        made = Condition(name, name, families, seen, published, version, perturb, strengths)
         CONDITIONS[name] = made
         if ignore:
             name = INSTRUCTED + name
             CONDITIONS[name] = replace(made, name=name, seen=False, published=False, instruction=ignore)
-        return change
+        return perturb
 
     return register
-
-
-def _parameters(change: Change) -> dict[str, Parameter]:
-    hints = get_type_hints(change, include_extras=True)
-    return {
-        name: Parameter(parameter.default, get_args(hints[name])[1])
-        for name, parameter in inspect.signature(change).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
 
 
 @lru_cache(maxsize=1024)

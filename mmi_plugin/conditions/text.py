@@ -1,4 +1,4 @@
-"""Conditions that add text to items whose image decides, or noise to items that need both (method section 1)."""
+"""An item in, with text added out: where the image decides, or with images too where both do (method section 1)."""
 
 from __future__ import annotations
 
@@ -51,15 +51,12 @@ def wrong_option(item: Item, rng: random.Random) -> str:
 
     Raises InputError when every wrong option reads like the answer.
     """
-    wrong = [option for option in item.wrong_options if not _same(option, item.answer)]
+    answer = normalise(item.answer)
+    wrong = [option for option in item.wrong_options if normalise(option) != answer or not answer]
     if not wrong:
         raise InputError(f"item {item.id}: every wrong option reads like the answer {item.answer!r}")
-    apart = [option for option in wrong if normalise(option) != normalise(item.answer)]
-    return rng.choice([option for option in apart if not mentions(option, item.answer)] or wrong)
-
-
-def _same(option: str, answer: str) -> bool:
-    return normalise(option) == normalise(answer) != ""
+    apart = [option for option in wrong if normalise(option) != answer and not mentions(option, item.answer)]
+    return rng.choice(apart or wrong)
 
 
 def _with_text(item: Item, text: str, position: str) -> Item:

@@ -1,4 +1,4 @@
-"""Where a data set's rows come from: a local copy, else the hub."""
+"""The name of a data set in, its rows out: from a local copy, else from the hub."""
 
 from __future__ import annotations
 

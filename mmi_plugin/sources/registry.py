@@ -1,4 +1,4 @@
-"""What a source gives, and the sources by name."""
+"""The name of a source in, its Benchmark out."""
 
 from __future__ import annotations
 

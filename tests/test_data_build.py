@@ -17,10 +17,10 @@ from pyarrow import parquet
 from mmi_plugin import cli
 from mmi_plugin.data import build as building
 from mmi_plugin.data.build import read_recipe
-from mmi_plugin.data.shards import read_built
 from mmi_plugin.items import Item, image_hash
 from mmi_plugin.sources import llava_instruct, load
 from mmi_plugin.sources.locate import ROOT
+from mmi_plugin.sources.shards import read_built
 from mmi_plugin.trainers import run
 from tests import training
 from tests.suite import DATA

@@ -13,13 +13,13 @@ from pathlib import Path
 from PIL import Image
 from transformers import ProcessorMixin
 
-from mmi_plugin.data.shards import read_built
 from mmi_plugin.errors import BadRows, InputError
 from mmi_plugin.items import FAMILIES, Item, target, user_text
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.records import read_records
+from mmi_plugin.sources.shards import read_built
 from mmi_plugin.trainers.collator import GroupCollator
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.groups import Group, Groups

@@ -1,49 +1,28 @@
-"""The console script `mmi`."""
+"""The console script `mmi`: a command line in, an exit status out. What a command needs is imported when it runs."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmi_plugin.data import build as build_command
-from mmi_plugin.data import facts as facts_command
+import mmi_plugin
 from mmi_plugin.errors import InputError
-from mmi_plugin.report import command as leaderboard_command
-from mmi_plugin.studies import ablation as ablation_command
-from mmi_plugin.studies import sweep
+
+Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="mmi", description=sys.modules["mmi_plugin"].__doc__)
+    """Return the parser of all commands; `run` of what it parses is the command's function."""
+    root = argparse.ArgumentParser(prog="mmi", description=mmi_plugin.__doc__)
     commands = root.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="diagnose a small base model, mitigate, diagnose again; needs no network")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="results folder (default: %(default)s)")
-    demo.add_argument("--ablation", action="store_true", help="train every row of the ablation, not only ours")
-    demo.add_argument("--seeds", type=int, default=None, help="seeds of each row (default: 1; with --ablation 3)")
-    demo.add_argument("--rows", nargs="+", default=None, metavar="ROW", help="rows to train, for example d_aug ours")
-    demo.add_argument(
-        "--from-scratch", action="store_true", help="train the base model first instead of loading the shipped one"
-    )
-    demo.set_defaults(run=_demo)
-    board = commands.add_parser("leaderboard", help=leaderboard_command.DESCRIPTION)
-    leaderboard_command.add_arguments(board)
-    board.set_defaults(run=leaderboard_command.run)
-    data = commands.add_parser("data", help="prepare data").add_subparsers(dest="data_command", required=True)
-    facts = data.add_parser("facts", help=facts_command.DESCRIPTION)
-    facts_command.add_arguments(facts)
-    facts.set_defaults(run=facts_command.run)
-    built = data.add_parser("build", help=build_command.DESCRIPTION)
-    build_command.add_arguments(built)
-    built.set_defaults(run=build_command.run)
-    curve = commands.add_parser("sweep", help=sweep.DESCRIPTION)
-    sweep.add_arguments(curve)
-    curve.set_defaults(run=sweep.run)
-    trained = commands.add_parser("sweep-train", help=ablation_command.DESCRIPTION, allow_abbrev=False)
-    ablation_command.add_arguments(trained)
-    trained.set_defaults(run=ablation_command.run, fields=[])
+    data = _add_demo_and_leaderboard(commands)
+    _add_data(data.add_subparsers(dest="data_command", required=True))
+    _add_sweeps(commands)
     return root
 
 
@@ -55,24 +34,112 @@ def main(argv: Sequence[str] | None = None) -> int:
         root.error(f"unrecognized arguments: {' '.join(rest)}")
     args.fields = rest
     try:
+        for name in ("seeds", "limit", "workers"):
+            value = getattr(args, name, None)
+            if isinstance(value, int) and value < 1:
+                raise InputError(f"--{name} is {value}: it must be at least 1")
         return args.run(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _demo(args: argparse.Namespace) -> int:
-    from mmi_plugin.studies.demo import DEFAULT_ROWS, TRAINED, CommandFailed, demo
+def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
+    demo = commands.add_parser("demo", help="diagnose a small base model, mitigate, diagnose again; needs no network")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="results folder (default: %(default)s)")
+    demo.add_argument("--ablation", action="store_true", help="train every row of the ablation, not only ours")
+    demo.add_argument("--seeds", type=int, default=None, help="seeds of each row (default: 1; with --ablation 3)")
+    demo.add_argument("--rows", nargs="+", default=None, metavar="ROW", help="rows to train, for example d_aug ours")
+    demo.add_argument(
+        "--from-scratch", action="store_true", help="train the base model first instead of loading the shipped one"
+    )
+    demo.set_defaults(run=_demo)
+    board = commands.add_parser(
+        "leaderboard", help="rank evaluated models by worst-case accuracy, with intervals and paired tests"
+    )
+    board.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="output folder of lmms_eval, or NAME=FOLDER to name its model"
+    )
+    board.add_argument("--baseline", metavar="NAME", help="model that the others are compared with")
+    board.add_argument(
+        "--allow-different-prompts",
+        action="store_true",
+        help="test models against the baseline whose processor, template, system prompt or decoding differs",
+    )
+    board.add_argument("--csv", type=Path, metavar="F", help="write every number, one a line")
+    board.add_argument("--json", type=Path, metavar="F", help="write every number with provenance")
+    board.add_argument("--md", type=Path, metavar="F", help="write Markdown tables")
+    board.add_argument("--html", type=Path, metavar="F", help="write one self-contained page with an item browser")
+    board.add_argument("--plots", type=Path, metavar="DIR", help="write the figures as PNG and SVG")
+    board.set_defaults(run=_leaderboard)
+    return commands.add_parser("data", help="prepare data")
 
-    if args.seeds is not None and args.seeds < 1:
-        raise InputError(f"--seeds is {args.seeds}: it must be at least 1")
+
+def _add_data(commands: Commands) -> None:
+    facts = commands.add_parser(
+        "facts", help="write facts on the wrong options of an image-heavy task, once, with a language model"
+    )
+    facts.add_argument("task", metavar="TASK", help="a task of this package, for example mmi_food101")
+    facts.add_argument(
+        "--out", type=Path, required=True, metavar="F", help="file that is written, or continued: a .jsonl"
+    )
+    facts.add_argument("--model", required=True, help="folder or hub id of a chat model; with --base_url its name")
+    facts.add_argument("--base_url", metavar="URL", help="OpenAI-compatible server, for example http://host:8000/v1")
+    facts.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    facts.add_argument("--limit", type=int, metavar="N", help="only the first N items")
+    facts.set_defaults(run=_facts)
+    built = commands.add_parser(
+        "build", help="make a training set from public data, from the hub or from local copies below MMI_DATA_ROOT"
+    )
+    built.add_argument("--config", type=Path, required=True, help="recipe, for example configs/data/paper.yaml")
+    built.add_argument("--out", type=Path, required=True, help="folder of the training set, for --train_file")
+    built.set_defaults(run=_build)
+
+
+def _add_sweeps(commands: Commands) -> None:
+    curve = commands.add_parser(
+        "sweep", help="ask a task under one condition at several strengths, and draw the dose-response curve"
+    )
+    curve.add_argument("task", metavar="TASK", help="a task of this package, for example mmi_demo_digits")
+    curve.add_argument(
+        "sweep", metavar="SWEEP", help="condition and values, for example unrelated_text@sentences=0,1,2,5,10,20"
+    )
+    curve.add_argument("--out", type=Path, required=True, help="results folder; another model adds its curve to it")
+    curve.add_argument("--model", default="mmi_hf", help="model of lmms_eval (default: %(default)s)")
+    curve.add_argument("--model_args", required=True, help="its arguments, for example pretrained=FOLDER")
+    curve.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    for name in ("batch_size", "device", "gen_kwargs", "limit"):
+        curve.add_argument(f"--{name}", help="as in lmms_eval")
+    curve.set_defaults(run=_sweep)
+    trained = commands.add_parser(
+        "sweep-train",
+        help="train a config with one field changed at a time, over seeds, on the embedded benchmark; table and "
+        "figure. Fields of the trainer (--field value ...) are passed to every run.",
+        allow_abbrev=False,
+    )
+    trained.add_argument("--config", type=Path, default=Path("configs/demo/ours.yaml"), help="default: %(default)s")
+    trained.add_argument("--out", type=Path, default=Path("runs/sweep_train"), help="results folder (%(default)s)")
+    trained.add_argument("--seeds", type=int, default=3, help="seeds of each setting (default: %(default)s)")
+    trained.add_argument("--only", nargs="+", metavar="AXIS", help="axes to go along, for example eps steps")
+    trained.add_argument("--axes", type=Path, help="YAML of axes (default: configs/ablation/axes.yaml)")
+    trained.add_argument(
+        "--docs", type=Path, metavar="FILE", help="write document and figure here, too: docs/ablations.md"
+    )
+    trained.add_argument("--limit", type=int, metavar="N", help="ask the first N test items of each task only")
+    trained.add_argument("--workers", type=int, help="runs at a time (default: one per core)")
+    trained.set_defaults(run=lambda args: _sweep_train(args, trained), fields=[])
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from mmi_plugin.studies.demo import DEFAULT_ROWS, TRAINED, demo
+    from mmi_plugin.studies.jobs import JobFailed
+
     base = _base_from_scratch(args.out.absolute() / "base") if args.from_scratch else None
     rows = args.rows or (TRAINED if args.ablation else DEFAULT_ROWS)
-    seeds = args.seeds or (3 if args.ablation else 1)
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        demo(args.out, rows, seeds, base)
-    except CommandFailed as error:
+        demo(args.out, rows, args.seeds or (3 if args.ablation else 1), base)
+    except JobFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -87,6 +154,72 @@ def _base_from_scratch(folder: Path) -> Path:
     if subprocess.run(command, cwd=root, check=False).returncode:
         raise InputError(f"--from-scratch: {' '.join(command)} failed")
     return folder
+
+
+def _leaderboard(args: argparse.Namespace) -> int:
+    """Write what `args` asks for and print the ranking."""
+    from mmi_plugin.report import files
+    from mmi_plugin.report.board import build
+    from mmi_plugin.results.runs import find_baseline, read_runs
+
+    runs = read_runs(args.results)
+    board = build(runs, find_baseline(args.baseline, runs, args.allow_different_prompts))
+    for path, make in ((args.csv, files.to_csv), (args.json, files.to_json), (args.md, files.to_markdown)):
+        if path:
+            _write(path, make(board))
+    if args.html:
+        from mmi_plugin.report.page import to_html
+
+        _write(args.html, to_html(board))
+    if args.plots:
+        from mmi_plugin.report.figures import figures, save_figures
+
+        save_figures(figures(board), args.plots)
+    print(files.overview(board, files.plain))
+    print("\n".join(textwrap.wrap(files.note(board, files.plain), 120)))
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _facts(args: argparse.Namespace) -> int:
+    from mmi_plugin.data.facts import run
+
+    return run(args)
+
+
+def _build(args: argparse.Namespace) -> int:
+    from mmi_plugin.data.build import run
+
+    return run(args)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from mmi_plugin.studies.sweep import run
+
+    given = {name: getattr(args, name) for name in ("batch_size", "device", "gen_kwargs", "limit")}
+    flags = {name: value for name, value in given.items() if value is not None}
+    return run(args.task, args.sweep, args.out, args.model, args.model_args, args.include_path, flags)
+
+
+def _sweep_train(args: argparse.Namespace, own: argparse.ArgumentParser) -> int:
+    from mmi_plugin.studies.ablation import run
+
+    known = {action.dest: action for action in own._actions if action.dest != "help"}
+    given = {name: getattr(args, name) for name in known if getattr(args, name) != known[name].default}
+    typed = [
+        part
+        for name, value in given.items()
+        for part in [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    ]
+    command = shlex.join(["mmi", "sweep-train", *typed, *args.fields])
+    return run(**{name: getattr(args, name) for name in known}, fields=args.fields, command=command)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 from PIL import Image
 
-from mmi_plugin.report.examples import Answer, Example
-from mmi_plugin.report.page import write_page
-from tests.report_demo import demo
+from mmi_plugin.items import Item
+from mmi_plugin.report.items import Example
+from mmi_plugin.report.page import to_html
+from mmi_plugin.results import Record
+from tests.report_demo import Demo
 
 VOID = {"meta", "img", "rect", "line", "circle", "br"}
 
@@ -53,43 +55,49 @@ class Page(HTMLParser):
         ]
 
     def figures(self) -> dict[str, dict[str, list[str]]]:
-        """Task -> measure -> cells of the table of all figures."""
-        body = self.source[self.source.index('<table class="figures') :]
-        body = body[: body.index("</table>")]
+        """Task -> measure -> cells of the tables of all numbers, by the models in the head of each."""
         found: dict[str, dict[str, list[str]]] = {}
-        for row in re.findall(r"<tr.*?</tr>", body, re.DOTALL)[1:]:
-            cells = [
-                " ".join(re.sub(r"<[^>]+>", " ", cell).split())
-                for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)
-            ]
-            if len(cells) == 1:
-                found[cells[0].split()[0]] = measures = {}
-            else:
-                measures[cells[0]] = cells[1:]
+        for summary, body in re.findall(r"<summary>(.*?)</summary>(.*?)</details>", self.source, re.DOTALL):
+            measures = found.setdefault(summary.split()[0].removeprefix("mmi_"), {})
+            for row in re.findall(r"<tr.*?</tr>", body, re.DOTALL):
+                name, *cells = [
+                    " ".join(re.sub(r"<[^>]+>", " ", cell).split())
+                    for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)
+                ]
+                measures[name] = cells
         return found
 
 
-def example(**changes: object) -> Example:
-    values = {
-        "task": "demo_digits",
-        "item_id": "digits-0001",
-        "condition": "misleading_text",
-        "image": Image.new("RGB", (32, 32), (200, 30, 60)),
-        "prompt": "This picture seems to depict a two.\nQuestion:\nWhat digit?\nOption:\nA: one\nB: two",
-        "context": "This picture seems to depict a two.",
-        "options": ("one", "two"),
-        "gold": "A",
-        "named": "B",
-        "before": Answer("B", "B"),
-        "after": Answer("A.", "A"),
-    }
-    return Example(**{**values, **changes})
+PROMPTED = Item(
+    "digits-0001",
+    "image_heavy",
+    "What digit?",
+    "one",
+    ("one", "two"),
+    Image.new("RGB", (32, 32), (200, 30, 60)),
+    context="This picture seems to depict a two.",
+    named="two",
+)
 
 
-def page(tmp_path: Path, content: dict, examples: list[Example] | None = None) -> Page:
-    path = tmp_path / "new" / "report.html"
-    write_page(content, examples or [], path)
-    return Page(path.read_text(encoding="utf-8"))
+def answer(raw: str, parsed: str | None) -> Record:
+    return Record("digits-0001", "misleading_text", 0, "A", parsed, raw, "B")
+
+
+def example(
+    task: str = "demo_digits", before: Record | None = None, after: Record | None = None, **changes: object
+) -> Example:
+    item = replace(PROMPTED, **changes)
+    return Example(task, "misleading_text", item, before or answer("B", "B"), after or answer("A.", "A"))
+
+
+def page(demo: Demo, examples: list[Example] | None = None) -> Page:
+    return Page(without_scripts(to_html(demo.board(), demo.study(examples))))
+
+
+def without_scripts(source: str) -> str:
+    """The page as a reader without scripting has it; a parser of HTML takes scripts for text."""
+    return re.sub(r"<script.*?</script>", "", source, flags=re.DOTALL)
 
 
 HOSTILE = (
@@ -104,23 +112,22 @@ HOSTILE = (
 )
 
 
-def hostile_page(tmp_path: Path) -> Page:
+def hostile_source() -> str:
     text = "\n".join(HOSTILE)
-    content = demo()
-    content["config"] = {text[:200]: text}
-    content["versions"] = {HOSTILE[0]: HOSTILE[1]}
-    content["hashes"] = {HOSTILE[2]: HOSTILE[5]}
+    demo = Demo()
+    demo.config = {text[:200]: text}
     hostile = [
         example(
-            item_id=bad,
-            task=bad,
-            prompt=f"{bad}\n{bad}",
+            bad,
+            answer(bad, None),
+            answer(bad, "A"),
+            id=bad,
+            question=f"{bad}\n{bad}",
             context=bad,
             options=(bad, "two"),
-            before=Answer(bad, None),
-            after=Answer(bad, "A"),
+            answer=bad,
             image=None if index else Image.new("RGBA", (3000, 7)),
         )
         for index, bad in enumerate(HOSTILE)
     ]
-    return page(tmp_path, content, hostile)
+    return to_html(demo.board(), demo.study(hostile))

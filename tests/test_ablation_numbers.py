@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from mmi_plugin.studies.analysis import CAPITALS, DIGITS, VQA, analyse
-from mmi_plugin.studies.ask import benchmark
-from mmi_plugin.studies.demo import TASKS
+from mmi_plugin.studies.analysis import CAPITALS, DIGITS, VQA, Trial, analyse
+from mmi_plugin.studies.demo import TASKS, benchmark
 from mmi_plugin.studies.document import Made, document, sweep_figure
 from mmi_plugin.studies.plan import BASE, OWN, Axis, Setting
-from mmi_plugin.studies.runs import Run
 
 ITEMS = 120
 BETTER, SAME = Setting("eps", "0.3"), Setting("eps", "0.03")
@@ -35,9 +33,9 @@ def answers(setting: Setting, seed: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def runs() -> list[Run]:
+def runs() -> list[Trial]:
     settings = [(setting, seed) for seed in range(3) for setting in (OWN, BETTER, SAME)]
-    return [Run(setting, seed, answers(setting, seed), 0.5, 1.0) for setting, seed in [(BASE, 0), *settings]]
+    return [Trial(setting, seed, answers(setting, seed), 0.5, 1.0) for setting, seed in [(BASE, 0), *settings]]
 
 
 def shares(setting: Setting, task: str) -> list[float]:
@@ -45,37 +43,37 @@ def shares(setting: Setting, task: str) -> list[float]:
     return [answers(setting, s)[task]["parsed"][last].count("A") / ITEMS for s in range(1 if setting == BASE else 3)]
 
 
-def test_numbers_are_means_over_seeds_and_items(runs: list[Run]) -> None:
+def test_numbers_are_means_over_seeds_and_items(runs: list[Trial]) -> None:
     found = analyse(runs)
     for setting in (BASE, OWN, BETTER, SAME):
         for outcome in (DIGITS, CAPITALS):
             by_seed = shares(setting, outcome.task)
             number = found.numbers[setting, outcome]
             assert number.seeds == pytest.approx(by_seed)
-            assert number.estimate.value == pytest.approx(sum(by_seed) / len(by_seed))
-            assert number.estimate.low < number.estimate.value < number.estimate.high
+            assert number.value == pytest.approx(sum(by_seed) / len(by_seed))
+            assert number.low < number.value < number.high
     # Sums have one condition: their reference.
-    assert found.numbers[OWN, VQA].estimate.value == pytest.approx(sum(shares(OWN, VQA.task)) / 3)
+    assert found.numbers[OWN, VQA].value == pytest.approx(sum(shares(OWN, VQA.task)) / 3)
 
 
-def test_changes_are_paired_and_corrected(runs: list[Run]) -> None:
+def test_changes_are_paired_and_corrected(runs: list[Trial]) -> None:
     found = analyse(runs)
     assert {setting for setting, _ in found.changes} == {BETTER, SAME}
     for outcome in (DIGITS, CAPITALS, VQA):
         better, same = found.changes[BETTER, outcome], found.changes[SAME, outcome]
         by_seed = [a - b for a, b in zip(shares(BETTER, outcome.task), shares(OWN, outcome.task), strict=True)]
         assert better.seeds == pytest.approx(by_seed)
-        assert better.difference.value == pytest.approx(sum(by_seed) / 3)
+        assert better.value == pytest.approx(sum(by_seed) / 3)
         assert better.differs
         assert better.in_every_seed
-        assert (same.difference.value, same.differs) == (0, False)
-        assert better.p >= better.difference.p
+        assert (same.value, same.differs) == (0, False)
+        assert better.p_holm >= better.p
 
 
-def test_document_says_what_the_numbers_say(runs: list[Run]) -> None:
+def test_document_says_what_the_numbers_say(runs: list[Trial]) -> None:
     provenance = {"base": "b", "config": "c", "options": [], "data": {"d": "e"}, "versions": {"torch": "9"}}
-    made = Made("mmi sweep-train", "ours.yaml", 3, provenance, "f.png")
-    text = document([AXIS], analyse(runs), runs, made)
+    made = Made("mmi sweep-train", "ours.yaml", 3, provenance)
+    text = document([AXIS], analyse(runs), runs, made, "f.png")
     gain = 100 * (sum(shares(BETTER, TASKS[0])) - sum(shares(OWN, TASKS[0]))) / 3
     assert f"`0.1` over `0.3` costs {gain:.1f} points of the worst case on digits" in text
     assert "`0.1` over `0.03` makes no difference beyond chance on the worst case on digits" in text
@@ -85,21 +83,21 @@ def test_document_says_what_the_numbers_say(runs: list[Run]) -> None:
     assert "**better**" in text
     assert "**worse**" not in text
 
-    nothing = [Run(s, n, answers(OWN, n), None, 1.0) for n in range(3) for s in (OWN, SAME)]
+    nothing = [Trial(s, n, answers(OWN, n), None, 1.0) for n in range(3) for s in (OWN, SAME)]
     axis = Axis("eps", "eps", ("0.03", "0.1"), {}, "0.1")
-    text = document([axis], analyse([*nothing, runs[0]]), [*nothing, runs[0]], made)
+    text = document([axis], analyse([*nothing, runs[0]]), [*nothing, runs[0]], made, "f.png")
     assert "the choice makes no difference beyond chance" in text
 
 
-def test_figure_draws_every_value_of_every_outcome(runs: list[Run]) -> None:
+def test_figure_draws_every_value_of_every_outcome(runs: list[Trial]) -> None:
     found = analyse(runs)
     (panel, *_) = sweep_figure([AXIS], found).axes
     drawn = [list(line.lines[0].get_ydata()) for line in panel.containers]
     for outcome, line in zip((DIGITS, CAPITALS, VQA), drawn, strict=True):
         settings = (SAME, OWN, BETTER)
-        assert line == pytest.approx([100 * found.numbers[setting, outcome].estimate.value for setting in settings])
+        assert line == pytest.approx([100 * found.numbers[setting, outcome].value for setting in settings])
 
 
-def test_figure_leaves_the_places_of_no_axis_empty(runs: list[Run]) -> None:
+def test_figure_leaves_the_places_of_no_axis_empty(runs: list[Trial]) -> None:
     panels = sweep_figure([AXIS] * 5, analyse(runs)).axes
     assert [panel.axison for panel in panels] == [True] * 5 + [False]

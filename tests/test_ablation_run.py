@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mmi_plugin.cli import main
-from mmi_plugin.studies.ask import ask_checkpoint
+from mmi_plugin.studies.ablation import ask_checkpoint
 from mmi_plugin.studies.demo import TASKS, base_folder
-from mmi_plugin.studies.pool import WorkerPool
+from mmi_plugin.studies.jobs import Job, make_all
 from tests.harness_runs import OUR_MODEL, arguments
 
 STEPS = ("--max_steps", "2", "--warmup_steps", "0", "--logging_steps", "1")
@@ -78,11 +78,14 @@ def test_base_answers_as_in_the_harness(tmp_path: Path) -> None:
 
 
 def test_failed_run_is_named_and_the_rest_is_kept(tmp_path: Path) -> None:
-    good = {"argv": None, "base": str(base_folder()), "work": str(tmp_path / "w"), "limit": 1}
+    good = {"fields": None, "base": str(base_folder()), "work": str(tmp_path / "w"), "limit": 1}
     bad = good | {"base": str(tmp_path / "nothing")}
-    jobs = [one | {"log": str(tmp_path / f"{place}.log")} for place, one in enumerate([bad, good])]
-    with WorkerPool(1) as pool:
-        replies = dict(pool.replies(jobs))
-    assert "nothing" in replies[0]["error"]
-    assert replies[1]["result"]["answers"][TASKS[0]]["items"]
-    assert "Traceback" in (tmp_path / "0.log").read_text(encoding="utf-8")
+    function = "mmi_plugin.studies.ablation:train_and_ask"
+    jobs = [
+        Job(title, function, one, tmp_path / f"{title}.json", {"one": title}, tmp_path / f"{title}.log")
+        for title, one in (("bad", bad), ("good", good))
+    ]
+    made, failed = make_all(jobs, 1)
+    assert list(failed) == ["bad"] and "nothing" in failed["bad"]
+    assert list(made) == [1] and made[1]["answers"][TASKS[0]]["items"] and jobs[1].kept() == made[1]
+    assert "Traceback" in (tmp_path / "bad.log").read_text(encoding="utf-8") and jobs[0].kept() is None

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmi_plugin import cli
-from mmi_plugin.studies import demo as rows
-from mmi_plugin.studies.demo import TRAINED, WEIGHTS, CommandFailed, Job, base_folder, demo, run
+from mmi_plugin.studies.demo import TRAINED, WEIGHTS, Row, base_folder, demo
 
 
 @pytest.fixture(scope="module")
@@ -48,25 +47,18 @@ def test_what_the_demo_leaves(finished: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_key_follows_everything_that_decides_a_row(tmp_path: Path) -> None:
-    job = Job("ours", 0, base_folder(), tmp_path)
+    job = Row("ours", 0, base_folder(), tmp_path)
     others = [
-        Job("js", 0, base_folder(), tmp_path),
-        Job("ours", 1, base_folder(), tmp_path),
-        Job("ours", 0, base_folder(), tmp_path, ("--max_steps", "3")),
+        Row("js", 0, base_folder(), tmp_path),
+        Row("ours", 1, base_folder(), tmp_path),
+        Row("ours", 0, base_folder(), tmp_path, ("--max_steps", "3")),
     ]
     keys = [json.dumps(one.key, sort_keys=True) for one in (job, *others)]
     assert len(set(keys)) == 4
 
 
 def test_every_row_has_its_config() -> None:
-    assert all(Job(name, 0, Path(), Path()).config.is_file() for name in TRAINED)
-
-
-def test_a_failing_command_names_its_log(tmp_path: Path) -> None:
-    log = tmp_path / "x.log"
-    with pytest.raises(CommandFailed, match=rf"train failed with status 3: last words \(log: {log}\)"):
-        run(["sh", "-c", "echo first; echo last words >&2; exit 3"], log, "train", 1, False)
-    assert log.read_text() == "first\nlast words\n"
+    assert all(Row(name, 0, Path(), Path()).config.is_file() for name in TRAINED)
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,11 +68,12 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "--seeds is 0" in capsys.readouterr().err
 
 
-def test_a_failed_training_fails_the_demo(
+def test_a_failed_training_fails_the_demo_and_names_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rows.Job, "_evaluate", lambda self, threads, show: self.folder.mkdir(parents=True))
-    monkeypatch.setattr(rows.Job, "results", lambda self: {})
-    monkeypatch.setattr(rows, "LAUNCH", ("--num_processes", "none"))
+    wrong = Row("ours", 0, base_folder(), tmp_path, ("--learning_rate", "fast")).job()
+    monkeypatch.setattr(Row, "job", lambda self: wrong)
     assert cli.main(["demo", "--out", str(tmp_path)]) == 1
-    assert "train ours failed with status" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error: ours, seed 0: InputError: " in said and "fast" in said
+    assert f"(log: {wrong.log})" in said and "Traceback" in wrong.log.read_text(encoding="utf-8")

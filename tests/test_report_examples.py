@@ -11,7 +11,7 @@ import pytest
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import user_text
-from mmi_plugin.report.examples import Answer, pick_examples
+from mmi_plugin.report.items import pick_examples
 from mmi_plugin.results import Record
 from mmi_plugin.sources import Benchmark, load
 
@@ -41,29 +41,33 @@ def test_the_mended_item_that_the_condition_misled_is_picked() -> None:
     after = records(bench, lambda index, name: True)
     examples = pick_examples(bench, before, after)
     assert [example.condition for example in examples] == ["unrelated_text", "misleading_text", "ocr_text"]
-    assert {example.item_id for example in examples} == {bench.items[7].id}
+    assert {example.item.id for example in examples} == {bench.items[7].id}
     for example in examples:
         wrong = bench.items[7].letter(bench.items[7].wrong_options[0])
-        assert example.before == Answer(f"{wrong}.", wrong) and example.after.parsed == example.gold
+        assert (example.before.raw, example.before.parsed) == (f"{wrong}.", wrong)
+        assert example.after.parsed == example.before.gold
 
 
 def test_an_example_shows_exactly_what_the_model_was_asked() -> None:
     bench = benchmark("demo_digits")
     for example in pick_examples(bench, records(bench, lambda i, c: False, 5), records(bench, lambda i, c: True, 5)):
-        item = next(item for item in bench.items if item.id == example.item_id)
+        item = next(item for item in bench.items if item.id == example.item.id)
         changed = get(example.condition)(item, 5, bench.pools)
-        assert example.prompt == user_text(changed)
-        assert example.context == changed.context and example.prompt.startswith(example.context)
-        assert example.image.tobytes() == changed.image.tobytes()
-        assert example.gold == item.gold and example.options == item.options
+        assert user_text(example.item) == user_text(changed)
+        assert example.item.context == changed.context and user_text(example.item).startswith(changed.context)
+        assert example.item.image.tobytes() == changed.image.tobytes()
+        assert example.before.gold == item.gold and example.item.options == item.options
 
 
 def test_text_heavy_examples_carry_the_irrelevant_image() -> None:
     bench = benchmark("demo_capitals")
     examples = pick_examples(bench, records(bench, lambda i, c: False), records(bench, lambda i, c: True))
     assert [example.condition for example in examples] == ["black", "white", "irrelevant_image", "screenshot"]
-    assert examples[0].image.getextrema() == ((0, 0),) * 3 and examples[1].image.getextrema() == ((255, 255),) * 3
-    assert len({example.item_id for example in examples}) == 4, "one item per condition while there are others"
+    assert (
+        examples[0].item.image.getextrema() == ((0, 0),) * 3
+        and examples[1].item.image.getextrema() == ((255, 255),) * 3
+    )
+    assert len({example.item.id for example in examples}) == 4, "one item per condition while there are others"
 
 
 def test_the_pick_does_not_depend_on_the_order_of_the_records() -> None:
@@ -73,8 +77,8 @@ def test_the_pick_does_not_depend_on_the_order_of_the_records() -> None:
     random.Random(1).shuffle(before)
     random.Random(2).shuffle(after)
     again = pick_examples(bench, before, after, per_condition=3)
-    identity = [(example.condition, example.item_id) for example in picked]
-    assert identity == [(example.condition, example.item_id) for example in again]
+    identity = [(example.condition, example.item.id) for example in picked]
+    assert identity == [(example.condition, example.item.id) for example in again]
     assert len(set(identity)) == 9
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.results import Record, summarise
+from mmi_plugin.results import Record
 from mmi_plugin.results.estimates import estimate
-from mmi_plugin.results.measures import Measure, Outcomes, jensen_shannon, per_item, total_variation
+from mmi_plugin.results.measures import Measure, Outcomes, jensen_shannon, per_item, task_numbers, total_variation
 from tests.statistics_records import CONDITIONS, by_item, outcomes, records
 
 PERTURBED = CONDITIONS[1:]
@@ -43,6 +43,7 @@ def _counted(found: list[Record]) -> dict[Measure, float]:
     seen = [name for name in CONDITIONS if name != "ocr_text"]
     expected["worst_case_seen", None] = sum(all(group[name].right for name in seen) for group in groups) / n
     expected["unparseable", None] = sum(expected["unparseable", name] for name in CONDITIONS) / 4
+    expected["cut_off", None] = sum(r.cut_off for group in groups for r in group.values()) / (n * len(CONDITIONS))
     expected["flip_rate", None] = sum(expected["flip_rate", name] for name in PERTURBED) / 3
     return expected
 
@@ -62,12 +63,12 @@ def test_the_directions_add_up_to_the_flip_rate() -> None:
 
 def test_agrees_with_the_harness_summary() -> None:
     found = records()
-    means, summary = _means(found), summarise(found, "image_heavy", CONDITIONS)
-    assert {name: means[Measure("accuracy", name)] for name in CONDITIONS} == pytest.approx(summary.accuracy)
-    assert {name: means[Measure("flip_rate", name)] for name in PERTURBED} == pytest.approx(summary.flip_rate)
-    assert means[Measure("worst_case")] == pytest.approx(summary.worst_case)
-    assert means[Measure("worst_case_seen")] == pytest.approx(summary.worst_case_seen)
-    assert means[Measure("unparseable")] == pytest.approx(summary.unparseable)
+    counted, numbers = _counted(found), task_numbers(found, "image_heavy", CONDITIONS)
+    assert (numbers.pop("items"), numbers.pop("incomplete")) == (60, 0)
+    for name, share in numbers.items():
+        measure, _, condition = name.partition("/")
+        assert share == pytest.approx(counted[measure, condition or None])
+    assert len(numbers) == len(CONDITIONS) + len(PERTURBED) + 4
 
 
 def test_text_preference_counts_changed_answers_only() -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mmi_plugin.documents import Documents, documents
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.models.answer import Scorer
 from mmi_plugin.models.evaluate import evaluate
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import Prompts
-from mmi_plugin.results import Record, summarise
+from mmi_plugin.results import Record
+from mmi_plugin.results.measures import task_numbers
 from mmi_plugin.sources import SOURCES, Benchmark, load
+from mmi_plugin.trainers.compat import within_forward
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.decoder import evaluating, unwrap, within_forward
+from mmi_plugin.trainers.decoder import evaluating, unwrap
 
 PREFIX = "mmi_"
 SETTINGS = {"max_new_tokens": 8}  # enough for a letter, or to see that there is none
@@ -24,7 +25,8 @@ SETTINGS = {"max_new_tokens": 8}  # enough for a letter, or to see that there is
 class EvaluationCallback(TrainerCallback):
     """Every `eval_tasks_steps` steps, and before the first, asks the first `eval_tasks_items` test items of each task.
 
-    Logs eval_TASK/CONDITION/accuracy and /flip_rate and eval_TASK/worst_case, shares in [0, 1].
+    Asks under every condition that training uses, drawn with seed 0. Logs eval_TASK/CONDITION/accuracy and /flip_rate
+    and eval_TASK/worst_case, shares in [0, 1].
     Every process asks all of the items, in step, so that sharded weights are gathered. Training is
     not changed by it: nothing here draws from a global random generator.
     """
@@ -58,26 +60,23 @@ class EvaluationCallback(TrainerCallback):
         model = unwrap(trainer.accelerator.unwrap_model(trainer.model))
         found: dict[str, float] = {}
         for task, bench in self._benchmarks.items():
-            ask = partial(self._ask, model, bench)
+            conditions = self._args.conditions_of(bench.family)
+            asked = documents(bench, conditions, limit=self._args.eval_tasks_items)
+
+            def ask(asked: Documents = asked) -> list[Record]:
+                # Prompts share nothing: where weights are sharded, the decoder must run as a whole.
+                size = self._args.per_device_eval_batch_size
+                with evaluating(model):
+                    return evaluate(model, self._prompts, asked, SETTINGS, size, share=False, thinking=0)
+
             records = within_forward(trainer.model_wrapped, ask)
-            summary = summarise(records, bench.family, self._args.conditions_of(bench.family))
-            found[f"eval_{task}/worst_case"] = summary.worst_case
-            found |= {f"eval_{task}/{name}/accuracy": value for name, value in summary.accuracy.items()}
-            found |= {f"eval_{task}/{name}/flip_rate": value for name, value in summary.flip_rate.items()}
+            numbers = task_numbers(records, bench.family, conditions)
+            found[f"eval_{task}/worst_case"] = numbers["worst_case"]
+            for number, value in numbers.items():
+                measure, _, condition = number.partition("/")
+                if condition:
+                    found[f"eval_{task}/{condition}/{measure}"] = value
         Trainer.log(trainer, found)  # not the trainer's own log, which would read its meter
-
-    def _ask(self, model: PreTrainedModel, bench: Benchmark) -> list[Record]:
-        """Return the model's records under every condition that training uses, drawn with seed 0.
-
-        Prompts share nothing: where weights are sharded, the decoder must run as a whole.
-        """
-        args = self._args
-        scorer = Scorer(model, self._prompts, capacity=0, thinking=0)
-        conditions = args.conditions_of(bench.family)
-        with evaluating(model):
-            return evaluate(
-                scorer, bench, conditions, SETTINGS, args.per_device_eval_batch_size, limit=args.eval_tasks_items
-            )
 
 
 def load_task(task: str) -> Benchmark:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from argparse import Namespace
-from collections.abc import Callable, ItemsView, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,32 +15,15 @@ from lmms_eval.models import get_model
 from loguru import logger
 from PIL import Image
 
-from mmi_plugin.answers import THOUGHTS, read
+from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.conditions import get
-from mmi_plugin.documents import Selection, documents, perturbed
+from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.harness.compat import probabilities_of
-from mmi_plugin.harness.failures import fail_stock, failure_of
+from mmi_plugin.harness.compat import Scored, fail_stock, failure_of, probabilities_of
 from mmi_plugin.harness.flags import REFUSED, check, default_of, tag_pairs
-from mmi_plugin.harness.numbers import flatten, higher_is_better
-from mmi_plugin.models.evaluate import dealt
-from mmi_plugin.results import Record, Summary, summarise
-
-
-class Scored(dict[str, Any]):
-    """What `process_results` returns for one document.
-
-    lmms-eval copies the mapping into the sample log and aggregates what `.items()` gives. So the
-    log gets the fields of the record once, and every metric gets the record.
-    """
-
-    def __init__(self, record: Record, metrics: Sequence[str]) -> None:
-        super().__init__(record.to_dict())
-        self._scores = dict.fromkeys(metrics, record)
-
-    def items(self) -> ItemsView[str, Any]:
-        return self._scores.items()
-
+from mmi_plugin.models.evaluate import record_of
+from mmi_plugin.results import Record
+from mmi_plugin.results.measures import higher_is_better, incomplete, task_numbers
 
 _SHOWN = 20  # failed records; the sample log names all
 _FIXED: dict[str, Any] = {"output_type": "generate_until", "num_fewshot": 0, "metric_list": []}
@@ -77,8 +60,8 @@ class InterferenceTask(ConfigurableMessagesTask):
         selection = Selection.parse(dataset_kwargs or {}, split, self.config.task)
         self.selection = selection
         self.bench = selection.benchmark()
-        self.items = {item.id: item for item in self.bench.items}
-        self.dataset = {split: documents(self.bench, selection)}
+        self.documents = documents(self.bench, selection.conditions, selection.seed)
+        self.dataset = {split: self.documents.rows}
         self.dataset_no_image = self.dataset
         # Both go into the results file, and into the key of lmms-eval's response cache.
         self.config.dataset_kwargs = selection.to_dict()
@@ -88,7 +71,7 @@ class InterferenceTask(ConfigurableMessagesTask):
             "condition_versions": {name: get(name).version for name in selection.conditions},
             "content_hash": self.bench.digest(selection.conditions, selection.seed),
         }
-        self.metrics = tuple(flatten(self.summarise(())))
+        self.metrics = tuple(self._numbers(()))
         self._answers: dict[tuple[str, str], tuple[str, str, tuple[float, ...] | None]] = {}
         self.args: Namespace | None = None  # of the command line; lmms-eval sets it
         self._system_prompt: str | None = None
@@ -122,7 +105,7 @@ class InterferenceTask(ConfigurableMessagesTask):
             )
         ranks = int(os.environ.get("WORLD_SIZE", 1))
         if ranks > 1:
-            kept = kept.select(dealt(kept["image_key"], ranks))
+            kept = kept.select(rank_order(kept["image_key"], ranks))
         self.dataset = self.dataset_no_image = {self.config.test_split: kept}
         self.task_docs = kept
 
@@ -164,14 +147,14 @@ class InterferenceTask(ConfigurableMessagesTask):
         return doc["gold"]
 
     def doc_to_visual(self, doc: Mapping[str, Any]) -> list[Image.Image]:
-        item = perturbed(self.bench, self.items[doc["item_id"]], doc["condition"], doc["seed"])
-        return list(item.images)
+        return list(self.documents.item(doc).images)
 
     def doc_to_messages(self, doc: Mapping[str, Any], **_: Any) -> list[dict[str, Any]]:
-        turns = self._build_user_turn(self.doc_to_visual(doc), self.doc_to_text(doc))
+        images = [{"type": "image", "url": image} for image in self.doc_to_visual(doc)]
+        turn = {"role": "user", "content": [*images, {"type": "text", "text": self.doc_to_text(doc)}]}
         if self._system_prompt is None:
-            return turns
-        return [{"role": "system", "content": [{"type": "text", "text": self._system_prompt}]}, *turns]
+            return [turn]
+        return [{"role": "system", "content": [{"type": "text", "text": self._system_prompt}]}, turn]
 
     def apply_filters(self) -> list[Instance] | None:
         """Note the answers as they came, with their probabilities: lmms-eval takes thoughts out of what it hands on.
@@ -190,24 +173,8 @@ class InterferenceTask(ConfigurableMessagesTask):
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str], full_docs: Any = None) -> Scored:
         """Return the record of one document."""
         raw, said, probabilities = self._answers[doc["item_id"], doc["condition"]]
-        failure = failure_of(raw)
-        reading = read(said, self.items[doc["item_id"]].options, self.thoughts())
-        record = Record(
-            item_id=doc["item_id"],
-            condition=doc["condition"],
-            seed=doc["seed"],
-            gold=doc["gold"],
-            parsed=None if failure else reading.letter,
-            raw=raw,
-            named=doc["named"],
-            failure=failure,
-            probabilities=probabilities,
-            cut_off=not failure and reading.cut_off,
-        )
+        record = record_of(doc, raw, probabilities, self.thoughts(), failure_of(raw), said)
         return Scored(record, self.metrics)
-
-    def summarise(self, records: Sequence[Record]) -> Summary:
-        return summarise(records, self.bench.family, self.selection.conditions)
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Record]], float]]:
         return {name: partial(self._number, name) for name in self.metrics}
@@ -216,11 +183,23 @@ class InterferenceTask(ConfigurableMessagesTask):
         return {name: higher_is_better(name) for name in self.metrics}
 
     def _number(self, name: str, records: Sequence[Record]) -> float:
-        summary, self._undone = self.summarise(records), ""
-        if name == "incomplete" and summary.incomplete:
+        self._undone = ""
+        if name == "incomplete" and (lacking := incomplete(records, self.selection.conditions)):
             self.failed = [record for record in records if record.failure]
-            first = ", ".join(summary.incomplete[:5])
-            logger.warning(
-                f"{self.task_name}: {len(summary.incomplete)} items lack a condition and are in no number: {first}"
-            )
-        return flatten(summary)[name]
+            first = ", ".join(lacking[:5])
+            logger.warning(f"{self.task_name}: {len(lacking)} items lack a condition and are in no number: {first}")
+        return self._numbers(records)[name]
+
+    def _numbers(self, records: Sequence[Record]) -> dict[str, float]:
+        return task_numbers(records, self.bench.family, self.selection.conditions)
+
+
+def rank_order(images: Sequence[str | None], ranks: int) -> list[int]:
+    """Return an order of documents in which each rank gets whole images.
+
+    lmms-eval gives document i to rank i mod `ranks`. At most `ranks` - 1 images end up on two of them.
+    """
+    order = sorted(range(len(images)), key=lambda row: images[row] or "")
+    sizes = [len(range(rank, len(images), ranks)) for rank in range(ranks)]
+    starts = [sum(sizes[:rank]) for rank in range(ranks)]
+    return [order[starts[row % ranks] + row // ranks] for row in range(len(images))]

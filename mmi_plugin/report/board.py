@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from mmi_plugin.conditions import get
 from mmi_plugin.items import FAMILIES
-from mmi_plugin.results.estimates import Difference, Estimate, difference, estimate, holm
-from mmi_plugin.results.measures import LABELS, Measure, Outcomes, PerItem, per_item
+from mmi_plugin.results.estimates import Difference, Estimate, corrected, difference, estimate
+from mmi_plugin.results.measures import LABELS, Measure, Outcomes, PerItem, over_seeds, per_item
 from mmi_plugin.results.runs import Run
 
 
@@ -66,25 +66,16 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Number:
-    """An estimate; with a baseline also the difference to it, and p after Holm's correction."""
-
-    estimate: Estimate
-    change: Difference | None = None
-    p_holm: float | None = None
-
-
-@dataclass(frozen=True)
 class Leaderboard:
-    """`runs` stand best first; `ranks` are equal where worst-case accuracies are; `tests` were
-    corrected together."""
+    """`runs` stand best first; `ranks` are equal where worst-case accuracies are; `numbers` of every model;
+    `changes` from the baseline to the others, which were corrected together."""
 
     runs: tuple[Run, ...]
     ranks: Mapping[str, int]
     scopes: tuple[Scope, ...]
-    numbers: Mapping[Key, Number]
+    numbers: Mapping[Key, Estimate]
+    changes: Mapping[Key, Difference]
     baseline: str | None
-    tests: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,25 +102,38 @@ class Leaderboard:
 
 
 def build(runs: Sequence[Run], baseline: str | None = None) -> Leaderboard:
-    """Return the leaderboard of comparable `runs` (`leaderboard_runs.read_runs`)."""
-    values = {run.name: {task: per_item(outcomes) for task, outcomes in run.outcomes.items()} for run in runs}
+    """Return the leaderboard of comparable `runs` (`results.runs.read_runs`).
+
+    Runs of one name are trainings that differ in their seed alone: an item's value is its mean over them.
+    """
+    values = {name: _values([run for run in runs if run.name == name]) for name in dict.fromkeys(r.name for r in runs)}
     scopes = _scopes(runs[0].outcomes)
     keys = [
         Key(name, scope, measure) for name in values for scope in scopes for measure in _common(values[name], scope)
     ]
-    numbers = {}
+    numbers, changes = {}, {}
     for key in tqdm(keys, desc="Statistics", delay=2):
         parts = _parts(values, key)
-        tested = baseline not in (None, key.model) and _is_tested(key)
-        change = difference(_parts(values, key._replace(model=baseline)), parts) if tested else None
-        numbers[key] = Number(estimate(parts), change)
-    tests = _correct(numbers)
+        numbers[key] = estimate(parts)
+        if baseline not in (None, key.model) and _is_tested(key):
+            changes[key] = difference(_parts(values, key._replace(model=baseline)), parts)
     overall = scopes[-1]
-    worst = {run.name: numbers[Key(run.name, overall, RANKED_BY)].estimate.value for run in runs}
-    best = {run.name: numbers[Key(run.name, overall, Measure("reference_accuracy"))].estimate.value for run in runs}
-    ordered = sorted(runs, key=lambda run: (-worst[run.name], -best[run.name], run.name))
+    worst = {name: numbers[Key(name, overall, RANKED_BY)].value for name in values}
+    best = {name: numbers[Key(name, overall, Measure("reference_accuracy"))].value for name in values}
+    first = {run.name: run for run in reversed(runs)}
+    ordered = sorted(first.values(), key=lambda run: (-worst[run.name], -best[run.name], run.name))
     ranks = {name: 1 + sum(other > share for other in worst.values()) for name, share in worst.items()}
-    return Leaderboard(tuple(ordered), ranks, scopes, numbers, baseline, tests)
+    return Leaderboard(tuple(ordered), ranks, scopes, numbers, corrected(changes), baseline)
+
+
+def _values(trainings: Sequence[Run]) -> dict[str, dict[Measure, PerItem]]:
+    """Return task -> measure -> values of one model, of several trainings their mean."""
+    found = {}
+    for task in trainings[0].outcomes:
+        measured = [per_item(run.outcomes[task]) for run in trainings]
+        common = [measure for measure in measured[0] if all(measure in other for other in measured)]
+        found[task] = {measure: over_seeds([one[measure] for one in measured]) for measure in common}
+    return found
 
 
 def _scopes(outcomes: Mapping[str, Outcomes]) -> tuple[Scope, ...]:
@@ -173,10 +177,13 @@ def _is_tested(key: Key) -> bool:
     return len(key.scope.tasks) > 1 and name in ("worst_case", "flip_rate") and condition is None
 
 
-def _correct(numbers: dict[Key, Number]) -> int:
-    """Put the corrected p-values into `numbers`; return how many tests there were."""
-    tested = [key for key, number in numbers.items() if number.change is not None]
-    corrected = holm([numbers[key].change.p for key in tested])
-    for key, p in zip(tested, corrected, strict=True):
-        numbers[key] = replace(numbers[key], p_holm=p)
-    return len(tested)
+def curve_numbers(runs: Sequence[Run]) -> dict[Key, Estimate]:
+    """Return what a dose-response curve needs: of data sets with a sweep, every number under one condition."""
+    found = {}
+    for run in runs:
+        for task, outcomes in run.outcomes.items():
+            if sweeps(outcomes.conditions):
+                measured = {measure: values for measure, values in per_item(outcomes).items() if measure.condition}
+                scope = Scope(task, "task", (task,))
+                found |= {Key(run.name, scope, measure): estimate([values]) for measure, values in measured.items()}
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +16,9 @@ from matplotlib.figure import Figure
 from mmi_plugin.conditions import REFERENCE, get
 from mmi_plugin.errors import InputError, shorten
 from mmi_plugin.report.board import Key, Leaderboard, Scope, Sweep, sweeps
-from mmi_plugin.report.files import FAMILY_LABELS, plain
-from mmi_plugin.report.scores import words
+from mmi_plugin.report.files import FAMILY_LABELS, plain, words
 from mmi_plugin.results.estimates import Estimate
-from mmi_plugin.results.measures import Measure
+from mmi_plugin.results.measures import Measure, Outcomes
 
 # Okabe and Ito's colours, told apart also by the colour-blind; line styles and hatches tell more apart.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
@@ -48,7 +47,7 @@ def figures(board: Leaderboard) -> dict[str, Figure]:
     dose_TASK_CONDITION@STRENGTH in place of bars."""
     with _style():
         radars = {f"radar_{scope.name}": _radar(board, scope) for scope in board.scopes_of("family")}
-        doses = dose_figures(board)
+        doses = dose_figures(board.numbers, board.outcomes)
         bars = {
             f"bars_{scope.name}": _bars(board, scope)
             for scope in board.scopes_of("task")
@@ -57,13 +56,14 @@ def figures(board: Leaderboard) -> dict[str, Figure]:
         return {name: made for name, made in radars.items() if made} | {"heatmap": _heatmap(board)} | bars | doses
 
 
-def dose_figures(board: Leaderboard) -> dict[str, Figure]:
-    """Return the dose-response curves of every sweep among the data sets."""
+def dose_figures(numbers: Mapping[Key, Estimate], outcomes: Mapping[str, Outcomes]) -> dict[str, Figure]:
+    """Return the dose-response curves of every sweep among the data sets `outcomes`, a line per model."""
+    scopes = {key.scope.name: key.scope for key in numbers if key.scope.kind == "task"}
     with _style():
         return {
-            f"dose_{scope.name}_{sweep.title}": _dose(board, scope, sweep)
-            for scope in board.scopes_of("task")
-            for sweep in sweeps(board.outcomes[scope.name].conditions)
+            f"dose_{task}_{sweep.title}": _dose(numbers, scope, outcomes[task], sweep)
+            for task, scope in scopes.items()
+            for sweep in sweeps(outcomes[task].conditions)
         }
 
 
@@ -93,8 +93,8 @@ def _radar(board: Leaderboard, family: Scope) -> Figure | None:
     figure = Figure(figsize=(5.5, 4.5))
     axes = figure.add_subplot(projection="polar")
     angles = np.linspace(0, 2 * np.pi, len(spokes), endpoint=False)
-    for name, colour, line, _ in _looks(board):
-        shares = [100 * board.numbers[Key(name, scope, measure)].estimate.value for scope, measure in spokes]
+    for name, colour, line, _ in _looks(board.names):
+        shares = [100 * board.numbers[Key(name, scope, measure)].value for scope, measure in spokes]
         closed = [*angles, angles[0]], [*shares, shares[0]]
         axes.plot(*closed, color=colour, linestyle=line, label=_short(name))
         axes.fill(*closed, color=colour, alpha=0.08)
@@ -111,9 +111,7 @@ def _radar(board: Leaderboard, family: Scope) -> Figure | None:
 def _heatmap(board: Leaderboard) -> Figure:
     """Return accuracies, a line per data set and condition, a column per model."""
     lines = _accuracies(board, tuple(scope.name for scope in board.scopes_of("task")))
-    shares = np.array(
-        [[100 * board.numbers[Key(name, *line)].estimate.value for name in board.names] for line in lines]
-    )
+    shares = np.array([[100 * board.numbers[Key(name, *line)].value for name in board.names] for line in lines])
     figure = Figure(figsize=(2.5 + 0.9 * len(board.names), 1 + 0.3 * len(lines)))
     axes = figure.add_subplot()
     shown = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100, aspect="auto")
@@ -134,14 +132,14 @@ def _bars(board: Leaderboard, scope: Scope) -> Figure:
     figure = Figure(figsize=(2 + 0.9 * len(measures) * max(1, len(names) / 3), 3.2))
     axes = figure.add_subplot()
     width = 0.8 / len(names)
-    looks = {name: (colour, hatch) for name, colour, _, hatch in _looks(board)}
+    looks = {name: (colour, hatch) for name, colour, _, hatch in _looks(board.names)}
     for index, name in enumerate(names):
         places = np.arange(len(measures)) + (index + 0.5) * width - 0.4
         _bar(
             axes,
             places,
             width,
-            [board.numbers[Key(name, scope, m)].estimate for m in measures],
+            [board.numbers[Key(name, scope, m)] for m in measures],
             _short(name),
             *looks[name],
         )
@@ -163,20 +161,20 @@ def _bar(
     axes.bar(places, shares, width, label=label, yerr=reach.clip(0), error_kw={"elinewidth": 1}, **style)
 
 
-def _dose(board: Leaderboard, scope: Scope, sweep: Sweep) -> Figure:
+def _dose(numbers: Mapping[Key, Estimate], scope: Scope, outcomes: Outcomes, sweep: Sweep) -> Figure:
     """Return accuracy and flip rate over the values of one strength, with 95% intervals; a thin line is
     the accuracy under the reference."""
     figure = Figure(figsize=(9, 3.4))
     left, right = figure.subplots(1, 2)
-    reference = REFERENCE[board.outcomes[scope.name].family]
+    reference = REFERENCE[outcomes.family]
     places = list(sweep.names) if all(isinstance(value, int) for value in sweep.names) else range(len(sweep.names))
-    for name, colour, line, _ in _looks(board):
+    for name, colour, line, _ in _looks(dict.fromkeys(key.model for key in numbers)):
         for axes, measure in ((left, "accuracy"), (right, "flip_rate")):
-            found = [board.numbers[Key(name, scope, Measure(measure, c))].estimate for c in sweep.names.values()]
+            found = [numbers[Key(name, scope, Measure(measure, c))] for c in sweep.names.values()]
             shares, low, high = (100 * np.array([getattr(e, end) for e in found]) for end in ("value", "low", "high"))
             axes.plot(places, shares, color=colour, linestyle=line, marker="o", markersize=4, label=_short(name))
             axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
-        plain_accuracy = board.numbers[Key(name, scope, Measure("accuracy", reference))].estimate.value
+        plain_accuracy = numbers[Key(name, scope, Measure("accuracy", reference))].value
         left.axhline(100 * plain_accuracy, color=colour, linestyle=line, linewidth=0.8, alpha=0.7)
     for axes, label in ((left, "accuracy in percent"), (right, "flip rate in percent")):
         axes.set_xticks(places, [str(value) for value in sweep.names])
@@ -184,7 +182,7 @@ def _dose(board: Leaderboard, scope: Scope, sweep: Sweep) -> Figure:
         axes.set_ylabel(label)
         axes.set_ylim(-3, 103)
         axes.grid(alpha=0.4)
-    n = len(board.outcomes[scope.name].items)
+    n = len(outcomes.items)
     left.set_title(f"{words(sweep.condition)}, n = {n} items (thin: {words(reference)})", loc="left")
     right.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
@@ -200,9 +198,9 @@ def _accuracies(board: Leaderboard, tasks: Sequence[str]) -> list[tuple[Scope, M
     ]
 
 
-def _looks(board: Leaderboard) -> Iterator[tuple[str, str, str, str]]:
+def _looks(names: Iterable[str]) -> Iterator[tuple[str, str, str, str]]:
     """Yield (name, colour, line style, hatch) of every model; no two alike among the first 28."""
-    for index, name in enumerate(board.names):
+    for index, name in enumerate(names):
         again = index // len(_COLOURS) % len(_LINES)
         yield name, _COLOURS[index % len(_COLOURS)], _LINES[again], _HATCHES[again]
 

@@ -12,13 +12,17 @@ from typing import Any
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import visible
 from mmi_plugin.files import versions
-from mmi_plugin.report.board import OVERALL, Key, Leaderboard, Number, Scope
-from mmi_plugin.report.scores import words
-from mmi_plugin.results.estimates import Estimate
+from mmi_plugin.report.board import OVERALL, Key, Leaderboard, Scope
+from mmi_plugin.results.estimates import Difference, Estimate
 from mmi_plugin.results.measures import LABELS, Measure
 from mmi_plugin.results.runs import differences, unknown
 
 FAMILY_LABELS = {"image_heavy": "image-heavy", "text_heavy": "text-heavy", "vqa": "VQA", OVERALL: "perturbed data sets"}
+
+
+def words(name: str) -> str:
+    """Return a name of conditions, strengths or figures in words."""
+    return name.replace("_", " ")
 
 
 def label(measure: Measure) -> str:
@@ -78,11 +82,11 @@ def rows(board: Leaderboard) -> list[dict[str, Any]]:
             "measure": key.measure.name,
             "condition": key.measure.condition,
             "seen": None if key.measure.condition is None else get(key.measure.condition).seen,
-            "value": _finite(number.estimate.value),
-            "low": _finite(number.estimate.low),
-            "high": _finite(number.estimate.high),
-            "n": number.estimate.n,
-            **_change(number),
+            "value": _finite(number.value),
+            "low": _finite(number.low),
+            "high": _finite(number.high),
+            "n": number.n,
+            **_change(board.changes.get(key)),
         }
         for name in board.names
         for key, number in board.numbers.items()
@@ -90,11 +94,10 @@ def rows(board: Leaderboard) -> list[dict[str, Any]]:
     ]
 
 
-def _change(number: Number) -> dict[str, Any]:
-    change = number.change
+def _change(change: Difference | None) -> dict[str, Any]:
     if change is None:
         return dict.fromkeys(_CHANGE)
-    numbers = change.value, change.low, change.high, change.n, change.p, number.p_holm
+    numbers = change.value, change.low, change.high, change.n, change.p, change.p_holm
     return dict(zip(_CHANGE, [*map(_finite, numbers), change.test], strict=True))
 
 
@@ -137,7 +140,7 @@ def to_json(board: Leaderboard) -> str:
         "baseline": board.baseline,
         "differences": [one._asdict() for one in differences(board.runs)],
         "unknown": unknown(board.runs),
-        "tests": board.tests,
+        "tests": len(board.changes),
         "tasks": tasks,
         "versions": versions(),
         "numbers": rows(board),
@@ -165,7 +168,7 @@ def overview(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
         [
             str(board.ranks[name]),
             _name(board, name, show),
-            *(interval(board.numbers[Key(name, scope, measure)].estimate) for _, scope, measure in columns),
+            *(interval(board.numbers[Key(name, scope, measure)]) for _, scope, measure in columns),
         ]
         for name in board.names
     ]
@@ -179,7 +182,7 @@ def to_markdown(board: Leaderboard) -> str:
         outcomes = board.outcomes[scope.name]
         parts.append(f"## {escape(scope.name)} ({FAMILY_LABELS[outcomes.family]}, {len(outcomes.items)} items)")
         body = [
-            [label(measure), *(_cell(board.numbers[Key(name, scope, measure)]) for name in board.names)]
+            [label(measure), *(_cell(board, Key(name, scope, measure)) for name in board.names)]
             for measure in board.measures(scope)
         ]
         parts.append(table(["measure", *(_name(board, name, escape) for name in board.names)], body))
@@ -195,7 +198,7 @@ def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
     if board.baseline is not None:
         text += (
             f" Δ: difference to {show(board.baseline)} in points, paired by item, with p "
-            f"(McNemar's exact test; permutation for means) after Holm's correction over {board.tests} tests."
+            f"(McNemar's exact test; permutation for means) after Holm's correction over {len(board.changes)} tests."
         )
     if found := differences(board.runs):
         text += f" Not all were asked in the same way: {'; '.join(one.say(show) for one in found)}."
@@ -204,11 +207,9 @@ def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
     return text
 
 
-def _cell(number: Number) -> str:
-    shown = interval(number.estimate)
-    if number.change is None:
-        return shown
-    return f"{shown} Δ {100 * number.change.value:+.1f}, {p_value(number.p_holm)}"
+def _cell(board: Leaderboard, key: Key) -> str:
+    shown, change = interval(board.numbers[key]), board.changes.get(key)
+    return shown if change is None else f"{shown} Δ {100 * change.value:+.1f}, {p_value(change.p_holm)}"
 
 
 def _name(board: Leaderboard, name: str, show: Callable[[str], str]) -> str:

@@ -1,22 +1,26 @@
-"""What the page's item browser shows: prompts, pictures and every model's answers, as JSON."""
+"""Items as the page shows them: every model's answers to browse, and examples of what a training changed."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, ImageOps
 
+from mmi_plugin.conditions import REFERENCE
 from mmi_plugin.documents import Selection, perturbed
 from mmi_plugin.errors import InputError, shorten, visible
+from mmi_plugin.items import Item
 from mmi_plugin.report.board import Leaderboard
-from mmi_plugin.report.scores import words
+from mmi_plugin.report.files import words
 from mmi_plugin.results import Record, group_by_item
 from mmi_plugin.results.files import TaskResult
 from mmi_plugin.results.measures import Outcomes
+from mmi_plugin.seeding import stream
 from mmi_plugin.sources import Benchmark
 
 ITEMS = 1000  # per data set
@@ -130,3 +134,65 @@ def _side_by_side(images: Sequence[Image.Image]) -> Image.Image:
         row.paste(image, (left, 0))
         left += image.width
     return row
+
+
+@dataclass(frozen=True)
+class Example:
+    """An `item` of a task as a condition made it, and what a model answered before and after a training."""
+
+    task: str
+    condition: str
+    item: Item
+    before: Record
+    after: Record
+
+
+def pick_examples(
+    benchmark: Benchmark,
+    before_records: Sequence[Record],
+    after_records: Sequence[Record],
+    per_condition: int = 1,
+) -> list[Example]:
+    """Return `per_condition` items of each perturbed condition, the same ones every time.
+
+    Items that were wrong before and are right after come first, and among them those that were
+    right under the reference condition, so that the condition alone misled the model. A benchmark
+    whose records have the reference condition only gives examples of that one.
+
+    Raises:
+        InputError: an item is not in the benchmark, a condition was recorded twice, or the two
+            runs do not share items, conditions and seeds.
+    """
+    before, after = group_by_item(before_records), group_by_item(after_records)
+    items = {item.id: item for item in benchmark.items}
+    _check_pairs(benchmark.name, items, before_records, after_records)
+    reference = REFERENCE[benchmark.family]
+    recorded = {record.condition for record in before_records}
+    conditions = [name for name in benchmark.conditions if name in recorded and name != reference]
+    used: set[str] = set()
+    examples = []
+    for condition in conditions or [reference]:
+        having = [item_id for item_id in before if condition in before[item_id]]
+
+        def rank(item_id: str, condition: str = condition) -> tuple[bool, bool, bool, float]:
+            old, new = before[item_id][condition], after[item_id][condition]
+            origin = before[item_id].get(reference)
+            mended = not old.right and new.right
+            misled = origin is not None and origin.right
+            return not mended, not misled, item_id in used, stream(item_id, condition).random()
+
+        for item_id in sorted(having, key=rank)[:per_condition]:
+            used.add(item_id)
+            old, new = before[item_id][condition], after[item_id][condition]
+            changed = perturbed(benchmark, items[item_id], condition, old.seed)
+            examples.append(Example(benchmark.name, condition, changed, old, new))
+    return examples
+
+
+def _check_pairs(name: str, items: Mapping[str, Item], before: Sequence[Record], after: Sequence[Record]) -> None:
+    asked = [{(record.item_id, record.condition, record.seed) for record in records} for records in (before, after)]
+    for item_id, condition, seed in sorted(asked[0] ^ asked[1]):
+        raise InputError(f"{name}: item {item_id}: {condition!r} with seed {seed} is in one of the two runs only")
+    for record in before:
+        if record.item_id not in items:
+            raise InputError(f"{name}: item {record.item_id} is in the records and not in the benchmark")

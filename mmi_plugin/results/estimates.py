@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 
@@ -45,16 +47,21 @@ def _batches(draws: int, width: int) -> Iterator[int]:
 
 
 CONFIDENCE = 0.95
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`value` with its interval from `low` to `high` over `n` items; NaN where items are too few."""
+    """`value` with its interval from `low` to `high` over `n` items; NaN where items are too few.
+
+    `seeds`: the value of each seed where several trainings are averaged; the interval is over items all the same.
+    """
 
     value: float
     low: float
     high: float
     n: int
+    seeds: tuple[float, ...] = ()
 
 
 def estimate(parts: Sequence[PerItem]) -> Estimate:
@@ -68,9 +75,9 @@ def estimate(parts: Sequence[PerItem]) -> Estimate:
     if not all(map(len, samples)):
         return Estimate(math.nan, math.nan, math.nan, n)
     value = float(np.mean([sample.mean() for sample in samples]))
-    if len(parts) == 1 and parts[0].binary:
-        return Estimate(value, *_wilson(samples[0]), n)
-    return Estimate(value, *bootstrap_interval(samples), n)
+    seeds = tuple(map(fmean, zip(*(part.seeds for part in parts), strict=True)))
+    one_share = len(parts) == 1 and parts[0].binary
+    return Estimate(value, *(_wilson(samples[0]) if one_share else bootstrap_interval(samples)), n, seeds)
 
 
 def _wilson(sample: np.ndarray) -> tuple[float, float]:
@@ -98,7 +105,10 @@ MCNEMAR, PERMUTATION = "McNemar, exact", "sign-flip permutation"
 
 @dataclass(frozen=True)
 class Difference:
-    """Second model minus first, with its 95% bootstrap interval over `n` pairs and the two-sided p."""
+    """Second model minus first, with its 95% bootstrap interval over `n` pairs and the two-sided p.
+
+    `p_holm`: p after Holm's correction, of all tests of a comparison together. `seeds`: the difference in each seed.
+    """
 
     value: float
     low: float
@@ -106,6 +116,17 @@ class Difference:
     n: int
     p: float
     test: str
+    p_holm: float | None = None
+    seeds: tuple[float, ...] = ()
+
+    @property
+    def differs(self) -> bool:
+        """Whether the difference is beyond chance: its interval leaves out 0, and so does the corrected test."""
+        return self.p_holm < ALPHA and (self.low > 0 or self.high < 0)
+
+    @property
+    def in_every_seed(self) -> bool:
+        return all(change * self.value > 0 for change in self.seeds)
 
 
 def check_comparable(first: Outcomes, second: Outcomes, names: tuple[str, str]) -> None:
@@ -147,7 +168,16 @@ def difference(first: Sequence[PerItem], second: Sequence[PerItem]) -> Differenc
     changes = [new - old for old, new in pairs]
     weighed = np.concatenate([change / len(change) for change in changes])  # every data set weighs the same
     p = _mcnemar(*pairs[0]) if exact else sign_flip_p(weighed)
-    return Difference(float(np.mean([change.mean() for change in changes])), *bootstrap_interval(changes), n, p, test)
+    value = float(np.mean([change.mean() for change in changes]))
+    seeds = tuple(map(fmean, zip(*map(_by_seed, first, second), strict=True)))
+    return Difference(value, *bootstrap_interval(changes), n, p, test, seeds=seeds)
+
+
+def _by_seed(old: PerItem, new: PerItem) -> list[float]:
+    """Return the difference in each seed that both have; a side with one seed stands beside each of the other's."""
+    most = max(len(old.seeds), len(new.seeds))
+    one, other = (side.seeds * most if len(side.seeds) == 1 else side.seeds for side in (old, new))
+    return [after - before for before, after in zip(one, other, strict=False)]
 
 
 def _pair(old: PerItem, new: PerItem) -> tuple[np.ndarray, np.ndarray]:
@@ -168,3 +198,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     from statsmodels.stats.multitest import multipletests  # slow to import
 
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def corrected(differences: Mapping[Key, Difference]) -> dict[Key, Difference]:
+    """Return the differences with p after Holm's correction over all of them."""
+    p_values = holm([one.p for one in differences.values()])
+    return {key: replace(one, p_holm=p) for (key, one), p in zip(differences.items(), p_values, strict=True)}

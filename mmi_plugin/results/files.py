@@ -28,7 +28,7 @@ SETUP = {
 @dataclass(frozen=True)
 class TaskResult:
     """One task of a run. `options` are the task's `dataset_kwargs`; `numbers` are the harness's own,
-    by the names of `harness.numbers`; `content_hash` identifies items, conditions and seed, of which
+    by the names of `measures.task_numbers`; `content_hash` identifies items, conditions and seed, of which
     `condition_versions` (empty in old results) names a part; `setup` holds what is known of `SETUP`;
     `records` and their `prompts` are in the order written."""
 

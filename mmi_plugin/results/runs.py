@@ -61,6 +61,11 @@ def _read(name: str, folder: Path) -> Run:
     results: dict[str, TaskResult] = {}
     for path in sorted(folder.glob(f"*{RESULTS}")):  # the file names begin with the time
         results.update(read_results(path))
+    return as_run(name, folder, results)
+
+
+def as_run(name: str, folder: Path, results: Mapping[str, TaskResult]) -> Run:
+    """Return one model's results as a run. Raises InputError that begins with `folder` for an incomplete one."""
     try:
         outcomes = {
             task: Outcomes.of(

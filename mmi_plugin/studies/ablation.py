@@ -1,123 +1,196 @@
-"""The command line of `mmi sweep-train`."""
+"""`mmi sweep-train`: a config with one field changed at a time, trained over seeds; sweep.json, document and figure."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import shlex
+import os
+import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.studies.plan import AXES, Plan, make_plan, parsed, read_axes
+from mmi_plugin.files import file_hash, versions
+from mmi_plugin.report.figures import save_figures
+from mmi_plugin.results import Record
+from mmi_plugin.results.measures import task_numbers
+from mmi_plugin.studies.analysis import Trial, analyse
+from mmi_plugin.studies.demo import TASKS, WEIGHTS, base_folder, benchmark, numbers_of
+from mmi_plugin.studies.document import Made, document, sweep_figure
+from mmi_plugin.studies.jobs import Job, make_all, offline
+from mmi_plugin.studies.plan import AXES, Plan, Setting, make_plan, parsed, read_axes
 
-DESCRIPTION = (
-    "train a config with one field changed at a time, over seeds, on the embedded benchmark; table and figure. "
-    "Fields of the trainer (--field value ...) are passed to every run."
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, default=Path("configs/demo/ours.yaml"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("runs/sweep_train"), help="results folder (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of each setting (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", metavar="AXIS", help="axes to go along, for example eps steps")
-    parser.add_argument("--axes", type=Path, default=AXES, help="YAML of axes (default: %(default)s)")
-    parser.add_argument(
-        "--docs", type=Path, metavar="FILE", help="write document and figure here, too: docs/ablations.md"
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N test items of each task only")
-    parser.add_argument("--workers", type=int, help="runs at a time (default: one per core)")
+SEED = 0  # of the conditions, as in the tasks
+BATCH_SIZE = 32
+_QUIET = ("--report_to", "none", "--disable_tqdm", "true")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Make the runs that are missing, write sweep.json, and unless one failed document and figure.
+@dataclass(frozen=True)
+class Common:
+    """Everything that the trials of an ablation have in common. Raises InputError for a base without weights."""
 
-    Returns 1 when a run failed. Raises InputError for bad input.
+    config: Path
+    fields: tuple[str, ...]
+    base: Path
+    out: Path
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.base / WEIGHTS).is_file():
+            raise InputError(f"field 'model_name_or_path': {self.base / WEIGHTS} is missing")
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What decides every trial beside its setting and seed."""
+        benches = {f"{task}/{split}": benchmark(task, split) for task in TASKS for split in ("train", "test")}
+        return {
+            "base": file_hash(self.base / WEIGHTS),
+            "config": file_hash(self.config),
+            "options": list(self.fields),
+            "data": {name: bench.digest(bench.conditions, SEED) for name, bench in benches.items()},
+            "limit": self.limit,
+            "versions": versions(),
+        }
+
+    def job(self, setting: Setting, seed: int) -> Job:
+        stem = f"{setting.name.replace(':', '-')}-{seed}"
+        given = ["--config", str(self.config), "--model_name_or_path", str(self.base), *_QUIET, *self.fields]
+        arguments = {
+            "fields": [*given, *setting.argv, "--seed", str(seed)] if setting.trained else None,
+            "base": str(self.base),
+            "work": str(self.out / "work" / stem),
+            "limit": self.limit,
+        }
+        key = {**self.provenance, "setting": setting.name, "seed": seed}
+        file, log = self.out / "runs" / f"{stem}.json", self.out / "logs" / f"{stem}.log"
+        return Job(f"{setting.name}, seed {seed}", f"{__name__}:train_and_ask", arguments, file, key, log)
+
+
+def train_and_ask(fields: Sequence[str] | None, base: str, work: str, limit: int | None) -> dict[str, Any]:
+    """Train with `fields` of the trainer's command line below `work`, or take `base` as it is, and ask the benchmark.
+
+    Returns answers by task, the last logged attack strength (None without an adversary) and seconds.
     """
-    for name in ("seeds", "limit", "workers"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}: it must be at least 1")
-    from mmi_plugin.studies.demo import base_folder
-    from mmi_plugin.studies.runs import Sweep, jobs_of, make_all
+    start, folder, strength = time.perf_counter(), Path(work), None
+    if fields is not None:
+        from mmi_plugin.trainers.run import parse, train
 
-    argv = ["--config", str(args.config), *args.fields]
-    plan = make_plan(read_axes(args.axes), argv, args.only)
-    base = parsed(argv).model_name_or_path
-    sweep = Sweep(args.config, tuple(args.fields), Path(base) if base else base_folder(), args.out, args.limit)
+        if folder.exists():
+            shutil.rmtree(folder)
+        trainer = train(parse([*fields, "--output_dir", str(folder)]))
+        strengths = [log["attack_strength"] for log in trainer.state.log_history if "attack_strength" in log]
+        strength = strengths[-1] if strengths else None
+    answers = ask_checkpoint(folder if fields is not None else Path(base), limit)
+    if fields is not None:
+        shutil.rmtree(folder)
+    return {"answers": answers, "attack_strength": strength, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def ask_checkpoint(folder: Path, limit: int | None) -> dict[str, dict[str, Any]]:
+    """Return by task what a checkpoint answers to the first `limit` test items under all conditions, greedily.
+
+    JSON: `items` (ids), `gold` (letters) and, by condition, `parsed` (letters or None), in one order.
+    """
+    import torch
+
+    from mmi_plugin.documents import documents
+    from mmi_plugin.models.evaluate import evaluate
+    from mmi_plugin.models.families import prompts_of
+    from mmi_plugin.models.load import load_model, load_processor
+
+    model = load_model(str(folder), dtype=torch.float32)
+    prompts = prompts_of(load_processor(str(folder)))
+    found = {}
+    for task in TASKS:
+        bench = benchmark(task)
+        settings = {"max_new_tokens": 16}  # generation_kwargs of the tasks
+        asked = documents(bench, bench.conditions, SEED, limit)
+        found[task] = _answers(evaluate(model, prompts, asked, settings, BATCH_SIZE))
+    return found
+
+
+def _answers(records: Sequence[Record]) -> dict[str, Any]:
+    gold = {record.item_id: record.gold for record in records}
+    parsed: dict[str, list[str | None]] = {}
+    for record in records:
+        parsed.setdefault(record.condition, []).append(record.parsed)
+    return {"items": list(gold), "gold": list(gold.values()), "parsed": parsed}
+
+
+def run(
+    config: Path,
+    fields: Sequence[str],
+    axes: Path | None,
+    out: Path,
+    seeds: int,
+    only: Sequence[str] | None = None,
+    docs: Path | None = None,
+    limit: int | None = None,
+    workers: int | None = None,
+    command: str = "",
+) -> int:
+    """Make the trials that are missing, write sweep.json, and unless one failed document and figure.
+
+    `fields` of the trainer's command line go to every training; `command`: what was typed, for the document.
+    Returns 1 when a trial failed. Raises InputError for bad input.
+    """
+    given = ["--config", str(config), *fields]
+    plan = make_plan(read_axes(axes or AXES), given, only)
+    base = parsed(given).model_name_or_path
+    common = Common(config, tuple(fields), Path(base) if base else base_folder(), out, limit)
     for name in plan.left_out:
         print(f"axis {name!r} is left out: it changes nothing in this config", file=sys.stderr)
-    jobs = jobs_of(sweep, plan.settings, args.seeds)
-    made, failed = make_all(jobs, args.workers)
-    _write(args, plan, sweep, made, failed)
+    wanted = [(one, seed) for seed in range(seeds) for one in plan.settings if one.trained or seed == 0]
+    made, failed = make_all([common.job(*one) for one in wanted], workers or os.cpu_count() or 1, offline(threads=1))
+    trials = [Trial(*wanted[index], **made[index]) for index in sorted(made)]
+    _write(Made(command, str(config), seeds, common.provenance), plan, trials, failed, out, docs)
     for title, error in failed.items():
         print(f"error: {title}: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def command_of(args: argparse.Namespace) -> str:
-    """Return the command that `args` stand for, options at their defaults left out."""
-    blank = argparse.ArgumentParser()
-    add_arguments(blank)
-    parts = ["mmi", "sweep-train"]
-    for action in blank._actions:
-        value = getattr(args, action.dest, action.default)
-        if action.dest != "help" and value != action.default:
-            parts += [action.option_strings[0], *map(str, value if isinstance(value, list) else [value])]
-    return shlex.join([*parts, *args.fields])
-
-
-def _write(args: argparse.Namespace, plan: Plan, sweep: Any, runs: Sequence[Any], failed: dict[str, str]) -> None:
-    from mmi_plugin.report.figures import save_figures
-    from mmi_plugin.studies.analysis import analyse
-    from mmi_plugin.studies.document import Made, document, sweep_figure
-
-    analysis = analyse(runs)
-    args.out.mkdir(parents=True, exist_ok=True)
+def _write(
+    made: Made, plan: Plan, trials: Sequence[Trial], failed: Mapping[str, str], out: Path, docs: Path | None
+) -> None:
+    analysis = analyse(trials)
+    out.mkdir(parents=True, exist_ok=True)
     content = {
-        "command": command_of(args),
-        "seeds": args.seeds,
-        **sweep.provenance,
-        "fields": yaml.safe_load(args.config.read_text(encoding="utf-8")),
+        "command": made.command,
+        "seeds": made.seeds,
+        **made.provenance,
+        "fields": yaml.safe_load(Path(made.config).read_text(encoding="utf-8")),
         "axes": [asdict(axis) for axis in plan.axes],
-        "runs": [_as_json(one) for one in runs],
-        "numbers": [
-            {"setting": setting.name, "outcome": outcome.label, **asdict(number)}
-            for (setting, outcome), number in analysis.numbers.items()
-        ],
-        "changes": [
-            {"setting": setting.name, "outcome": outcome.label, "differs": change.differs, **asdict(change)}
-            for (setting, outcome), change in analysis.changes.items()
-        ],
+        "runs": [_as_json(one) for one in trials],
+        **analysis.as_json(),
         "failed": failed,
     }
-    (args.out / "sweep.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    print(f"numbers: {args.out / 'sweep.json'}")
+    (out / "sweep.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    print(f"numbers: {out / 'sweep.json'}")
     if failed or not plan.axes:
         return
-    for file in dict.fromkeys([args.out / "ablations.md", args.docs or args.out / "ablations.md"]):
-        made = Made(content["command"], str(args.config), args.seeds, sweep.provenance, f"{file.stem}.png")
+    for file in dict.fromkeys([out / "ablations.md", docs or out / "ablations.md"]):
         save_figures({file.stem: sweep_figure(plan.axes, analysis)}, file.parent)
-        file.write_text(document(plan.axes, analysis, runs, made), encoding="utf-8")
+        file.write_text(document(plan.axes, analysis, trials, made, f"{file.stem}.png"), encoding="utf-8")
         print(f"document: {file}")
 
 
-def _as_json(run: Any) -> dict[str, Any]:
-    """Return one run as `sweep.json` holds it."""
-    from mmi_plugin.studies.demo import TASKS, numbers_of
-
+def _as_json(trial: Trial) -> dict[str, Any]:
+    """Return one trial as `sweep.json` holds it."""
+    numbers = {
+        task: task_numbers(trial.records(task), benchmark(task).family, benchmark(task).conditions) for task in TASKS
+    }
     return {
-        "setting": run.setting.name,
-        "field": run.setting.field,
-        "value": run.setting.value,
-        "seed": run.seed,
-        **numbers_of({task: run.summary(task) for task in TASKS}),
-        "attack_strength": run.attack_strength,
-        "seconds": run.seconds,
+        "setting": trial.setting.name,
+        "field": trial.setting.field,
+        "value": trial.setting.value,
+        "seed": trial.seed,
+        **numbers_of(numbers),
+        "attack_strength": trial.attack_strength,
+        "seconds": trial.seconds,
     }

@@ -1,24 +1,45 @@
-"""The numbers of a sweep: every setting with intervals, and each against the config's own, paired by item."""
+"""Trials of an ablation in; every setting's numbers with intervals, and each against the config's own, paired, out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import numpy as np
-
-from mmi_plugin.results.estimates import Difference, Estimate, difference, estimate, holm
-from mmi_plugin.results.measures import Measure, PerItem, per_item
-from mmi_plugin.studies.demo import TASKS
+from mmi_plugin.results import Record
+from mmi_plugin.results.estimates import Difference, Estimate, corrected, difference, estimate
+from mmi_plugin.results.measures import Measure, Outcomes, over_seeds, per_item
+from mmi_plugin.studies.demo import TASKS, benchmark
 from mmi_plugin.studies.plan import OWN, Setting
-from mmi_plugin.studies.runs import Run
-
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One number that a sweep looks at. `label` stands in tables, `words` in sentences."""
+class Trial:
+    """One training and what its checkpoint answered, by task; `attack_strength` as it was last logged."""
+
+    setting: Setting
+    seed: int
+    answers: Mapping[str, Mapping[str, Any]]
+    attack_strength: float | None
+    seconds: float
+
+    def records(self, task: str) -> list[Record]:
+        """The answers to one task, without the raw text."""
+        own = self.answers[task]
+        return [
+            Record(item, name, 0, gold, letter, letter or "")
+            for name, letters in own["parsed"].items()
+            for item, gold, letter in zip(own["items"], own["gold"], letters, strict=True)
+        ]
+
+    def outcomes(self, task: str) -> Outcomes:
+        bench = benchmark(task)
+        return Outcomes.of(task, bench.family, bench.conditions, self.records(task))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One number that an ablation looks at. `label` stands in tables, `words` in sentences."""
 
     task: str
     measure: Measure
@@ -27,83 +48,52 @@ class Outcome:
 
 
 DIGITS, CAPITALS, VQA = (
-    Outcome(TASKS[0], Measure("worst_case"), "digits, worst case", "the worst case on digits"),
-    Outcome(TASKS[1], Measure("worst_case"), "capitals, worst case", "the worst case on capitals"),
-    Outcome(TASKS[2], Measure("reference_accuracy"), "VQA (sums)", "VQA"),
+    Endpoint(TASKS[0], Measure("worst_case"), "digits, worst case", "the worst case on digits"),
+    Endpoint(TASKS[1], Measure("worst_case"), "capitals, worst case", "the worst case on capitals"),
+    Endpoint(TASKS[2], Measure("reference_accuracy"), "VQA (sums)", "VQA"),
 )
-OUTCOMES = (DIGITS, CAPITALS, VQA)
-
-
-@dataclass(frozen=True)
-class Number:
-    """A share with its 95% interval over items, each item's value being its mean over seeds; and each seed's share."""
-
-    estimate: Estimate
-    seeds: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Change:
-    """A setting minus the config as it is. `p`: after Holm's correction. `seeds`: the difference in each."""
-
-    difference: Difference
-    p: float
-    seeds: tuple[float, ...]
-
-    @property
-    def differs(self) -> bool:
-        """Whether the difference is beyond chance: its interval leaves out 0, and so does the corrected test."""
-        return self.p < ALPHA and (self.difference.low > 0 or self.difference.high < 0)
-
-    @property
-    def in_every_seed(self) -> bool:
-        return all(change * self.difference.value > 0 for change in self.seeds)
+ENDPOINTS = (DIGITS, CAPITALS, VQA)
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """All numbers by (setting, outcome); changes of all settings but the config as it is and the base."""
+    """All numbers by (setting, endpoint); changes from the config as it is to every other setting that was trained."""
 
-    numbers: Mapping[tuple[Setting, Outcome], Number]
-    changes: Mapping[tuple[Setting, Outcome], Change]
+    numbers: Mapping[tuple[Setting, Endpoint], Estimate]
+    changes: Mapping[tuple[Setting, Endpoint], Difference]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers as `sweep.json` holds them."""
+        numbers, changes = [], []
+        for (setting, endpoint), number in self.numbers.items():
+            values = asdict(number)
+            more = {"seeds": values.pop("seeds")}
+            numbers.append({"setting": setting.name, "outcome": endpoint.label, "estimate": values, **more})
+        for (setting, endpoint), change in self.changes.items():
+            values = asdict(change)
+            more = {"differs": change.differs, "p": values.pop("p_holm"), "seeds": values.pop("seeds")}
+            changes.append({"setting": setting.name, "outcome": endpoint.label, "difference": values, **more})
+        return {"numbers": numbers, "changes": changes}
 
 
-def analyse(runs: Sequence[Run]) -> Analysis:
-    """Return the numbers of runs that were all asked the same items.
+def analyse(trials: Sequence[Trial]) -> Analysis:
+    """Return the numbers of trials that were all asked the same items.
 
     Intervals resample items, not seeds: they say how far the mean over these seeds would move with
     other items. The tests exchange the two settings within items; Holm's correction is over all of them.
     """
+    by_setting: dict[Setting, list[Trial]] = {}
+    for trial in trials:
+        by_setting.setdefault(trial.setting, []).append(trial)
     values = {
-        (setting, outcome): _by_seed(runs, setting, outcome)
-        for setting in dict.fromkeys(run.setting for run in runs)
-        for outcome in OUTCOMES
+        (setting, endpoint): over_seeds([per_item(one.outcomes(endpoint.task))[endpoint.measure] for one in own])
+        for setting, own in by_setting.items()
+        for endpoint in ENDPOINTS
     }
-    numbers = {key: Number(estimate([_mean(own)]), _shares(own)) for key, own in values.items()}
-    compared = {key: own for key, own in values.items() if key[0].field and (OWN, key[1]) in values}
-    found = {key: difference([_mean(values[OWN, key[1]])], [_mean(own)]) for key, own in compared.items()}
-    corrected = holm([one.p for one in found.values()])
+    numbers = {key: estimate([own]) for key, own in values.items()}
     changes = {
-        key: Change(one, p, _changes(values[OWN, key[1]], compared[key]))
-        for (key, one), p in zip(found.items(), corrected, strict=True)
+        (setting, endpoint): difference([values[OWN, endpoint]], [own])
+        for (setting, endpoint), own in values.items()
+        if setting.field and (OWN, endpoint) in values
     }
-    return Analysis(numbers, changes)
-
-
-def _by_seed(runs: Sequence[Run], setting: Setting, outcome: Outcome) -> dict[int, np.ndarray]:
-    """Return seed -> (items,) values of a setting."""
-    return {
-        run.seed: per_item(run.outcomes(outcome.task))[outcome.measure].values for run in runs if run.setting == setting
-    }
-
-
-def _mean(by_seed: Mapping[int, np.ndarray]) -> PerItem:
-    return PerItem(np.mean(list(by_seed.values()), 0), binary=len(by_seed) == 1)
-
-
-def _shares(by_seed: Mapping[int, np.ndarray]) -> tuple[float, ...]:
-    return tuple(float(values.mean()) for values in by_seed.values())
-
-
-def _changes(own: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]) -> tuple[float, ...]:
-    return tuple(float((other[seed] - own[seed]).mean()) for seed in own)
+    return Analysis(numbers, corrected(changes))

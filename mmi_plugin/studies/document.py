@@ -1,8 +1,8 @@
-"""The document of a sweep over training: figure, tables with intervals, and sentences that the numbers make."""
+"""An analysis in; a figure, and a document with tables and the sentences that its numbers make, out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmi_plugin.studies.analysis import OUTCOMES, Analysis, Change, Number, Outcome
+from mmi_plugin.report.files import interval, p_value
+from mmi_plugin.results.estimates import Difference, Estimate
+from mmi_plugin.studies.analysis import ENDPOINTS, Analysis, Endpoint, Trial
 from mmi_plugin.studies.demo import TASKS
 from mmi_plugin.studies.plan import BASE, OWN, Axis, Setting
-from mmi_plugin.studies.runs import Run
 
 # Okabe and Ito's colours, told apart also by the colour-blind; markers tell them apart in print.
 _LOOKS = (("#0072b2", "o"), ("#e69f00", "s"), ("#009e73", "^"))
@@ -33,7 +34,7 @@ def sweep_figure(axes: Sequence[Axis], analysis: Analysis) -> Figure:
     for row in range(rows):
         figure.axes[row * columns].set_ylabel("percent")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(OUTCOMES), frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(ENDPOINTS), frameon=False)
     return figure
 
 
@@ -42,12 +43,12 @@ def _draw(panel: Axes, axis: Axis, analysis: Analysis) -> None:
     places = np.arange(len(settings))
     own = axis.values.index(axis.own)
     panel.axvspan(own - 0.4, own + 0.4, color="0.92", linewidth=0)
-    for shift, outcome, (colour, marker) in zip((-0.08, 0, 0.08), OUTCOMES, _LOOKS, strict=True):
-        found = [analysis.numbers[setting, outcome].estimate for setting in settings]
+    for shift, endpoint, (colour, marker) in zip((-0.08, 0, 0.08), ENDPOINTS, _LOOKS, strict=True):
+        found = [analysis.numbers[setting, endpoint] for setting in settings]
         shares = 100 * np.array([one.value for one in found])
         reach = 100 * np.array([[one.value - one.low, one.high - one.value] for one in found]).T.clip(0)
         panel.errorbar(
-            places + shift, shares, reach, color=colour, marker=marker, markersize=4, capsize=2, label=outcome.label
+            places + shift, shares, reach, color=colour, marker=marker, markersize=4, capsize=2, label=endpoint.label
         )
     panel.set_xticks(places, axis.values)
     panel.set_xlim(-0.5, len(settings) - 0.5)
@@ -73,16 +74,15 @@ class Made:
     command: str
     config: str
     seeds: int
-    provenance: dict[str, Any]
-    figure: str
+    provenance: Mapping[str, Any]
 
 
-def document(axes: Sequence[Axis], analysis: Analysis, runs: Sequence[Run], made: Made) -> str:
-    """Return the Markdown."""
-    pages = _Pages(analysis, runs)
-    items = [f"{len(runs[0].answers[task]['items'])} of {task.removeprefix('mmi_')}" for task in TASKS]
+def document(axes: Sequence[Axis], analysis: Analysis, trials: Sequence[Trial], made: Made, figure: str) -> str:
+    """Return the Markdown, which shows the file `figure`."""
+    pages = _Pages(analysis, trials)
+    items = [f"{len(trials[0].answers[task]['items'])} of {task.removeprefix('mmi_')}" for task in TASKS]
     seeds = f"{made.seeds} seeds (0 to {made.seeds - 1})" if made.seeds > 1 else "1 seed (0)"
-    tests = sorted({change.difference.test for change in analysis.changes.values()})
+    tests = sorted({change.test for change in analysis.changes.values()})
     parts = [
         "# Sensitivity: what each part and each number of the method buys",
         f"Made by this command; do not edit it by hand:\n\n    {made.command}",
@@ -93,7 +93,7 @@ def document(axes: Sequence[Axis], analysis: Analysis, runs: Sequence[Run], made
             test=" or ".join(tests) or "none",
             tests=len(analysis.changes),
         ),
-        f"![worst cases and VQA over each axis]({made.figure})",
+        f"![worst cases and VQA over each axis]({figure})",
         "## In short",
         "\n".join(f"- **{axis.name}**: {pages.short(axis)}" for axis in axes),
         "## The base and the config as it is",
@@ -108,26 +108,26 @@ def document(axes: Sequence[Axis], analysis: Analysis, runs: Sequence[Run], made
 class _Pages:
     """Tables and sentences over one analysis."""
 
-    def __init__(self, analysis: Analysis, runs: Sequence[Run]) -> None:
-        self._analysis, self._runs = analysis, runs
+    def __init__(self, analysis: Analysis, trials: Sequence[Trial]) -> None:
+        self._analysis, self._trials = analysis, trials
 
     def table(self, head: str, rows: Sequence[tuple[str, Setting]]) -> str:
-        labels = [head, *(outcome.label for outcome in OUTCOMES), "attack strength"]
+        labels = [head, *(endpoint.label for endpoint in ENDPOINTS), "attack strength"]
         lines = [f"| {' | '.join(labels)} |", "|---" * len(labels) + "|"]
         for name, setting in rows:
-            numbers = [_cell(self._analysis.numbers[setting, outcome]) for outcome in OUTCOMES]
+            numbers = [_cell(self._analysis.numbers[setting, endpoint]) for endpoint in ENDPOINTS]
             lines.append(f"| {' | '.join([name, *numbers, self._strength(setting)])} |")
         return "\n".join(lines)
 
     def sentences(self, axis: Axis) -> Iterator[str]:
-        """Yield a line per value: how it differs from the config's own, outcome by outcome."""
+        """Yield a line per value: how it differs from the config's own, endpoint by endpoint."""
         for setting in axis.others:
-            said = [f"{o.words} {_said(self._analysis.changes[setting, o])}" for o in OUTCOMES]
+            said = [f"{o.words} {_said(self._analysis.changes[setting, o])}" for o in ENDPOINTS]
             yield f"- `{setting.value}` instead of `{axis.own}`: {'; '.join(said)}."
 
     def short(self, axis: Axis) -> str:
         """Return one or two sentences: what the config's own value buys, or that nothing was found."""
-        found = {(s, o): self._analysis.changes[s, o] for s in axis.others for o in OUTCOMES}
+        found = {(s, o): self._analysis.changes[s, o] for s in axis.others for o in ENDPOINTS}
         if not found:
             return "no other value was tried."
         if not any(change.differs for change in found.values()):
@@ -140,41 +140,37 @@ class _Pages:
 
     def _against(self, axis: Axis, setting: Setting) -> str:
         """Return what the own value buys over another one."""
-        changes = {outcome: self._analysis.changes[setting, outcome] for outcome in OUTCOMES}
-        gains = [f"buys {_points(o, c)}" for o, c in changes.items() if c.differs and c.difference.value < 0]
-        costs = [f"costs {_points(o, c)}" for o, c in changes.items() if c.differs and c.difference.value > 0]
-        same = [outcome.words for outcome, change in changes.items() if not change.differs]
+        changes = {endpoint: self._analysis.changes[setting, endpoint] for endpoint in ENDPOINTS}
+        gains = [f"buys {_points(o, c)}" for o, c in changes.items() if c.differs and c.value < 0]
+        costs = [f"costs {_points(o, c)}" for o, c in changes.items() if c.differs and c.value > 0]
+        same = [endpoint.words for endpoint, change in changes.items() if not change.differs]
         nothing = [f"makes no difference beyond chance on {' and '.join(same)}"] if same else []
         return f"`{axis.own}` over `{setting.value}` {', '.join([*gains, *costs, *nothing])}."
 
     def _strength(self, setting: Setting) -> str:
-        found = [run.attack_strength for run in self._runs if run.setting == setting]
+        found = [trial.attack_strength for trial in self._trials if trial.setting == setting]
         known = [strength for strength in found if strength is not None]
         return f"{sum(known) / len(known):.2f}" if known else "-"
 
 
-def _points(outcome: Outcome, change: Change) -> str:
+def _points(endpoint: Endpoint, change: Difference) -> str:
     doubt = "" if change.in_every_seed else " (though not with every seed)"
-    return f"{100 * abs(change.difference.value):.1f} points of {outcome.words}{doubt}"
+    return f"{100 * abs(change.value):.1f} points of {endpoint.words}{doubt}"
 
 
-def _said(change: Change) -> str:
-    found = change.difference
-    number = f"{100 * found.value:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}], {_p(change.p)}"
+def _said(change: Difference) -> str:
+    ends = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+    number = f"{100 * change.value:+.1f} points {ends}, {p_value(change.p_holm)}"
     if not change.differs:
         return f"{number}, no difference beyond chance"
     doubt = "" if change.in_every_seed else ", though not with every seed"
-    return f"{number}, **{'better' if found.value > 0 else 'worse'}**{doubt}"
+    return f"{number}, **{'better' if change.value > 0 else 'worse'}**{doubt}"
 
 
-def _cell(number: Number) -> str:
-    found, seeds = number.estimate, number.seeds
+def _cell(number: Estimate) -> str:
+    seeds = number.seeds
     spread = f" ({100 * min(seeds):.1f} to {100 * max(seeds):.1f})" if len(seeds) > 1 else ""
-    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]{spread}"
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"{interval(number)}{spread}"
 
 
 def _listed(values: Sequence[str]) -> str:

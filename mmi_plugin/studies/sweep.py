@@ -2,53 +2,66 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from mmi_plugin.conditions import REFERENCE, check_names, get
 from mmi_plugin.errors import InputError
+from mmi_plugin.files import versions, write_whole
+from mmi_plugin.harness.task_manager import TaskFile, find_task
+from mmi_plugin.models.load import stamp
+from mmi_plugin.report.board import Key, curve_numbers, sweeps
+from mmi_plugin.report.figures import dose_figures, save_figures
+from mmi_plugin.results.estimates import Estimate
+from mmi_plugin.results.measures import Outcomes
+from mmi_plugin.results.runs import read_runs
+from mmi_plugin.studies import lmms_eval
+from mmi_plugin.studies.jobs import Job, JobFailed, make_all
 
-if TYPE_CHECKING:
-    from mmi_plugin.report.board import Leaderboard
-
-
-DESCRIPTION = "ask a task under one condition at several strengths, and draw the dose-response curve"
 _FIELDS = ("model", "task", "condition", "strength", "value", "measure", "share", "low", "high", "n")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("task", metavar="TASK", help="a task of this package, for example mmi_demo_digits")
-    parser.add_argument(
-        "sweep", metavar="SWEEP", help="condition and values, for example unrelated_text@sentences=0,1,2,5,10,20"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="results folder; another model adds its curve to it")
-    parser.add_argument("--model", default="mmi_hf", help="model of lmms_eval (default: %(default)s)")
-    parser.add_argument("--model_args", required=True, help="its arguments, for example pretrained=FOLDER")
-    parser.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
-    for name in ("batch_size", "device", "gen_kwargs", "limit"):
-        parser.add_argument(f"--{name}", help="as in lmms_eval")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, write curve and CSV below `args.out`, and return the harness's status.
+def run(
+    task: str, sweep: str, out: Path, model: str, model_args: str, include_path: Path | None, flags: Mapping[str, Any]
+) -> int:
+    """Ask `task` under `sweep`, unless that was done before; write curve and CSV below `out`; return 0, or the
+    harness's status. `flags`: further ones of lmms-eval's command line.
 
     Raises InputError for an unknown task, condition, strength or value.
     """
-    conditions = expand(args.sweep)
-    from mmi_plugin.harness.launcher import main as lmms_eval  # imports lmms-eval, for which nobody waits in vain
+    conditions = expand(sweep)
+    found = find_task(task, include_path)
+    name = "_".join([task, sweep.split("=")[0].replace("@", "_")])
+    asked = {"model": model, "model_args": model_args, **flags}
+    key = {
+        "task": {"split": found.split, "options": found.options, "conditions": conditions},
+        "asked": asked,
+        "stamps": [stamp(part.partition("=")[2]) for part in model_args.split(",")],
+        "versions": versions(),
+    }
+    _write_task(found, name, conditions, out / "tasks")
+    more = {"tasks": name, "include_path": str(out / "tasks"), "output_path": str(out), "log_samples": True}
+    stem = f"{name}-{re.sub(r'[^A-Za-z0-9]+', '_', model_args)[-60:]}"
+    job = Job(name, f"{__name__}:evaluate", {**asked, **more}, out / "runs" / f"{stem}.json", key, out / "sweep.log")
+    try:
+        make_all([job], workers=0)
+    except JobFailed as failed:
+        return failed.status
+    _report(out, name)
+    return 0
 
-    name = _write_task(args, conditions)
-    flags = ["--tasks", name, "--include_path", str(args.out / "tasks"), "--output_path", str(args.out)]
-    for option in ("model", "model_args", "batch_size", "device", "gen_kwargs", "limit"):
-        value = getattr(args, option)
-        flags += [] if value is None else [f"--{option}", value]
-    status = lmms_eval([*flags, "--log_samples"])
-    return status or _report(args.out, name)
+
+def evaluate(**flags: Any) -> dict[str, Any]:
+    """Evaluate in the harness. Raises JobFailed with its status, if that is not 0."""
+    status = lmms_eval(**flags)
+    if status:
+        raise JobFailed(f"lmms_eval ended with status {status}", status)
+    return {"tasks": flags["tasks"]}
 
 
 def expand(sweep: str) -> tuple[str, ...]:
@@ -69,32 +82,19 @@ def expand(sweep: str) -> tuple[str, ...]:
     return check_names([REFERENCE[family], *names], family)
 
 
-def _write_task(args: argparse.Namespace, conditions: tuple[str, ...]) -> str:
-    """Write a task that asks what `args.task` asks, under other conditions; return its name."""
-    from mmi_plugin.harness.task_manager import find_task
-
-    task = find_task(args.task, args.include_path)
-    name = "_".join([args.task, args.sweep.split("=")[0].replace("@", "_")])
-    content = {
-        "include": str(task.path),
-        "task": name,
-        "dataset_kwargs": {**task.options, "conditions": list(conditions)},
-    }
-    folder = args.out / "tasks"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return name
+def _write_task(task: TaskFile, name: str, conditions: tuple[str, ...], folder: Path) -> None:
+    """Write a task that asks what `task` asks, under other conditions: lmms-eval takes tasks as YAML files."""
+    options = {**task.options, "conditions": list(conditions)}
+    content = {"include": str(task.path), "task": name, "dataset_kwargs": options}
+    write_whole(folder / f"{name}.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
-def _report(out: Path, task: str) -> int:
+def _report(out: Path, task: str) -> None:
     """Write the curve of every model below `out`, and its numbers."""
-    from mmi_plugin.report.board import build
-    from mmi_plugin.report.figures import dose_figures, save_figures
-    from mmi_plugin.results.runs import read_runs
-
-    board = build(read_runs([str(out)]))
-    save_figures(dose_figures(board), out)
-    rows = list(_rows(board))
+    runs = read_runs([str(out)])
+    numbers, outcomes = curve_numbers(runs), runs[0].outcomes
+    save_figures(dose_figures(numbers, outcomes), out)
+    rows = list(_rows(numbers, outcomes))
     with (out / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _FIELDS, lineterminator="\n")
         writer.writeheader()
@@ -104,29 +104,13 @@ def _report(out: Path, task: str) -> int:
             shown = f"{100 * row['share']:5.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
             print(f"{row['model']}  {row['strength']}={row['value']}  {row['measure']:9}  {shown}")
     print(f"curve: {out}/dose_*.png, numbers: {out / 'sweep.csv'}")
-    return 0
 
 
-def _rows(board: Leaderboard) -> Iterator[dict[str, Any]]:
+def _rows(numbers: Mapping[Key, Estimate], outcomes: Mapping[str, Outcomes]) -> Iterator[dict[str, Any]]:
     """Yield every number under a condition of a sweep; shares are in [0, 1]."""
-    from mmi_plugin.report.board import sweeps
-
-    for key, number in board.numbers.items():
-        if key.scope.kind != "task":
-            continue
-        for sweep in sweeps(board.outcomes[key.scope.name].conditions):
+    for key, found in numbers.items():
+        for sweep in sweeps(outcomes[key.scope.name].conditions):
             for value, condition in sweep.names.items():
                 if key.measure.condition == condition:
-                    found = number.estimate
-                    yield {
-                        "model": key.model,
-                        "task": key.scope.name,
-                        "condition": condition,
-                        "strength": sweep.parameter,
-                        "value": value,
-                        "measure": key.measure.name,
-                        "share": found.value,
-                        "low": found.low,
-                        "high": found.high,
-                        "n": found.n,
-                    }
+                    named = key.model, key.scope.name, condition, sweep.parameter, value, key.measure.name
+                    yield dict(zip(_FIELDS, [*named, found.value, found.low, found.high, found.n], strict=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmi_plugin import cli
-from mmi_plugin.studies.demo import TRAINED, WEIGHTS, Row, base_folder, demo
+from mmi_plugin.studies.demo import TRAINED, WEIGHTS, AblationRow, base_folder, demo
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +47,18 @@ def test_what_the_demo_leaves(finished: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_key_follows_everything_that_decides_a_row(tmp_path: Path) -> None:
-    job = Row("ours", 0, base_folder(), tmp_path)
+    job = AblationRow("ours", 0, base_folder(), tmp_path)
     others = [
-        Row("js", 0, base_folder(), tmp_path),
-        Row("ours", 1, base_folder(), tmp_path),
-        Row("ours", 0, base_folder(), tmp_path, ("--max_steps", "3")),
+        AblationRow("js", 0, base_folder(), tmp_path),
+        AblationRow("ours", 1, base_folder(), tmp_path),
+        AblationRow("ours", 0, base_folder(), tmp_path, ("--max_steps", "3")),
     ]
     keys = [json.dumps(one.key, sort_keys=True) for one in (job, *others)]
     assert len(set(keys)) == 4
 
 
 def test_every_row_has_its_config() -> None:
-    assert all(Row(name, 0, Path(), Path()).config.is_file() for name in TRAINED)
+    assert all(AblationRow(name, 0, Path(), Path()).config.is_file() for name in TRAINED)
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,8 +71,8 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_failed_training_fails_the_demo_and_names_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = Row("ours", 0, base_folder(), tmp_path, ("--learning_rate", "fast")).job()
-    monkeypatch.setattr(Row, "job", lambda self: wrong)
+    wrong = AblationRow("ours", 0, base_folder(), tmp_path, ("--learning_rate", "fast")).job()
+    monkeypatch.setattr(AblationRow, "job", lambda self: wrong)
     assert cli.main(["demo", "--out", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert "error: ours, seed 0: InputError: " in said and "fast" in said

@@ -61,7 +61,7 @@ def benchmark(task: str, split: str = "test") -> Benchmark:
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """One row of the ablation with one seed, made below `out` from the checkpoint `base`; options go to the trainer
     and to lmms-eval."""
 
@@ -172,7 +172,7 @@ def demo(
             raise InputError(f"unknown row {name!r}: {nearest(name, TRAINED)}")
     base = base or base_folder()
     wanted = [(VANILLA, 0)] + [(name, seed) for seed in range(seeds) for name in TRAINED if name in names]
-    rows = [Row(name, seed, base, out, train_options, evaluate_options) for name, seed in wanted]
+    rows = [AblationRow(name, seed, base, out, train_options, evaluate_options) for name, seed in wanted]
     made = _make(rows)
     results = {
         "rows": [{"name": row.name, "seed": row.seed, **one} for row, one in zip(rows, made, strict=True)],
@@ -187,7 +187,7 @@ def demo(
     return results
 
 
-def _make(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _make(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
     """Return what each row's job gives, one job per core at a time.
 
     One job alone gets all cores; beside others each gets one, which is faster for a small model, and
@@ -202,7 +202,7 @@ def _make(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [made[order.index(i)] for i in range(len(rows))]
 
 
-def _report(out: Path, rows: Sequence[Row], results: Mapping[str, Any]) -> None:
+def _report(out: Path, rows: Sequence[AblationRow], results: Mapping[str, Any]) -> None:
     """Write the page of the rows' board and print their table."""
     found = [row.results() for row in rows]
     shown = tuple(label for name, label in ROWS.items() if name in {row.name for row in rows})

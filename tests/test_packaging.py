@@ -1,4 +1,4 @@
-"""What the package declares is what it needs: bounds, imports, folders."""
+"""What the package declares is what it needs and ships: bounds, imports, folders, files beside the code."""
 
 from __future__ import annotations
 
@@ -52,3 +52,18 @@ def test_every_folder_of_code_is_shipped() -> None:
         for file in (ROOT / place).rglob("__init__.py")
     }
     assert folders == set(settings["packages"])
+
+
+def test_every_file_beside_the_code_is_shipped_and_no_tool_of_developers() -> None:
+    settings = floors.settings()["tool"]["setuptools"]
+    assert {name.split(".")[0] for name in settings["packages"]} == {"mmi_plugin"}
+    shipped, data = set(), settings["package-data"]
+    for name in settings["packages"]:
+        root = max((prefix for prefix in settings["package-dir"] if f"{name}.".startswith(f"{prefix}.")), key=len)
+        folder = ROOT / settings["package-dir"][root] / Path(*name.removeprefix(root).strip(".").split("."))
+        shipped |= {file for pattern in ("*.py", *data.get(name, ())) for file in folder.glob(pattern)}
+    kept = [file for place in settings["package-dir"].values() for file in (ROOT / place).rglob("*") if file.is_file()]
+    assert {file for file in kept if "__pycache__" not in file.parts} == {file for file in shipped if file.is_file()}
+    names = {str(file.relative_to(ROOT)) for file in shipped}
+    assert {"mmi_plugin/conditions/facts.txt", "mmi_plugin/sources/capitals.tsv", "tasks/_mmi_base"} < names
+    assert {"mmi_plugin/report/page.html.j2", "mmi_plugin/studies/base/model.safetensors"} < names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -103,22 +103,40 @@ _STAND_IN = Image.new("RGB", (32, 32))
 _REMEMBERED = 512  # images whose name is kept
 
 
-@lru_cache(maxsize=8)
-def documents(bench: Benchmark, selection: Selection) -> Dataset:
-    """Return one row per item and condition, the rows of an item next to each other.
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """What is asked of a benchmark, in `rows`: one per item and condition, the rows of an item next to each other.
 
     Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt, choices (the
     letters), options (what they stand for), image_key (equal where the images are, or None). Images are not stored:
-    `perturbed` makes them when they are needed. Raises InputError that names an item
-    without options or with an id that occurs twice.
+    `item` makes them when they are needed.
     """
-    return Dataset.from_list(list(_rows(bench, selection)))
+
+    bench: Benchmark
+    rows: Dataset
+
+    @cached_property
+    def _items(self) -> dict[str, Item]:
+        return {item.id: item for item in self.bench.items}
+
+    def item(self, row: Mapping[str, Any]) -> Item:
+        """Return the item of a row under the row's condition."""
+        return perturbed(self.bench, self._items[row["item_id"]], row["condition"], row["seed"])
 
 
-def _rows(bench: Benchmark, selection: Selection) -> Iterator[dict[str, Any]]:
+@lru_cache(maxsize=8)
+def documents(bench: Benchmark, conditions: tuple[str, ...], seed: int = 0, limit: int | None = None) -> Documents:
+    """Return the documents of the first `limit` items of a benchmark under all `conditions`, drawn with `seed`.
+
+    Raises InputError that names an item without options or with an id that occurs twice.
+    """
+    return Documents(bench, Dataset.from_list(list(_rows(bench, conditions, seed, limit))))
+
+
+def _rows(bench: Benchmark, conditions: tuple[str, ...], seed: int, limit: int | None) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     names = _ImageNames()
-    for item in bench.items:
+    for item in bench.items[:limit]:
         if item.id in seen:
             raise InputError(f"{bench.name}: item {item.id}: field 'id' occurs twice")
         if not item.options:
@@ -126,12 +144,12 @@ def _rows(bench: Benchmark, selection: Selection) -> Iterator[dict[str, Any]]:
         seen.add(item.id)
         # A prompt does not depend on pixels: no picture is decoded for it.
         unseen = replace(item, image=_STAND_IN) if isinstance(item.picture, Picture) else item
-        for name in selection.conditions:
-            changed = perturbed(bench, unseen, name, selection.seed)
+        for name in conditions:
+            changed = perturbed(bench, unseen, name, seed)
             yield {
                 "item_id": item.id,
                 "condition": name,
-                "seed": selection.seed,
+                "seed": seed,
                 "gold": changed.gold,
                 "named": changed.named and changed.letter(changed.named),
                 "prompt": user_text(changed),

@@ -67,5 +67,6 @@ def raw_answers(result: TaskResult) -> dict[tuple[str, str], str]:
 def assert_same_records(found: Sequence[Record], expected: Sequence[Record]) -> None:
     """Compare all fields; probabilities up to what a batch of other rows rounds differently."""
     for record, other in zip(found, expected, strict=True):
-        assert record.probabilities == pytest.approx(other.probabilities, rel=1e-5)
+        assert (record.probabilities is None) == (other.probabilities is None)
+        assert (record.probabilities or ()) == pytest.approx(other.probabilities or (), rel=1e-5)
         assert replace(record, probabilities=None) == replace(other, probabilities=None)

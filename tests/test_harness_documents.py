@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmi_plugin.documents import Selection, documents, perturbed
+from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import image_hash
 
@@ -24,11 +24,11 @@ def _selection(**options: object) -> Selection:
 def test_image_keys_are_equal_where_the_images_are(options: dict[str, object]) -> None:
     selection = _selection(**options)
     bench = selection.benchmark()
-    rows = documents(bench, selection).select(range(60))
-    items = {item.id: item for item in bench.items}
+    asked = documents(bench, selection.conditions, selection.seed)
+    rows = asked.rows.select(range(60))
     seen: dict[str, set[str]] = {}
     for row in rows:
-        changed = perturbed(bench, items[row["item_id"]], row["condition"], row["seed"])
+        changed = asked.item(row)
         content = " ".join(map(image_hash, changed.images))
         seen.setdefault(row["image_key"], set()).add(content)
         assert row["choices"] == "ABCDEFGH"[: len(changed.options)]
@@ -43,7 +43,7 @@ def test_draws_bounds_the_images_and_is_part_of_the_content() -> None:
     for draws in (2, 5):
         selection = _selection(source="demo_capitals", conditions=names, draws=draws)
         bench = selection.benchmark()
-        assert len(set(documents(bench, selection)["image_key"])) == 3 * draws
+        assert len(set(documents(bench, selection.conditions).rows["image_key"])) == 3 * draws
         assert selection.to_dict()["draws"] == draws
         found[draws] = bench.digest(selection.conditions, selection.seed)
     assert found[2] != found[5]

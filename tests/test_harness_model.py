@@ -10,10 +10,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mmi_plugin.documents import documents
 from mmi_plugin.harness.launcher import main
+from mmi_plugin.models.evaluate import evaluate
+from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.results.files import read_run
+from mmi_plugin.sources import load
 from tests import families
-from tests.harness_runs import OUR_MODEL, SCRIPT, TASKS, arguments, process, raw_answers, save_varied
+from tests.harness_runs import (
+    OUR_MODEL,
+    SCRIPT,
+    TASKS,
+    arguments,
+    assert_same_records,
+    process,
+    raw_answers,
+    save_varied,
+)
 
 Answers = dict[str, dict[tuple[str, str], str]]
 
@@ -66,6 +79,17 @@ def test_a_batch_answers_as_single_rows_do(
 ) -> None:
     assert _answers(varied, tmp_path, batch_size) == single
     _assert_close(tmp_path, single_run)
+
+
+def test_a_model_in_memory_gives_the_same_records(varied: Path, single: Answers, single_run: Path) -> None:
+    model, processor = load_model(str(varied)), load_processor(str(varied))
+    for task, result in read_run(single_run).items():
+        assert raw_answers(result) == single[task]
+        bench = load(task.removeprefix("mmi_"), "test")
+        asked = documents(bench, result.conditions, result.seed, len(result.records) // len(result.conditions))
+        for share in (True, False):
+            found = evaluate(model, processor, asked, {"max_new_tokens": 16}, batch_size=8, share=share)
+            assert_same_records(found, result.records)
 
 
 def test_stock_llava_hf_gives_the_same_answers_item_by_item(varied: Path, single: Answers, tmp_path: Path) -> None:

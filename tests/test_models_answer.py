@@ -18,7 +18,7 @@ from mmi_plugin.items import LETTERS, messages
 from mmi_plugin.models import prefix
 from mmi_plugin.models.answer import Scorer
 from mmi_plugin.models.families import prompts_of, side_by_side
-from mmi_plugin.models.generate import Answer, Row
+from mmi_plugin.models.generate import Query, Reply
 from mmi_plugin.models.load import load_processor
 from mmi_plugin.sources import load
 from tests import families
@@ -36,18 +36,18 @@ class Case(NamedTuple):
     name: str
     model: Any
     processor: Any
-    rows: list[Row]
-    expected: list[Answer]
+    rows: list[Query]
+    expected: list[Reply]
 
 
-def _rows() -> list[Row]:
+def _rows() -> list[Query]:
     rows = []
     for source, conditions in ASKED.items():
         bench = load(source, "test")
         for name in conditions:
             for item in bench.items[:3]:
                 chat = messages(get(name)(item, 0, bench.pools))
-                rows.append(Row(chat, tuple(LETTERS[: len(item.options)]), shared=True))
+                rows.append(Query(chat, tuple(LETTERS[: len(item.options)]), shared=True))
     return rows
 
 
@@ -63,7 +63,7 @@ def _inputs(processor: Any, chat: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _slow(model: Any, processor: Any, row: Row, choices: list[list[int]]) -> Answer:
+def _slow(model: Any, processor: Any, row: Query, choices: list[list[int]]) -> Reply:
     """Generate for a single row; and for each choice, run prompt and choice through the model as a whole."""
     inputs = dict(_inputs(processor, row.chat))
     ids = inputs["input_ids"]
@@ -82,10 +82,10 @@ def _slow(model: Any, processor: Any, row: Row, choices: list[list[int]]) -> Ans
                     longer[name] = torch.cat([inputs[name], fill], 1)
             share *= model(**longer).logits[0, -1].double().softmax(-1)[token].item()
         shares.append(share)
-    return Answer(processor.tokenizer.decode(output[0], skip_special_tokens=True), 0, tuple(shares))
+    return Reply(processor.tokenizer.decode(output[0], skip_special_tokens=True), 0, tuple(shares))
 
 
-def _choices(processor: Any, row: Row) -> list[list[int]]:
+def _choices(processor: Any, row: Query) -> list[list[int]]:
     """The tokens of the letters: as they are after the template, and without one as a suffix is encoded or, where
     the processor knows none, after a blank."""
     if type(processor).__name__ == "PaliGemmaProcessor":
@@ -114,7 +114,7 @@ def warnings() -> Iterator[list[str]]:
     logger.remove(sink)
 
 
-def _answers(case: Case, size: int, ranks: int = 1) -> list[Answer]:
+def _answers(case: Case, size: int, ranks: int = 1) -> list[Reply]:
     """Score in batches that mix images, conditions and lengths, each rank its own share of the rows."""
     found = {}
     for rank in range(ranks):
@@ -127,7 +127,7 @@ def _answers(case: Case, size: int, ranks: int = 1) -> list[Answer]:
     return [found[index] for index in range(len(case.rows))]
 
 
-def _assert_equal(found: list[Answer], expected: list[Answer]) -> None:
+def _assert_equal(found: list[Reply], expected: list[Reply]) -> None:
     assert [answer.text for answer in found] == [answer.text for answer in expected]
     at_once = [pair for pair in zip(found, expected, strict=True) if not re.search(r".\W[a-dA-D]\b", pair[1].text)]
     assert len(at_once) > len(expected) / 2, "most answers name no letter after other words"
@@ -169,7 +169,7 @@ def test_choices_that_begin_alike_are_scored_whole(case: Case, shared: bool) -> 
     texts = (*[text for text in pairs if len(tokens[text]) == 2][:3], "C")
     assert len(texts) == 4
     choices = [tokens[text] for text in texts]
-    rows = [Row(row.chat, texts, shared) for row in case.rows[:6]]
+    rows = [Query(row.chat, texts, shared) for row in case.rows[:6]]
     expected = [_slow(case.model, case.processor, row, choices) for row in rows]
     found = Scorer(case.model, prompts_of(case.processor), 6).answer(rows, {"max_new_tokens": STEPS})
     _assert_equal(found, expected)
@@ -212,10 +212,10 @@ def test_several_images_are_joined_where_a_prompt_takes_one(case: Case, warnings
         for images in ((left, right), (whole,))
     ]
     scorer = Scorer(case.model, prompts_of(case.processor), 1)
-    two, one = (scorer.answer([Row(chat, ("A", "B"))], {"max_new_tokens": STEPS}) for chat in chats)
+    two, one = (scorer.answer([Query(chat, ("A", "B"))], {"max_new_tokens": STEPS}) for chat in chats)
     assert two == one
     assert [message for message in warnings if "side by side" in message] != []
-    scorer.answer([Row(chats[0])], {"max_new_tokens": 1})
+    scorer.answer([Query(chats[0])], {"max_new_tokens": 1})
     assert len([message for message in warnings if "side by side" in message]) == 1
 
 
@@ -242,7 +242,7 @@ def test_settings_of_the_checkpoint_do_not_act(case: Case, monkeypatch: pytest.M
 def test_settings_of_the_task_act_as_in_transformers_on_single_rows(case: Case, settings: dict[str, Any]) -> None:
     steps = {"max_new_tokens": 8}
     for shared in (True, False):
-        rows = [Row(row.chat, row.choices, shared) for row in case.rows]
+        rows = [Query(row.chat, row.choices, shared) for row in case.rows]
         scorer = Scorer(case.model, prompts_of(case.processor), 8)
         found = [
             answer

@@ -6,14 +6,15 @@ from collections import Counter
 
 import pytest
 
-from mmi_plugin.models.evaluate import Request, batches, dealt, served
+from mmi_plugin.harness.task import rank_order
+from mmi_plugin.models.evaluate import OrderKey, batches, shared_images
 
 
-def _requests() -> list[Request]:
+def _requests() -> list[OrderKey]:
     """30 images under four texts each, and ten prompts whose image nobody else shows."""
     lengths = (40, 60, 150, 170)
-    shared = [Request("{}", f"image{item}", length + item) for item in range(30) for length in lengths]
-    return [*shared, *(Request("{}", f"own{index}", 50) for index in range(5)), *[Request("{}", None, 50)] * 5]
+    shared = [OrderKey("{}", f"image{item}", length + item) for item in range(30) for length in lengths]
+    return [*shared, *(OrderKey("{}", f"own{index}", 50) for index in range(5)), *[OrderKey("{}", None, 50)] * 5]
 
 
 @pytest.mark.parametrize("size", [1, 4, 16])
@@ -24,14 +25,14 @@ def test_every_request_is_in_one_batch_and_every_image_in_one_block(size: int) -
     assert max(map(len, found)) == size
     kept, seen = [], set()  # keep the images used last, as many as a batch has rows
     for batch in found:
-        for image in [requests[index].image for index in batch if requests[index].image in served(requests)]:
+        for image in [requests[index].image for index in batch if requests[index].image in shared_images(requests)]:
             assert image in kept or image not in seen, "computed a second time"
             seen.add(image)
             kept = [*(other for other in kept if other != image), image][-size:]
 
 
 def test_batches_are_of_like_length_and_of_one_setting() -> None:
-    requests = [*_requests(), *(Request('{"a": 1}', "image0", 40) for _ in range(3))]
+    requests = [*_requests(), *(OrderKey('{"a": 1}', "image0", 40) for _ in range(3))]
     for batch in batches(requests, 16):
         assert len({requests[index].settings for index in batch}) == 1
         lengths = [requests[index].length for index in batch]
@@ -42,7 +43,7 @@ def test_batches_are_of_like_length_and_of_one_setting() -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 def test_ranks_get_whole_images_and_equal_shares(ranks: int) -> None:
     images = [f"image{row % 13}" for row in range(100)] + [None]
-    order = dealt(images, ranks)
+    order = rank_order(images, ranks)
     assert sorted(order) == list(range(len(images)))
     parts = [[images[row] for row in order[rank::ranks]] for rank in range(ranks)]
     assert max(map(len, parts)) - min(map(len, parts)) <= 1

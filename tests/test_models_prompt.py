@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMi
 from mmi_plugin.items import Item
 from mmi_plugin.models.answer import Scorer
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.models.generate import Row
+from mmi_plugin.models.generate import Query
 from mmi_plugin.models.prompt import Prompts, TrainingRow, images_of
 from tests import families, real_families
 
@@ -219,7 +219,7 @@ def test_the_options_probabilities_are_the_models_mass_on_the_hand_labelled_toke
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     prompts, written = prompts_of(processor), ANSWERED[name.removeprefix("real-")][0]
     letters = [processor.tokenizer.convert_tokens_to_ids(written.replace("B", letter)) for letter in "ABC"]
-    rows = [Row(prompts.chat(_item(number, image=_picture(0))), ("A", "B", "C"), True) for number in range(2)]
+    rows = [Query(prompts.chat(_item(number, image=_picture(0))), ("A", "B", "C"), True) for number in range(2)]
     found = Scorer(model, prompts, 2).answer(rows, {"max_new_tokens": 1})
     for row, answer in zip(rows, found, strict=True):
         logits = model(**_own(processor, row.chat)).logits[0, -1].double()

@@ -9,7 +9,7 @@ import yaml
 from lmms_eval.utils import simple_parse_args_string
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.models.settings import Decoding
+from mmi_plugin.models.decode import Decoding
 from tests.harness_runs import TASKS
 
 

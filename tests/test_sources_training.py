@@ -47,5 +47,5 @@ def test_building_documents_decodes_no_picture(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(Picture, "open", lambda picture: pytest.fail(f"decoded: {picture._where}"))
     task = Selection.parse({"source": name, "path": at(name)}, "test", "mine")
     bench = task.benchmark()
-    assert len(documents(bench, task)) == len(bench.items) * len(bench.conditions)
+    assert len(documents(bench, task.conditions).rows) == len(bench.items) * len(bench.conditions)
     assert len(bench.digest(task.conditions, task.seed)) == 64

@@ -1,10 +1,69 @@
-"""What the harness model says about one prompt, and how it reaches the task."""
+"""Names of lmms-eval that are private, patched or taken for more than they promise: all of them stand here.
+
+`tests/test_harness_compat.py` names the one that another version does not have. What has an extension point goes
+through it: `mmi_hf` is a model of lmms-eval's registry (an entry point), tasks are classes that YAMLs name, and what
+is put in below for lmms-eval's own are subclasses of its `TaskManager` and `EvaluationTracker`.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NoReturn
 
 from lmms_eval.api.instance import GenerationResult, TokenCounts
+from loguru import logger
+
+from mmi_plugin.results import Record
+
+FOREIGN = {
+    "lmms_eval.__main__:cli_evaluate_single": "catches what an evaluation raises, which its caller prints and forgets",
+    "lmms_eval.__main__:TaskManager": (
+        "our tasks without a flag, none of them twice, cut by whole items; its caller passes no folder of ours on"
+    ),
+    "lmms_eval.__main__:EvaluationTracker": "writes the results file last and at once, so that it is never half a run",
+    "lmms_eval.__main__:collect_task_sizes": "--power-analysis counts items of ours, not prompts",
+    "lmms_eval.cli.power_utils:collect_task_sizes": "so does the subcommand `power`",
+    "lmms_eval.tasks:TaskManager": "the subcommand `tasks` lists our tasks",
+    "lmms_eval.evaluator:evaluate": (
+        "what was answered is kept where its cache of answers is passed, and only here the model is known"
+    ),
+    "lmms_eval.tasks:TaskManager.task_index": "which names are groups and tags, of what members",
+    "lmms_eval.api.instance:TokenCounts": "carries the options' probabilities: of an answer, only text and counts stay",
+    "lmms_eval.api.model:lmms.set_cache_hook": "models report each answer as it comes",
+    "lmms_eval.api.model:CacheHook.add_partial": "the same",
+}
+"""module:name -> why we take it. All are since lmms-eval 0.7.3, our lower bound, what they are for us."""
+
+
+@contextmanager
+def replaced(values: Mapping[str, Any]) -> Iterator[None]:
+    """Within, lmms-eval finds `values` under names of `FOREIGN`."""
+    theirs = {path: theirs_of(path) for path in values}
+    _put(values)
+    try:
+        yield
+    finally:
+        _put(theirs)
+
+
+def theirs_of(path: str) -> Any:
+    """Return what stands under a name of `FOREIGN`, a submodule included. Raises AttributeError, ImportError."""
+    module, _, names = path.partition(":")
+    return attrgetter(names)(import_module(module))
+
+
+def _put(values: Mapping[str, Any]) -> None:
+    for path, value in values.items():
+        module, _, name = path.partition(":")
+        setattr(import_module(module), name, value)
 
 
 @dataclass
@@ -26,3 +85,79 @@ def result(text: str, tokens: int, probabilities: tuple[float, ...] | None) -> G
 def probabilities_of(counts: TokenCounts | None) -> tuple[float, ...] | None:
     """Return the probabilities of the options; None where the model gave none."""
     return getattr(counts, "probabilities", None)
+
+
+class Scored(dict[str, Any]):
+    """What `process_results` returns for one document.
+
+    lmms-eval copies the mapping into the sample log and aggregates what `.items()` gives. So the
+    log gets the fields of the record once, and every metric gets the record.
+    """
+
+    def __init__(self, record: Record, metrics: Sequence[str]) -> None:
+        super().__init__(record.to_dict())
+        self._scores = dict.fromkeys(metrics, record)
+
+    def items(self) -> ItemsView[str, Any]:
+        return self._scores.items()
+
+
+_MARK = "[LMMS_EVAL_REQUEST_FAILED"  # also what lmms-eval's own clients of servers answer
+_MARKS = (_MARK, "[LMMS_EVAL_BUDGET_EXCEEDED")
+
+
+def failed(error: Exception) -> GenerationResult:
+    """Return the answer that stands for a request which raised `error`; `failure_of` reads it."""
+    lines = str(error).strip().splitlines()
+    return GenerationResult(f"{_MARK}] {type(error).__name__}: {lines[0] if lines else ''}")
+
+
+def failure_of(answer: str) -> str | None:
+    """Return why the model gave no answer; None when it gave one."""
+    return answer.partition("] ")[2] or answer if answer.startswith(_MARKS) else None
+
+
+class Swallowed:
+    """Counts what a model of lmms-eval logs as an error and goes on from, with an empty answer or without an image."""
+
+    def __init__(self) -> None:
+        self._said: Counter[str] = Counter()
+        self._sink = logger.add(self._note, level="ERROR", format="{message}", filter=_by_a_model)
+
+    def _note(self, message: str) -> None:
+        self._said[message.strip().partition("\n")[0]] += 1
+
+    def lines(self, failed: int = 0) -> list[str]:
+        """Return one line that counts the errors; none when there are no more than the `failed` answers that say so."""
+        first, total = next(iter(self._said), None), self._said.total()
+        return [f"the model went on from {total} errors, the first: {first}"] if total > failed else []
+
+    def close(self) -> None:
+        logger.remove(self._sink)
+
+
+def _by_a_model(record: Mapping[str, Any]) -> bool:
+    return (record["name"] or "").startswith("lmms_eval.models.")
+
+
+_checks: list[Callable[[], list[str]]] = []
+
+
+def fail_stock(lines: Callable[[], list[str]]) -> None:
+    """Let lmms-eval's own command line, where it runs this process, end with status 1 and `lines()` if there are any.
+
+    It goes on after any error and leaves with `sys.exit(0)`, which is the one place to say otherwise.
+    """
+    if Path(sys.argv[0]).parts[-2:] != ("lmms_eval", "__main__.py") and Path(sys.argv[0]).name != "lmms-eval":
+        return
+    if not _checks:
+        _checks.append(Swallowed().lines)
+        sys.exit = partial(_leave, sys.exit)
+    _checks.append(lines)
+
+
+def _leave(leave: Callable[[Any], NoReturn], status: Any = None) -> NoReturn:
+    found = [] if status else [line for lines in _checks for line in lines()]
+    for line in found:
+        print(f"error: {line}", file=sys.stderr)
+    leave(1 if found else status)

@@ -70,7 +70,7 @@ def check(args: Namespace, model: type) -> None:
 
 
 def is_ours(model: type) -> bool:
-    """Whether a model class is of this package, and decodes as `models.settings` says."""
+    """Whether a model class is of this package, and decodes as `models.decode` says."""
     return model.__module__.partition(".")[0] == "mmi_plugin"
 
 
@@ -116,10 +116,9 @@ def _upstream() -> tuple[dict[str, str], dict[str, Any]]:
         parser, defaults = upstream.parse_eval_args()
     finally:
         sys.argv = before
-    flags = {
-        action.dest: [flag for flag in action.option_strings if flag.startswith("--")] for action in parser._actions
-    }
-    return {name: found[0] for name, found in flags.items() if name != "help"}, vars(defaults)
+    known = set(parser.format_help().replace(",", " ").split())
+    spelled = {name: (f"--{name}", f"--{name.replace('_', '-')}") for name in vars(defaults)}
+    return {name: next(flag for flag in flags if flag in known) for name, flags in spelled.items()}, vars(defaults)
 
 
 def _check_read(args: Namespace, model: type) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import copy
 import hashlib
 import inspect
 import json
@@ -12,26 +10,23 @@ import shutil
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from lmms_eval import evaluator
 from lmms_eval.api.instance import GenerationResult, Instance, unwrap_generation_output
 from lmms_eval.loggers import EvaluationTracker
 from loguru import logger
 
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import versions
-from mmi_plugin.harness.compat import Counts
-from mmi_plugin.harness.failures import failure_of
+from mmi_plugin.harness.compat import Counts, failure_of
 from mmi_plugin.harness.flags import is_ours, key_values
+from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.load import stamp
-from mmi_plugin.models.settings import Decoding
 from mmi_plugin.results.files import RESULTS
 
 _CHUNK = 256  # requests given at once to a model that does not report its answers one by one
@@ -135,24 +130,18 @@ def _digest(content: Any) -> str:
 def _open(path: Path) -> Any:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
-        if file.tell() and not _ends_a_line(file):
-            file.write(b"\n")
-        file.close()
-        return path.open("a", encoding="utf-8")
+        file = path.open("a", encoding="utf-8")
+        if file.tell():
+            file.write("\n")  # after what a killed process was writing
+        return file
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be written ({error.strerror})") from error
-
-
-def _ends_a_line(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
 
 
 def _read(folder: Path) -> Iterator[tuple[str, GenerationResult]]:
     """Yield (key, answer) of every whole line; the last one of a killed process may be torn."""
     for path in sorted(folder.glob("rank*.jsonl")):
-        for line in path.read_bytes().splitlines():
+        for line in filter(None, path.read_bytes().splitlines()):
             try:
                 entry = json.loads(line)
                 counts = entry["counts"] and Counts(**entry["counts"])
@@ -162,15 +151,14 @@ def _read(folder: Path) -> Iterator[tuple[str, GenerationResult]]:
 
 
 @dataclass
-class Run:
-    """One evaluation of the tasks `own` with the arguments `args`, which is the first or a later try."""
+class Evaluation:
+    """One evaluation of the tasks `own` with the command `args`, which is the first or a later try."""
 
-    args: argparse.Namespace
+    args: Namespace
     own: Mapping[str, Any]
     resume: bool
     trackers: list[ResultsLast] = field(default_factory=list)
     journal: Path | None = None
-    model: Any = None  # once it is loaded
 
     def tracker(self, **options: Any) -> ResultsLast:
         """Return what writes the results; called in place of lmms-eval's class.
@@ -181,51 +169,52 @@ class Run:
         for name in options:
             if name not in known:
                 raise InputError(f"--hf_hub_log_args: no option {name!r}: {nearest(name, known)}")
-        self.trackers.append(ResultsLast(self, **options))
+        self.trackers.append(ResultsLast(**options))
         return self.trackers[-1]
 
-    def record(self) -> dict[str, Any]:
+    def evaluate(self, theirs: Callable[..., dict[str, Any] | None], **options: Any) -> dict[str, Any] | None:
+        """Run lmms-eval's function of this name on the loaded model; called in its place.
+
+        Answers are kept in a journal next to the results, if there is a place for them. The results also name the
+        records that failed, and say how the model was asked.
+        """
+        model = options["lm"]
+        self._agree_on_thoughts(model)
+        if self.args.output_path:
+            # Only now: the model is loaded, so that the commit of a hub id is known.
+            self.journal = Path(self.args.output_path) / f".journal-{settings_hash(self.args)}"
+            if self.resume and not self.journal.exists():
+                logger.warning(f"--resume: no answers of this command in {self.args.output_path}; it starts anew")
+            rank, cache = int(os.environ.get("RANK", 0)), options.get("response_cache")
+            options["response_cache"] = Journal(self.journal, self.own, rank, self.resume, cache)
+        results = theirs(**options)
+        if results is not None:
+            results["failed"] = [
+                {"task": name, "item_id": record.item_id, "condition": record.condition, "failure": record.failure}
+                for name, task in self.own.items()
+                for record in task.failed
+            ]
+            results["mmi"] = self._setup(model)
+        return results
+
+    def _agree_on_thoughts(self, model: Any) -> None:
+        """Let our model look for the end of a thought where the tasks do. Raises InputError when these differ."""
+        for task in self.own.values():
+            task.args = self.args
+        tags = {tuple(task.thoughts()) for task in self.own.values()}
+        if len(tags) > 1:
+            raise InputError("key 'reasoning_tags' differs from task to task: ask for one of them at a time")
+        if tags and is_ours(type(model)):
+            model.thoughts = tags.pop()
+
+    def _setup(self, model: Any) -> dict[str, Any]:
         """Return how the model was asked: what it says itself, and the settings of each task's answers.
 
         Both are empty for models that say nothing, as those of lmms-eval.
         """
-        asked = self.own.items() if is_ours(type(self.model)) else ()
+        asked = self.own.items() if is_ours(type(model)) else ()
         decoding = {name: Decoding.parse(task.config.generation_kwargs).to_dict() for name, task in asked}
-        return {"model": getattr(self.model, "record", {}), "decoding": decoding}
-
-    @contextmanager
-    def journaled(self) -> Iterator[None]:
-        """Keep the answers of the evaluation within in a journal next to its results, if it has a place for them."""
-        evaluate, command = evaluator.evaluate, copy.copy(self.args)
-
-        def with_journal(**options: Any) -> Any:
-            self.model = options["lm"]
-            self._agree_on_thoughts(command)
-            if not command.output_path:
-                return evaluate(**options)
-            # Only now: the model is loaded, so that the commit of a hub id is known.
-            self.journal = Path(command.output_path) / f".journal-{settings_hash(command)}"
-            if self.resume and not self.journal.exists():
-                logger.warning(f"--resume: no answers of this command in {command.output_path}; it starts anew")
-            rank = int(os.environ.get("RANK", 0))
-            cache = Journal(self.journal, self.own, rank, self.resume, options.get("response_cache"))
-            return evaluate(**{**options, "response_cache": cache})
-
-        evaluator.evaluate = with_journal
-        try:
-            yield
-        finally:
-            evaluator.evaluate = evaluate
-
-    def _agree_on_thoughts(self, command: argparse.Namespace) -> None:
-        """Let our model look for the end of a thought where the tasks do. Raises InputError when these differ."""
-        for task in self.own.values():
-            task.args = command
-        tags = {tuple(task.thoughts()) for task in self.own.values()}
-        if len(tags) > 1:
-            raise InputError("key 'reasoning_tags' differs from task to task: ask for one of them at a time")
-        if tags and is_ours(type(self.model)):
-            self.model.thoughts = tags.pop()
+        return {"model": getattr(model, "record", {}), "decoding": decoding}
 
     def publish(self) -> None:
         """Write the results file, after all the samples."""
@@ -241,21 +230,12 @@ class Run:
 class ResultsLast(EvaluationTracker):
     """Writes what lmms-eval's tracker does, but the results file last and at once.
 
-    Whoever finds one finds all its samples. It also names the records that failed, and says how the model was asked.
+    Whoever finds one finds all its samples.
     """
 
-    def __init__(self, run: Run, **options: Any) -> None:
-        super().__init__(**options)
-        self._run = run
-        self._given: dict[str, Any] | None = None
+    _given: dict[str, Any] | None = None
 
     def save_results_aggregated(self, results: dict[str, Any], samples: Any, datetime_str: str) -> None:
-        results["failed"] = [
-            {"task": name, "item_id": row.item_id, "condition": row.condition, "failure": row.failure}
-            for name, task in self._run.own.items()
-            for row in task.failed
-        ]
-        results["mmi"] = self._run.record()
         self.date_id = datetime_str.replace(":", "-")
         self._given = {"results": results, "samples": samples, "datetime_str": datetime_str}
         if self.push_results_to_hub or not self.output_path:

@@ -8,6 +8,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from time import sleep
@@ -16,9 +17,8 @@ from typing import Any
 from lmms_eval.cli import dispatch
 
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.harness import flags, later
+from mmi_plugin.harness import flags
 from mmi_plugin.models.load import stamp
-from mmi_plugin.models.settings import Decoding
 
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
@@ -30,12 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: everything was evaluated and written. 2: bad input, said in one line. 1: anything else.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    later.install()
     resume = "--resume" in arguments
     arguments = [argument for argument in arguments if argument != "--resume"]
     failures: list[str] = []
     before, sys.argv = sys.argv, ["lmms_eval", *arguments]
-    gc.disable()  # imports leave no garbage, and looking for it took a quarter of the time to the first request
+    gc.disable()  # imports leave no garbage, and looking for it took 1.4 of the 5.9 s to the first request
     try:
         with _ours(arguments, failures, resume):
             dispatch.main()
@@ -60,11 +59,16 @@ def _ours(arguments: Sequence[str], failures: list[str], resume: bool) -> Abstra
         return _our_evaluation(failures, resume)
     if resume:
         raise InputError("--resume goes on with an evaluation: it needs --model and --tasks")
-    if arguments[:1] in (["tasks"], ["power"]):
-        from mmi_plugin.harness.task_manager import with_our_tasks
+    if arguments[:1] not in (["tasks"], ["power"]):
+        return nullcontext()
+    from mmi_plugin.harness.compat import replaced
+    from mmi_plugin.harness.task_manager import QuickTaskManager, task_sizes
 
-        return with_our_tasks()
-    return nullcontext()
+    def with_ours(verbosity: str, include_path: str | None = None) -> QuickTaskManager:
+        return QuickTaskManager("list", include_path, verbosity)
+
+    ours = {"lmms_eval.tasks:TaskManager": with_ours, "lmms_eval.cli.power_utils:collect_task_sizes": task_sizes}
+    return replaced(ours)
 
 
 def _status(stop: SystemExit) -> int:
@@ -83,16 +87,14 @@ def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
     Upstream catches every Exception of an evaluation, prints it and exits 0. An InputError leaves
     as SystemExit, which upstream lets through; anything else is noted in `failures` on its way.
     """
-    from lmms_eval import __main__ as upstream
+    from lmms_eval.__main__ import cli_evaluate_single
 
+    from mmi_plugin.harness.compat import replaced
     from mmi_plugin.harness.task_manager import task_sizes
-
-    names = ("cli_evaluate_single", "TaskManager", "EvaluationTracker", "collect_task_sizes")
-    theirs = {name: getattr(upstream, name) for name in names}
 
     def watched(args: argparse.Namespace) -> Any:
         try:
-            return _evaluate(upstream, theirs["cli_evaluate_single"], args, failures, resume)
+            return _evaluate(cli_evaluate_single, args, failures, resume)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from error
@@ -100,38 +102,40 @@ def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
             failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
             raise
 
-    upstream.cli_evaluate_single, upstream.collect_task_sizes = watched, task_sizes
-    try:
+    ours = {"cli_evaluate_single": watched, "collect_task_sizes": task_sizes}
+    with replaced({f"lmms_eval.__main__:{name}": value for name, value in ours.items()}):
         yield
-    finally:
-        for name, value in theirs.items():
-            setattr(upstream, name, value)
 
 
-def _evaluate(upstream: Any, evaluate: Evaluate, args: argparse.Namespace, failures: list[str], resume: bool) -> Any:
+def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], resume: bool) -> Any:
     """Run upstream's evaluation of `args` with our task manager, and check what came out."""
-    from mmi_plugin.harness.failures import Swallowed
-    from mmi_plugin.harness.journal import Run
+    from lmms_eval import evaluator
+
+    from mmi_plugin.harness.compat import Swallowed, replaced
+    from mmi_plugin.harness.journal import Evaluation
     from mmi_plugin.harness.task_manager import LISTINGS, QuickTaskManager
 
     if not args.tasks:
         raise InputError("--tasks is missing")
     limit = None if args.limit == -1 else args.limit
     tasks = QuickTaskManager(args.tasks, args.include_path, args.verbosity, args.model, limit, args.offset)
-    upstream.TaskManager = lambda *_, **__: tasks
     args = copy.copy(args)
     if args.tasks not in LISTINGS:
         _check(args, resume)
         _prepare(args, tasks)
         _check_asked(args, tasks.own)
-    run = Run(args, tasks.own, resume)
-    upstream.EvaluationTracker = run.tracker
+    run = Evaluation(copy.copy(args), tasks.own, resume)
+    ours = {
+        "lmms_eval.__main__:TaskManager": lambda *_, **__: tasks,
+        "lmms_eval.__main__:EvaluationTracker": run.tracker,
+        "lmms_eval.evaluator:evaluate": partial(run.evaluate, evaluator.evaluate),
+    }
     gc.freeze()
     gc.enable()
     if args.output_path:
         _leave_second(Path(args.output_path), args.timezone)
-    with run.journaled(), closing(Swallowed()) as errors:
-        results, samples = evaluate(args)
+    with replaced(ours), closing(Swallowed()) as errors:
+        results, samples = theirs(args)
     if results is not None:
         run.publish()
         missing = _missing(args, tasks.own, results)
@@ -182,6 +186,8 @@ def _check(args: argparse.Namespace, resume: bool) -> None:
 def _check_asked(args: argparse.Namespace, own: dict[str, Any]) -> None:
     """Raise InputError for what would have no effect on the tasks `own`, or a wrong one."""
     from lmms_eval.models import get_model
+
+    from mmi_plugin.models.decode import Decoding
 
     model = get_model(args.model, args.force_simple)
     if not own:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
@@ -16,12 +17,11 @@ from tqdm import tqdm
 
 from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.harness.compat import result
-from mmi_plugin.harness.failures import Guarded
+from mmi_plugin.harness.compat import failed, result
 from mmi_plugin.models.answer import THINKING, Scorer
-from mmi_plugin.models.evaluate import Request, batches, served
+from mmi_plugin.models.evaluate import OrderKey, answer_all, query_of, shared_images
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.models.generate import Row
+from mmi_plugin.models.generate import Query
 from mmi_plugin.models.load import fingerprint, load_model, load_processor
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -69,9 +69,8 @@ class MmiHf(lmms):
         variables |= {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         settings |= _mapping("processor_kwargs", processor_kwargs)
         self.accelerator = Accelerator()
-        self._rank = self.accelerator.process_index
-        self._world_size = self.accelerator.num_processes
-        self.device = torch.device(device) if device and self._world_size == 1 else self.accelerator.device
+        alone = self.accelerator.num_processes == 1
+        self.device = torch.device(device) if device and alone else self.accelerator.device
         processor = load_processor(pretrained, revision, trust_remote_code, **settings)
         self._prompts = prompts_of(processor, None, variables)
         self._model = load_model(
@@ -85,7 +84,7 @@ class MmiHf(lmms):
         if device_map is None:
             self._model.to(self.device)
         self._thinking, self._scorer = thinking, None
-        self._served: set[str] = set()
+        self._shared: set[str] = set()
         self.thoughts: Sequence[tuple[str, str]] = THOUGHTS
         self.record = {
             **fingerprint(processor),
@@ -108,27 +107,25 @@ class MmiHf(lmms):
         return self._scorer
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """Return one answer per request, in their order; `failures` says what happens to those that fail."""
-        answers: dict[int, GenerationResult] = {}
+        """Return one answer per request, in their order; `Guarded` says what happens to those that fail."""
         guarded = Guarded(self._answer)
-        with tqdm(total=len(requests), desc="Model Responding", disable=self._rank != 0) as bar:
-            for batch in self._batches(requests):
-                rows = [requests[index] for index in batch]
-                for index, answer in zip(batch, guarded(rows), strict=True):
-                    answers[index] = answer
-                    self.cache_hook.add_partial("generate_until", requests[index], answer)
-                bar.update(len(batch))
-        return [answers[index] for index in range(len(requests))]
+        keys = [self._order_key(request) for request in requests]
+        self._shared = shared_images(keys)
+        with tqdm(total=len(requests), desc="Model Responding", disable=self.rank != 0) as bar:
 
-    def _batches(self, requests: Sequence[Instance]) -> Iterator[list[int]]:
-        """Yield the indices of requests that are answered together, in a good order."""
-        keys = []
-        for request in requests:
-            context, _, settings = request.args[:3]
-            image = self._document(request)["image_key"] if self._is_ours(request) else None
-            keys.append(Request(json.dumps(settings, sort_keys=True, default=str), image, len(context)))
-        self._served = served(keys)
-        return batches(keys, self.batch_size)
+            def report(place: int, answer: GenerationResult) -> None:
+                self.cache_hook.add_partial("generate_until", requests[place], answer)
+                bar.update()
+
+            def answer(places: list[int]) -> list[GenerationResult]:
+                return guarded([requests[place] for place in places])
+
+            return answer_all(keys, self.batch_size, answer, report)
+
+    def _order_key(self, request: Instance) -> OrderKey:
+        context, _, settings = request.args[:3]
+        image = self._document(request)["image_key"] if self._is_ours(request) else None
+        return OrderKey(json.dumps(settings, sort_keys=True, default=str), image, len(context))
 
     def _documents(self, request: Instance) -> Any:
         _, _, _, _, task, split = request.args
@@ -138,25 +135,66 @@ class MmiHf(lmms):
         return self._documents(request)[request.args[3]]
 
     def _is_ours(self, request: Instance) -> bool:
-        """Whether its document is one of `harness.documents`, and says what images and options it has."""
+        """Whether its document is one of `documents`, and says what images and options it has."""
         return "image_key" in getattr(self._documents(request), "column_names", ())
 
     def _answer(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        answers = self.scorer.answer([self._row(request) for request in requests], requests[0].args[2])
+        answers = self.scorer.answer([self._query(request) for request in requests], requests[0].args[2])
         return [result(answer.text, answer.tokens, answer.probabilities) for answer in answers]
 
-    def _row(self, request: Instance) -> Row:
+    def _query(self, request: Instance) -> Query:
         document = self._document(request)
         chat = _conversation(request.args[1](document))
-        if not self._is_ours(request):
-            return Row(chat)
-        return Row(chat, tuple(document["choices"]), document["image_key"] in self._served, tuple(document["options"]))
+        return query_of(document, chat, self._shared) if self._is_ours(request) else Query(chat)
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         raise InputError("mmi_hf generates answers; it has no likelihood requests")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
         raise InputError("mmi_hf answers in one round")
+
+
+class Guarded:
+    """Answers batches with `answer`, in order, whatever it raises; InputError passes.
+
+    Out of memory halves the batch, and every later one; a request that fails alone is answered by `compat.failed`.
+    """
+
+    def __init__(self, answer: Callable[[Sequence[Instance]], list[GenerationResult]]) -> None:
+        self._answer = answer
+        self._most: int | None = None  # rows that memory has room for
+
+    def __call__(self, rows: Sequence[Instance]) -> list[GenerationResult]:
+        size = min(self._most or len(rows), len(rows))
+        answers: list[GenerationResult] = []
+        while len(answers) < len(rows):
+            part = rows[len(answers) : len(answers) + size]
+            try:
+                answers += self._answer(part)
+                continue
+            except InputError:
+                raise
+            except Exception as error:
+                logger.opt(exception=error).debug(f"a batch of {len(part)} failed")
+                caught = error.with_traceback(None)  # the traceback holds the tensors of the batch
+            if len(part) == 1:
+                answers.append(failed(caught))
+            elif _is_out_of_memory(caught):
+                size = self._halve(len(part))
+            else:
+                answers += [answer for row in part for answer in self([row])]
+        return answers
+
+    def _halve(self, size: int) -> int:
+        if self._most is None:
+            logger.warning(f"out of memory with a batch of {size}: it is halved until it fits")
+        self._most = size // 2
+        clear_device_cache(garbage_collection=True)
+        return self._most
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
 def _arguments() -> list[str]:

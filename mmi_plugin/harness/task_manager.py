@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lmms_eval import tasks
-from lmms_eval.cli import power_utils
+from lmms_eval.cli.power_utils import collect_task_sizes
 from lmms_eval.tasks import TaskManager
-from lmms_eval.utils import pattern_match
+from lmms_eval.utils import load_yaml_config, pattern_match
 from loguru import logger
 
 from mmi_plugin.errors import InputError, nearest
@@ -82,7 +80,8 @@ class QuickTaskManager(TaskManager):
         members = self._members(name)
         if members:
             return self.all_own(members)
-        task_class = self._get_config(name).get("class") if self._name_is_python_task(name) else None
+        is_class = self.task_index[name]["type"] == "python_task"
+        task_class = self._config(name).get("class") if is_class else None
         return isinstance(task_class, type) and issubclass(task_class, InterferenceTask)
 
     def _disjoint(self, names: Sequence[str]) -> list[str]:
@@ -111,12 +110,16 @@ class QuickTaskManager(TaskManager):
 
     def _members(self, name: str) -> list[str]:
         """Return the registered names of a group's or a tag's direct members; empty for a task."""
-        if self._name_is_tag(name):
-            return self._get_tasklist(name)
-        if not self._name_is_group(name):
+        known = self.task_index[name]
+        if known["type"] == "tag":
+            return known["task"]
+        if known["type"] != "group":
             return []
-        entries = [entry["task"] if isinstance(entry, dict) else entry for entry in self._get_config(name)["task"]]
-        return [entry for entry in entries if isinstance(entry, str) and self._name_is_registered(entry)]
+        entries = [entry["task"] if isinstance(entry, dict) else entry for entry in self._config(name)["task"]]
+        return [entry for entry in entries if isinstance(entry, str) and entry in self.task_index]
+
+    def _config(self, name: str) -> dict[str, Any]:
+        return load_yaml_config(self.task_index[name]["yaml_path"], mode="full")
 
 
 def _leaves(tasks: Mapping[Any, Any]) -> Iterator[Any]:
@@ -146,10 +149,6 @@ def find_task(name: str, include_path: Path | None = None) -> TaskFile:
 
     Raises InputError with the nearest name, or when the file asks no data set of this package.
     """
-    from lmms_eval.utils import load_yaml_config
-
-    from mmi_plugin.harness.task_manager import tasks_folder
-
     folders = [Path(tasks_folder()), *([include_path] if include_path else [])]
     files = {file.stem: file.absolute() for folder in folders for file in sorted(folder.glob("*.yaml"))}
     if name not in files:
@@ -159,26 +158,6 @@ def find_task(name: str, include_path: Path | None = None) -> TaskFile:
     if not isinstance(options, dict) or "source" not in options:
         raise InputError(f"{files[name]}: asks no data set of this package")
     return TaskFile(files[name], config["test_split"], options)
-
-
-@contextmanager
-def with_our_tasks() -> Iterator[None]:
-    """Within, lmms-eval's subcommands know our tasks."""
-    theirs = tasks.TaskManager, power_utils.collect_task_sizes
-    tasks.TaskManager, power_utils.collect_task_sizes = _WithOurs, task_sizes
-    try:
-        yield
-    finally:
-        tasks.TaskManager, power_utils.collect_task_sizes = theirs
-
-
-class _WithOurs(tasks.TaskManager):
-    def __init__(self, verbosity: str = "INFO", include_path: str | None = None, **options: Any) -> None:
-        more = [include_path] if include_path else []
-        super().__init__(verbosity, include_path=[tasks_folder(), *more], **options)
-
-
-_theirs = power_utils.collect_task_sizes
 
 
 def task_sizes(requested: str | None, *, verbosity: str = "WARNING", include_path: str | None = None) -> dict[str, int]:
@@ -191,4 +170,4 @@ def task_sizes(requested: str | None, *, verbosity: str = "WARNING", include_pat
     manager = QuickTaskManager(requested, include_path, verbosity)
     foreign = [name for name in manager.match_tasks(requested.split(",")) if not manager.all_own([name])]
     own = {name: task.expected_items for name, task in manager.own.items()}
-    return own | _theirs(",".join(foreign), verbosity=verbosity, include_path=include_path)
+    return own | collect_task_sizes(",".join(foreign), verbosity=verbosity, include_path=include_path)

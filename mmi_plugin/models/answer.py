@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.items import image_hash
 from mmi_plugin.models.compat import cache_argument
-from mmi_plugin.models.generate import Answer, Generator, Row
-from mmi_plugin.models.prefix import Prefixes, ends, join, looks_ahead, why_not, window
+from mmi_plugin.models.decode import Decoding
+from mmi_plugin.models.generate import Generator, Query, Reply
+from mmi_plugin.models.prefix import Prefixes, ends, join, looks_ahead, obstacle, window
 from mmi_plugin.models.prompt import Chat, Prompts, images_of
-from mmi_plugin.models.settings import Decoding
 from mmi_plugin.models.tokens import Tensors, to_model
 
 THINKING = 4096  # tokens of a thought, beside those of the answer
@@ -45,7 +45,7 @@ class Scorer:
         self._generator = Generator(model, prompts, thoughts, thinking)
         self._image_token = getattr(model.config, "image_token_id", None)
         self._prefixes = Prefixes(model, capacity, self._generator.tokens)
-        self._obstacle = why_not(model)
+        self._obstacle = obstacle(model)
         self._window = window(model) if self._obstacle is None else None
         self._checked = self._said = False
         self._capacity = capacity
@@ -56,7 +56,7 @@ class Scorer:
         return self._generator.opened
 
     @torch.no_grad()  # not inference_mode, whose tensors a model in training could not use
-    def answer(self, rows: Sequence[Row], settings: Mapping[str, Any]) -> list[Answer]:
+    def answer(self, rows: Sequence[Query], settings: Mapping[str, Any]) -> list[Reply]:
         """Return an answer per row; `settings` are lmms-eval's `generation_kwargs`.
 
         Raises InputError when they ask for anything but greedy decoding.
@@ -71,7 +71,7 @@ class Scorer:
         self._say()
         return self._generator.answers(rows, self._plain(rows), decoding)
 
-    def _differs(self, rows: Sequence[Row]) -> str | None:
+    def _differs(self, rows: Sequence[Query]) -> str | None:
         """Return why the model cannot share prefixes: it looks ahead, or gives other logits; None if it can."""
         step = max(1, (len(rows) - 1) // (_COMPARED - 1))
         compared = [*rows[::step][: _COMPARED - 1], rows[-1]]  # the last is the most padded
@@ -101,18 +101,18 @@ class Scorer:
             )
             self._said = True
 
-    def _plain(self, rows: Sequence[Row]) -> Tensors:
+    def _plain(self, rows: Sequence[Query]) -> Tensors:
         return to_model(self._prompts.inputs([row.chat for row in rows]), self._model.device, self._model.dtype)
 
-    def _share(self, rows: Sequence[Row], decoding: Decoding) -> list[Answer]:
+    def _share(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
         """Answer rows from the kept prefixes of their prompts, computing those that are missing."""
-        answers: dict[int, Answer] = {}
+        answers: dict[int, Reply] = {}
         for part, inputs in self._joined(rows, decoding.max_new_tokens):
             own = self._generator.answers([rows[index] for index in part], inputs, decoding)
             answers.update(zip(part, own, strict=True))
         return [answers[index] for index in range(len(rows))]
 
-    def _joined(self, rows: Sequence[Row], steps: int) -> Iterator[tuple[list[int], Tensors]]:
+    def _joined(self, rows: Sequence[Query], steps: int) -> Iterator[tuple[list[int], Tensors]]:
         """Yield rows that can run side by side, and inputs that go on from the prefixes of their prompts.
 
         Raises ValueError for prompts that do not show where an image ends.

@@ -1,9 +1,44 @@
-"""Names of transformers that differ from version to version or are private."""
+"""Names of transformers that are private, undocumented or differ from version to version: all of them stand here.
+
+`tests/test_models_compat.py` names the one that another version does not have.
+"""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
+
+import torch
+from PIL import Image
+from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
+
+__all__ = ["FOREIGN", "DynamicLayer", "DynamicSlidingWindowLayer", "encode_marked_chat", "mark_control_tokens"]
+
+FOREIGN = {
+    "transformers.utils.chat_template_utils:mark_control_tokens": (
+        "users' texts are marked before they are rendered, so that `</s>` in a question is four characters"
+    ),
+    "transformers.utils.chat_template_utils:encode_marked_chat": "the ids of a rendered text with marks",
+    "transformers:ProcessorMixin._merge_kwargs": (
+        "a processor's own settings for images; its call would tokenize its own rendering of the text, too"
+    ),
+    "transformers:ProcessorMixin._process_images": "images alone, once each, and what the placeholder of each becomes",
+    "transformers:ProcessorMixin.get_text_with_replacements": "puts what the placeholders become into a prompt",
+    "transformers:ProcessorMixin.replace_image_token": "what a processor implements that can say so",
+    "transformers:ProcessorMixin.unused_input_names": "what a processor returns of images and no model takes",
+    "transformers.image_processing_utils:BaseImageProcessor.valid_kwargs": (
+        "the settings that an image processor knows; others are dropped without a word"
+    ),
+    "transformers.cache_utils:DynamicLayer": "a layer that keeps all keys and values, which ours in buffers stands for",
+    "transformers.cache_utils:DynamicSlidingWindowLayer": "a layer that looks back only so far",
+    "transformers.cache_utils:CacheLayerMixin.update": "keys and values go into buffers of ours",
+    "transformers.cache_utils:CacheLayerMixin.get_seq_length": "how many tokens of a buffer are filled",
+    "transformers.cache_utils:DynamicLayer.is_sliding": "tells layers that look back only so far",
+}
+"""module:name -> why we take it. All are since transformers 5.23, our lower bound, what they are for us."""
 
 CACHE_NAMES = ("cache", "past_key_values")  # the new name first; the old one is until transformers 5.23
 
@@ -12,3 +47,72 @@ def cache_argument(module: Any) -> str | None:
     """Return the name under which a model or decoder takes its cache of keys and values; None without one."""
     takes = inspect.signature(module.forward).parameters
     return next((name for name in CACHE_NAMES if name in takes), None)
+
+
+def cache_layers(model: PreTrainedModel) -> list[Any]:
+    """Return one empty layer of the model's cache for each layer of its decoder."""
+    return DynamicCache(config=model.config).layers
+
+
+class BufferLayer(DynamicLayer):
+    """Keys and values of a batch in buffers with room for tokens to come, which double when they are full.
+
+    keys, values: (B, heads, room, head size), of which the first `length` tokens are filled.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
+        super().__init__()
+        self.dtype, self.device = keys.dtype, keys.device
+        self.keys, self.values, self.length = keys, values, length
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add (B, heads, new, head size) of each and return all that is filled, (B, heads, length, head size)."""
+        start, self.length = self.length, self.length + key_states.shape[-2]
+        if self.length > self.keys.shape[-2]:  # a thought is longer than an answer
+            self.keys, self.values = (
+                torch.cat([kept, torch.zeros_like(kept)], -2) for kept in (self.keys, self.values)
+            )
+        self.keys[:, :, start : self.length] = key_states
+        self.values[:, :, start : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+
+def rewind(inputs: dict[str, Any]) -> None:
+    """Let the cache of buffers in `inputs`, if there is one, hold the prompt but for its last token.
+
+    inputs: of `generate`; input_ids (B, L).
+    """
+    for cache in (inputs[name] for name in CACHE_NAMES if name in inputs):
+        for layer in cache.layers:
+            layer.length = inputs["input_ids"].shape[1] - 1
+
+
+def process_images(
+    processor: ProcessorMixin, shown: Sequence[Sequence[Image.Image]]
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Return the model's inputs for the images of rows and, for each image, the text that its placeholder becomes."""
+    kwargs = processor._merge_kwargs(tokenizer_init_kwargs={}, return_tensors="pt")["images_kwargs"]
+    inputs, texts = processor._process_images([list(own) for own in shown], **kwargs)
+    names = set(processor.image_processor.model_input_names) - set(processor.unused_input_names)
+    return {name: torch.as_tensor(value) for name, value in inputs.items() if name in names}, texts
+
+
+def with_images(processor: ProcessorMixin, text: str, expansions: Sequence[str]) -> str:
+    """Return a rendered prompt whose images' placeholders have become `expansions`."""
+    return processor.get_text_with_replacements([text], list(expansions))[0][0]
+
+
+def expands_images(processor: ProcessorMixin) -> bool:
+    """Whether a processor says what the placeholder of an image becomes."""
+    return type(processor).replace_image_token is not ProcessorMixin.replace_image_token
+
+
+def image_settings(processor: ProcessorMixin) -> set[str]:
+    """Return the names of the settings that a processor's image processor knows."""
+    return {*getattr(processor.image_processor.valid_kwargs, "__annotations__", ())}

@@ -1,139 +1,163 @@
-"""Items in, records out: the one evaluator for a model in memory."""
+"""Documents of a benchmark in, records out: the one evaluator, behind lmms-eval and for a model in memory."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from mmi_plugin.answers import read
-from mmi_plugin.conditions import get
-from mmi_plugin.items import LETTERS, Item, image_hash, messages, user_text
-from mmi_plugin.models.answer import Scorer
-from mmi_plugin.models.generate import Answer, Row
+from transformers import PreTrainedModel, ProcessorMixin
+
+from mmi_plugin.answers import THOUGHTS, read
+from mmi_plugin.documents import Documents
+from mmi_plugin.items import messages
+from mmi_plugin.models.answer import THINKING, Scorer
+from mmi_plugin.models.families import prompts_of
+from mmi_plugin.models.generate import Query
+from mmi_plugin.models.prompt import Chat, Prompts
 from mmi_plugin.results import Record
-from mmi_plugin.sources import Benchmark
+
+Found = TypeVar("Found")
 
 
-class Request(NamedTuple):
-    """What the order of a request depends on. `image`: what its images are known by, or None."""
+def evaluate(
+    model: PreTrainedModel,
+    processor: ProcessorMixin | Prompts,
+    documents: Documents,
+    settings: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+    share: bool = True,
+    thoughts: Sequence[tuple[str, str]] = THOUGHTS,
+    thinking: int = THINKING,
+) -> list[Record]:
+    """Ask a model, in evaluation mode, all `documents`; return a record for each, in their order.
+
+        bench = load("demo_digits", "test")
+        records = evaluate(model, processor, documents(bench, bench.conditions, limit=20))
+
+    settings: of the decoding, as `max_new_tokens`, see `Decoding.parse`. share: compute what prompts with one image
+    have in common once, where the model allows it. thoughts, thinking: see `Generator`. Raises InputError for
+    settings that are not greedy, and for a processor from which no prompts can be made.
+    """
+    prompts = processor if isinstance(processor, Prompts) else prompts_of(processor)
+    scorer = Scorer(model, prompts, batch_size if share else 0, thoughts, thinking)
+    rows = list(documents.rows)
+    keys = [OrderKey("", row["image_key"], len(row["prompt"])) for row in rows]
+    shared = shared_images(keys)
+
+    def answer(places: list[int]) -> list[Record]:
+        asked = [query_of(rows[place], messages(documents.item(rows[place])), shared) for place in places]
+        replies = zip(places, scorer.answer(asked, settings or {}), strict=True)
+        return [record_of(rows[place], reply.text, reply.probabilities, thoughts) for place, reply in replies]
+
+    return answer_all(keys, batch_size, answer)
+
+
+def query_of(document: Mapping[str, Any], chat: Chat, shared: set[str]) -> Query:
+    """Return a document as the model is asked it. shared: the images that other prompts show, too."""
+    labels, options = tuple(document["choices"]), tuple(document["options"])
+    return Query(chat, labels, document["image_key"] in shared, options)
+
+
+def record_of(
+    document: Mapping[str, Any],
+    raw: str,
+    probabilities: Sequence[float] | None = None,
+    thoughts: Sequence[tuple[str, str]] = THOUGHTS,
+    failure: str | None = None,
+    said: str | None = None,
+) -> Record:
+    """Return the record of what a model answered to a document.
+
+    said: what is read of `raw`, by default all. failure: why there is no answer in it.
+    """
+    reading = read(raw if said is None else said, document["options"], thoughts)
+    return Record(
+        item_id=document["item_id"],
+        condition=document["condition"],
+        seed=document["seed"],
+        gold=document["gold"],
+        parsed=None if failure else reading.letter,
+        raw=raw,
+        named=document["named"],
+        failure=failure,
+        probabilities=probabilities,
+        cut_off=not failure and reading.cut_off,
+    )
+
+
+class OrderKey(NamedTuple):
+    """What the order of a prompt depends on. image: what its images are known by, or None. length: in characters."""
 
     settings: str
     image: str | None
     length: int
 
 
-def served(requests: Sequence[Request]) -> set[str]:
-    """Return the images that more than one request shows."""
-    counts = Counter(request.image for request in requests if request.image is not None)
+def answer_all(
+    keys: Sequence[OrderKey],
+    size: int,
+    answer: Callable[[list[int]], Sequence[Found]],
+    report: Callable[[int, Found], None] | None = None,
+) -> list[Found]:
+    """Return what `answer` gives for each key, in their order. It gets the places of keys, `size` at most at once.
+
+    report: called with the place and the answer, as they come.
+    """
+    found: dict[int, Found] = {}
+    for batch in batches(keys, size):
+        for place, one in zip(batch, answer(batch), strict=True):
+            found[place] = one
+            if report is not None:
+                report(place, one)
+    return [found[place] for place in range(len(keys))]
+
+
+def shared_images(keys: Sequence[OrderKey]) -> set[str]:
+    """Return the images that more than one prompt shows."""
+    counts = Counter(key.image for key in keys if key.image is not None)
     return {image for image, count in counts.items() if count > 1}
 
 
-def batches(requests: Sequence[Request], size: int) -> Iterator[list[int]]:
-    """Yield indices of at most `size` requests of equal settings, the longest first.
+def batches(keys: Sequence[OrderKey], size: int) -> Iterator[list[int]]:
+    """Yield the places of at most `size` prompts of equal settings, the longest first.
 
-    Requests that share images come in blocks of at most `size` images, so that what is kept of
-    these serves all their requests, and within a block those of similar length go together.
+    Prompts that share images come in blocks of at most `size` images, so that what is kept of
+    these serves all their prompts, and within a block those of similar length go together.
     """
-    shared = served(requests)
+    shared = shared_images(keys)
 
-    def image(index: int) -> str:
-        own = requests[index].image
+    def image(place: int) -> str:
+        own = keys[place].image
         return own if own in shared else ""
 
-    def settings(index: int) -> str:
-        return requests[index].settings
+    def settings(place: int) -> str:
+        return keys[place].settings
 
-    order = sorted(range(len(requests)), key=lambda index: (settings(index), image(index), -requests[index].length))
+    order = sorted(range(len(keys)), key=lambda place: (settings(place), image(place), -keys[place].length))
     for _, alike in groupby(order, key=settings):
         groups = [(name, list(members)) for name, members in groupby(alike, key=image)]
         for block in _blocks(groups, size):
-            rows = sorted(block, key=lambda index: -requests[index].length)
-            yield from _cut(rows, requests, size)
+            yield from _cut(sorted(block, key=lambda place: -keys[place].length), keys, size)
 
 
 def _blocks(groups: Sequence[tuple[str, list[int]]], size: int) -> Iterator[list[int]]:
-    """Yield the members of `size` images at a time, and of all unshared requests at once."""
+    """Yield the members of `size` images at a time, and of all unshared prompts at once."""
     yield from (members for name, members in groups if not name)
     kept = [members for name, members in groups if name]
     for start in range(0, len(kept), size):
-        yield [index for members in kept[start : start + size] for index in members]
+        yield [place for members in kept[start : start + size] for place in members]
 
 
-def _cut(rows: Sequence[int], requests: Sequence[Request], size: int) -> Iterator[list[int]]:
-    """Yield batches; where images are shared, padding is most of what is computed for a row of half the length."""
+def _cut(places: Sequence[int], keys: Sequence[OrderKey], size: int) -> Iterator[list[int]]:
+    """Yield batches; where images are shared, padding is most of what is computed for a prompt of half the length."""
     batch: list[int] = []
-    for index in rows:
-        short = batch and requests[index].image is not None and 2 * requests[index].length < requests[batch[0]].length
+    for place in places:
+        short = batch and keys[place].image is not None and 2 * keys[place].length < keys[batch[0]].length
         if len(batch) == size or short:
             yield batch
             batch = []
-        batch.append(index)
+        batch.append(place)
     if batch:
         yield batch
-
-
-def dealt(images: Sequence[str | None], ranks: int) -> list[int]:
-    """Return an order of rows in which dealing them out in turn gives each rank whole images.
-
-    lmms-eval gives row i to rank i mod `ranks`. At most `ranks` - 1 images end up on two of them.
-    """
-    order = sorted(range(len(images)), key=lambda row: images[row] or "")
-    sizes = [len(range(rank, len(images), ranks)) for rank in range(ranks)]
-    starts = [sum(sizes[:rank]) for rank in range(ranks)]
-    return [order[starts[row % ranks] + row // ranks] for row in range(len(images))]
-
-
-def evaluate(
-    scorer: Scorer,
-    bench: Benchmark,
-    conditions: Sequence[str],
-    settings: Mapping[str, Any],
-    batch_size: int,
-    limit: int | None = None,
-    seed: int = 0,
-) -> list[Record]:
-    """Ask the first `limit` items of a benchmark under all `conditions`, drawn with `seed`; a record for each answer,
-    the conditions of an item next to each other. settings: see `Scorer.answer`."""
-    drawn = [(name, get(name)(item, seed, bench.pools)) for item in bench.items[:limit] for name in conditions]
-    answers = ask(scorer, [item for _, item in drawn], settings, batch_size)
-    return [_record(item, name, seed, answer) for (name, item), answer in zip(drawn, answers, strict=True)]
-
-
-def _record(item: Item, condition: str, seed: int, answer: Answer) -> Record:
-    reading = read(answer.text, item.options)
-    return Record(
-        item_id=item.id,
-        condition=condition,
-        seed=seed,
-        gold=item.gold,
-        parsed=reading.letter,
-        raw=answer.text,
-        named=item.named and item.letter(item.named),
-        probabilities=answer.probabilities,
-        cut_off=reading.cut_off,
-    )
-
-
-def ask(scorer: Scorer, items: Sequence[Item], settings: Mapping[str, Any], batch_size: int) -> list[Answer]:
-    """Return the answer to each item, whose images are shared where several items show the same."""
-    requests = [Request("", _image_key(item), len(user_text(item))) for item in items]
-    shared = served(requests)
-    answers: dict[int, Answer] = {}
-    for batch in batches(requests, batch_size):
-        rows = [
-            Row(
-                messages(items[place]),
-                tuple(LETTERS[: len(items[place].options)]),
-                requests[place].image in shared,
-                items[place].options,
-            )
-            for place in batch
-        ]
-        answers.update(zip(batch, scorer.answer(rows, settings), strict=True))
-    return [answers[place] for place in range(len(items))]
-
-
-def _image_key(item: Item) -> str | None:
-    return "-".join(map(image_hash, item.pictures)) or None

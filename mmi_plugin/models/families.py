@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.models.compat import expands_images
 from mmi_plugin.models.prompt import Chat, Prompts, content, images_of, texts_alone
 from mmi_plugin.models.tokens import Encoder, Tensors, pad
 
@@ -22,6 +23,7 @@ class _Gemma3(Prompts):
     """Knows images, within which attention goes both ways, by `token_type_ids`."""
 
     def columns(self, chats: Sequence[Chat], ids: torch.Tensor, answer: torch.Tensor) -> Tensors:
+        """Return token_type_ids (B, L), 1 for images. ids: (B, L) int64. answer: (B, L) bool, not read."""
         return {"token_type_ids": (ids == self.placeholder_id).long()}
 
 
@@ -60,6 +62,7 @@ class _PaliGemma(_Plain):
         return f"{self.placeholder * shown}{self.tokenizer.bos_token}{super()._render(chat)}\n"
 
     def columns(self, chats: Sequence[Chat], ids: torch.Tensor, answer: torch.Tensor) -> Tensors:
+        """Return token_type_ids (B, L), 1 for what the model says: `answer`, (B, L) bool. ids: (B, L), not read."""
         return {"token_type_ids": answer.long()}
 
 
@@ -97,7 +100,10 @@ class _InstructBlip(_Plain):
         return [[self.placeholder_id] * count + ids for count, ids in zip(counts, plain, strict=True)]
 
     def columns(self, chats: Sequence[Chat], ids: torch.Tensor, answer: torch.Tensor) -> Tensors:
-        """What the Q-Former reads: the prompts of the rows with an image, padded on the right."""
+        """Return what the Q-Former reads, (rows with an image, tokens): their prompts, padded on the right.
+
+        ids, answer: (B, L) of the decoder, not read.
+        """
         prompts = [chat[:-1] if chat[-1]["role"] == "assistant" else chat for chat in chats if images_of(chat)]
         if not prompts:
             return {}
@@ -154,7 +160,7 @@ def prompts_of(
     template = str(getattr(processor, "chat_template", None) or "")
     if not issubclass(kind, _Plain) and not template:
         raise InputError(f"{name} is not supported: it has no chat template")
-    if kind is not _InstructBlip and type(processor).replace_image_token is ProcessorMixin.replace_image_token:
+    if kind is not _InstructBlip and not expands_images(processor):
         raise InputError(f"{name} is not supported: it does not implement replace_image_token")
     for key in template_kwargs or {}:
         if issubclass(kind, _Plain) or not re.search(rf"\b{re.escape(key)}\b", template):

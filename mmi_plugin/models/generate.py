@@ -13,15 +13,14 @@ from typing import Any
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from mmi_plugin.answers import answer_start, read
-from mmi_plugin.models.compat import CACHE_NAMES
-from mmi_plugin.models.decode import Forced, Shares, ThoughtBudget, constraints, letter_forms
+from mmi_plugin.models.compat import rewind
+from mmi_plugin.models.decode import Decoding, Forced, Shares, ThoughtBudget, constraints, letter_forms
 from mmi_plugin.models.prompt import Chat, Prompts
-from mmi_plugin.models.settings import Decoding
 from mmi_plugin.models.tokens import Tensors
 
 
 @dataclass(frozen=True)
-class Row:
+class Query:
     """A prompt. `choices`: the labels whose probability is wanted; `options`: the texts that they stand for (by
     default the labels themselves); `shared`: other prompts show its image."""
 
@@ -32,7 +31,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """`text` of `tokens` tokens, with its thought, also where the template opened that.
 
     `probabilities`: of the choices, in their order, at the token with which the model answers: after its own thought
@@ -46,7 +45,7 @@ class Answer:
 
 
 @dataclass
-class _Said:
+class _Spoken:
     """What a model said to one prompt: `tokens`, a stop included, and the `steps` at which those that are text were
     said. `opened`: a thought that the template opened before them."""
 
@@ -97,7 +96,7 @@ class Generator:
         with _settings_of(self._model, self._settings):
             return self._model.generate(**inputs, return_dict_in_generate=True, **{**options, "max_new_tokens": steps})
 
-    def answers(self, rows: Sequence[Row], inputs: Tensors, decoding: Decoding) -> list[Answer]:
+    def answers(self, rows: Sequence[Query], inputs: Tensors, decoding: Decoding) -> list[Reply]:
         """Return an answer to each row. inputs: whole prompts, or what `prefix.join` returns."""
         start = inputs["input_ids"].shape[1]
         direct = [self._prompts.option_tokens(row.chat, row.choices) if row.choices else None for row in rows]
@@ -118,10 +117,12 @@ class Generator:
             text = said.text[:begin] + decoding.cut(said.text[begin:])
             place = self._place(row, text, said, direct[number]) if row.choices else None
             chances = first[number] if place is _FIRST else place and shares.chances(place[0], number, place[1])
-            answers.append(Answer(text, len(said.tokens), chances))
+            answers.append(Reply(text, len(said.tokens), chances))
         return answers
 
-    def _place(self, row: Row, text: str, said: _Said, direct: list[list[int]] | None) -> tuple[int, list[int]] | None:
+    def _place(
+        self, row: Query, text: str, said: _Spoken, direct: list[list[int]] | None
+    ) -> tuple[int, list[int]] | None:
         """Return the step at which the model answers, and what it could have said there for each choice.
 
         _FIRST: the choices as it is trained to say them, at once, where it does or where it chooses none of them.
@@ -137,7 +138,7 @@ class Generator:
         form = letter_forms(self._tokenizer).get(said.tokens[step], {})
         return (step, [form[choice] for choice in row.choices]) if form.keys() >= set(row.choices) else None
 
-    def _watched(self, rows: Sequence[Row], direct: Sequence[list[list[int]] | None]) -> list[int]:
+    def _watched(self, rows: Sequence[Query], direct: Sequence[list[list[int]] | None]) -> list[int]:
         """Return every token whose probability may be wanted."""
         labels = {choice for row in rows for choice in row.choices}
         forms = letter_forms(self._tokenizer).values() if labels else ()
@@ -154,7 +155,7 @@ class Generator:
         choices = [_distinct(own or ()) for own in direct]
         heard = {(): shares}
         for stem in sorted({tuple(choice[:-1]) for own in choices for choice in own} - {()}):
-            _rewind(inputs)
+            rewind(inputs)
             heard[stem] = Shares(shares.tokens, inputs["input_ids"].device)
             forced = [heard[stem], Forced(stem, inputs["input_ids"].shape[1])]
             self.tokens(inputs, len(stem) + 1, logits_processor=LogitsProcessorList(forced))
@@ -165,13 +166,13 @@ class Generator:
 
         return [tuple(chance(row, choice) for choice in own) or None for row, own in enumerate(choices)]
 
-    def _said(self, new: list[int]) -> _Said:
+    def _said(self, new: list[int]) -> _Spoken:
         """Return what a row of new tokens says up to the first stop."""
         stops = self._settings.eos_token_id
         end = next((place for place, token in enumerate(new) if token in stops), len(new) - 1)
         tokens = new[: end + 1]
         steps = [step for step, token in enumerate(tokens) if token not in self._silent]
-        return _Said(tokens, steps, self._tokenizer.decode, self.opened)
+        return _Spoken(tokens, steps, self._tokenizer.decode, self.opened)
 
 
 _FIRST = (0, [])
@@ -195,13 +196,6 @@ def _settings_of(model: PreTrainedModel, settings: GenerationConfig) -> Iterator
         yield
     finally:
         model.generation_config = kept
-
-
-def _rewind(inputs: Tensors) -> None:
-    """Let the cache in `inputs` hold the prompt but for its last token, which is run again."""
-    for name in CACHE_NAMES:
-        for layer in inputs[name].layers if name in inputs else ():
-            layer.length = inputs["input_ids"].shape[1] - 1
 
 
 def _distinct(choices: Sequence[Sequence[int]]) -> list[Sequence[int]]:

@@ -120,8 +120,10 @@ def _check_settings(name: str, processor: Any, settings: Mapping[str, Any]) -> N
 
     transformers drops such a one without a word.
     """
+    from mmi_plugin.models.compat import image_settings  # which imports torch
+
     known = {*inspect.signature(type(processor).__init__).parameters} - {"self", "kwargs"}
-    known |= {*getattr(processor.image_processor.valid_kwargs, "__annotations__", ())}
+    known |= image_settings(processor)
     for setting in settings:
         if setting not in known:
             raise InputError(f"{name}: its processor has no setting {setting!r}: {nearest(setting, known)}")

@@ -10,9 +10,14 @@ from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from mmi_plugin.models.compat import cache_argument
+from mmi_plugin.models.compat import (
+    BufferLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    cache_argument,
+    cache_layers,
+)
 from mmi_plugin.models.tokens import Tensors, pad_left
 
 Generate = Callable[[Tensors, int], Any]
@@ -20,9 +25,9 @@ Generate = Callable[[Tensors, int], Any]
 
 @dataclass
 class Prefix:
-    """Keys and values of a prompt's first tokens in every layer, (heads, tokens, head size) each.
+    """Keys and values of a prompt's first L tokens in every layer, (heads, L, head size) each.
 
-    ids: (tokens,). position: of the token that comes next; dimensions: how many position ids the
+    ids: (L,). position: of the token that comes next; dimensions: how many position ids the
     decoder takes per token (3 for multimodal RoPE, which counts an image by rows and columns).
     """
 
@@ -32,32 +37,7 @@ class Prefix:
     dimensions: int
 
 
-class _Layer(DynamicLayer):
-    """Keys and values of a batch in a buffer with room for tokens to come, which doubles when it is full."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
-        super().__init__()
-        self.dtype, self.device = keys.dtype, keys.device
-        self.keys, self.values, self.length = keys, values, length
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        start, self.length = self.length, self.length + key_states.shape[-2]
-        if self.length > self.keys.shape[-2]:  # a thought is longer than an answer
-            self.keys, self.values = (
-                torch.cat([kept, torch.zeros_like(kept)], -2) for kept in (self.keys, self.values)
-            )
-        self.keys[:, :, start : self.length] = key_states
-        self.values[:, :, start : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-
-def why_not(model: PreTrainedModel) -> str | None:
+def obstacle(model: PreTrainedModel) -> str | None:
     """Return why prompts to `model` cannot share a computed prefix; None when they can.
 
     It takes a forward that goes on from keys and values at positions it is given, and a decoder
@@ -68,7 +48,7 @@ def why_not(model: PreTrainedModel) -> str | None:
         return "its forward takes no keys and values, or no positions"
     if getattr(model.config, "image_token_id", None) is None:
         return "its configuration names no image token"
-    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _layers(model)):
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache_layers(model)):
         return "its decoder keeps more than keys and values"
     return None
 
@@ -95,11 +75,7 @@ def looks_ahead(model: PreTrainedModel, inputs: Tensors) -> bool:
 
 def window(model: PreTrainedModel) -> int | None:
     """Return how far back the decoder's layers look, in tokens; None for all the way."""
-    return min((layer.sliding_window for layer in _layers(model) if layer.is_sliding), default=None)
-
-
-def _layers(model: PreTrainedModel) -> list[Any]:
-    return DynamicCache(config=model.config).layers
+    return min((layer.sliding_window for layer in cache_layers(model) if layer.is_sliding), default=None)
 
 
 class Prefixes:
@@ -126,7 +102,7 @@ class Prefixes:
 
 
 def ends(input_ids: torch.Tensor, image_token: int) -> list[int]:
-    """Return, per row of (rows, tokens), the column after its last image token; 0 for a row without."""
+    """Return, per row of input_ids (B, L), the column after its last image token; 0 for a row without."""
     columns = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
     return ((input_ids == image_token) * columns).amax(1).tolist()
 
@@ -172,10 +148,11 @@ def _cut(prompts: Tensors, stops: Sequence[int]) -> Tensors:
 
 
 def join(prefixes: Sequence[Prefix], rests: Sequence[torch.Tensor], room: int, padding: int, name: str) -> Tensors:
-    """Return the inputs that go on from each row's prefix with its own tokens `rests`, (tokens,) each.
+    """Return the inputs that go on from each row's prefix with its own tokens `rests`, (L,) each.
 
     The prefixes are in the cache, the argument `name`, padded on the left, with space for `room` tokens after the
-    prompts; the rests follow, padded on the left too, at the positions they have in the whole prompt.
+    prompts; the rests follow, padded on the left too, at the positions they have in the whole prompt: position_ids
+    (B, L) or (dimensions, B, L) beside input_ids and attention_mask (B, L).
     """
     device = prefixes[0].ids.device
     head, tail = max(len(p.ids) for p in prefixes), max(map(len, rests))
@@ -206,5 +183,5 @@ def _cache(prefixes: Sequence[Prefix], head: int, length: int) -> Cache:
             for row, prefix in enumerate(prefixes):
                 buffer[row, :, head - len(prefix.ids) : head] = prefix.layers[index][side]
             buffers.append(buffer)
-        layers.append(_Layer(*buffers, head))
+        layers.append(BufferLayer(*buffers, head))
     return Cache(layers=layers)

@@ -19,6 +19,7 @@ from transformers import ProcessorMixin
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item, messages
+from mmi_plugin.models.compat import process_images, with_images
 from mmi_plugin.models.tokens import Encoder, Tensors, pad
 
 Chat = list[dict[str, Any]]
@@ -27,7 +28,7 @@ _PROBE = "\ue0a0"  # stands for an answer where only its surroundings are looked
 
 
 @dataclass(frozen=True)
-class Said:
+class Rendered:
     """A rendered chat. `spans`: from where to where in `text` the model speaks, its end token included."""
 
     text: str
@@ -86,7 +87,7 @@ class Prompts:
             raise InputError(f"the chat template of {type(self.processor).__name__} has no place for a system prompt")
         return text
 
-    def said(self, chat: Chat, name: str = "a chat") -> Said:
+    def said(self, chat: Chat, name: str = "a chat") -> Rendered:
         """Return a chat whose last turn is the model's. The last answer ends as the template ends it or, where
         that does not, with the end token; `name` begins errors.
 
@@ -98,7 +99,7 @@ class Prompts:
         if not full.startswith(f"{prompt}{self.lead}{answer}"):
             raise InputError(f"{name}: the chat template does not continue the prompt with the answer {answer!r}")
         text = f"{prompt}{self.lead}{answer}{self.end}"
-        return Said(text, (*self._earlier(marked[:-1], prompt, name), (len(prompt), len(text))))
+        return Rendered(text, (*self._earlier(marked[:-1], prompt, name), (len(prompt), len(text))))
 
     def _earlier(self, marked: Chat, prompt: str, name: str) -> list[tuple[int, int]]:
         """Return where in `prompt` the model's earlier answers stand, as this template writes them there."""
@@ -176,11 +177,8 @@ class Prompts:
         """Return the model's inputs for the images of rows and, per row and image, the text its mark becomes."""
         if not any(shown):
             return {}, [[] for _ in shown]
-        kwargs = self.processor._merge_kwargs(tokenizer_init_kwargs={}, return_tensors="pt")["images_kwargs"]
-        inputs, texts = self.processor._process_images([list(own) for own in shown], **kwargs)
-        names = set(self.processor.image_processor.model_input_names) - set(self.processor.unused_input_names)
+        tensors, texts = process_images(self.processor, shown)
         found = iter(texts)
-        tensors = {name: torch.as_tensor(value) for name, value in inputs.items() if name in names}
         return tensors, [[next(found) for _ in own] for own in shown]
 
     def joined(self, images: Sequence[Image.Image]) -> list[Image.Image]:
@@ -190,8 +188,7 @@ class Prompts:
     def encode(self, texts: Sequence[str], expansions: Sequence[Sequence[str]]) -> list[list[int]]:
         """Return the ids of prompts, whose images' placeholders become `expansions`, one list per prompt."""
         pairs = zip(texts, expansions, strict=True)
-        replace = self.processor.get_text_with_replacements
-        return self.encoder.encode([replace([text], list(own))[0][0] for text, own in pairs])
+        return self.encoder.encode([with_images(self.processor, text, own) for text, own in pairs])
 
     def columns(self, chats: Sequence[Chat], ids: torch.Tensor, answer: torch.Tensor) -> Tensors:
         """Return further inputs of the model. ids: (B, L) int64. answer: (B, L) bool, what the model says."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.models.compat import encode_marked_chat, mark_control_tokens
 
 Tensors = dict[str, Any]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from mmi_plugin.documents import documents
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import file_hash, versions
 from mmi_plugin.report.figures import save_figures
@@ -99,19 +100,16 @@ def ask_checkpoint(folder: Path, limit: int | None) -> dict[str, dict[str, Any]]
     """
     import torch
 
-    from mmi_plugin.documents import documents
     from mmi_plugin.models.evaluate import evaluate
-    from mmi_plugin.models.families import prompts_of
     from mmi_plugin.models.load import load_model, load_processor
 
-    model = load_model(str(folder), dtype=torch.float32)
-    prompts = prompts_of(load_processor(str(folder)))
+    model, processor = load_model(str(folder), dtype=torch.float32), load_processor(str(folder))
     found = {}
     for task in TASKS:
         bench = benchmark(task)
-        settings = {"max_new_tokens": 16}  # generation_kwargs of the tasks
         asked = documents(bench, bench.conditions, SEED, limit)
-        found[task] = _answers(evaluate(model, prompts, asked, settings, BATCH_SIZE))
+        settings = {"max_new_tokens": 16}  # generation_kwargs of the tasks
+        found[task] = _answers(evaluate(model, processor, asked, settings, BATCH_SIZE))
     return found
 
 

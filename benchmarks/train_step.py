@@ -1,6 +1,6 @@
 """What one training step costs: ours with every saving on and with each off, against the published schedule.
 
-    python benchmarks/train_step.py [--only published savings] [--out runs/train_step.json]
+    python -m benchmarks.train_step [--only published savings] [--out runs/train_step.json]
 
 The shape: LLaVA (LLaMA hidden 256, intermediate 688, 4 layers, 4 heads, vocabulary 4000; CLIP hidden 128,
 2 layers, 336 px, patch 14, frozen), 8 items as 2:2:4, so 18 rows of 35 system tokens, 576 image tokens,
@@ -23,6 +23,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields as fields_of
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,24 +35,22 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from benchmarks.base import architecture
+from mmi_plugin.trainers.config import MMIConfig, Savings
+from mmi_plugin.trainers.data import load_benchmarks, make_groups, sampler_of
+from mmi_plugin.trainers.forward import ForwardPass
+from mmi_plugin.trainers.trainer import MMITrainer
+
 MEASURED = 1519.0
 """GFLOP of a step of the published code at this shape."""
 SYSTEM, IMAGE, QUESTION, CONTEXTS, ANSWER, PADDED, VOCABULARY = 35, 576, 60, (0, 50, 160), 2, 1000, 4000
 IMAGE_TOKEN = 3
 STEPS, ALPHA, EPS, LAMBDA = 2, 0.1, 1e-3, 0.01
-SAVINGS = (
-    "share_images",
-    "pack_rows",
-    "share_prefix",
-    "answer_logits",
-    "skip_unattacked",
-    "reuse_prefix",
-    "skip_weight_gradients",
-)
+SAVINGS = tuple(saving.name for saving in fields_of(Savings))
 VARIANTS: dict[str, dict[str, Any]] = {
     "savings": {},
     **{f"no {name}": {name: False} for name in SAVINGS},
-    "no savings": dict.fromkeys(SAVINGS, False),
+    "no savings": {"reference": True},
     "after image": {"attack_text": "after_image"},
     "after image, no reuse_prefix": {"attack_text": "after_image", "reuse_prefix": False},
 }
@@ -208,16 +208,13 @@ def irrelevant(batch: dict[str, Any], after_image: bool) -> torch.Tensor:
 
 def ours(model: LlavaForConditionalGeneration, batch: dict[str, Any], folder: str, **fields: Any) -> Callable:
     """One micro-batch of our trainer, forward and backward."""
-    from mmi_plugin.trainers.config import MMIConfig
-    from mmi_plugin.trainers.data import load_benchmarks, make_groups
-    from mmi_plugin.trainers.forward import Attack
-    from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
-
+    savings = {name: fields.pop(name) for name in SAVINGS if name in fields}
     args = MMIConfig(
         output_dir=folder, use_cpu=True, report_to="none", sources=["demo_digits", "demo_capitals", "demo_arith"],
         adversary="pgd", step_rule="raw", step_size=ALPHA, eps=EPS, pgd_steps=STEPS, consistency="kl",
         consistency_weight=LAMBDA, per_device_train_batch_size=8, max_steps=1, **fields,
     )  # fmt: skip
+    args.savings = replace(args.savings, **savings)
     groups = make_groups(args, load_benchmarks(args))
     trainer = MMITrainer(model, args, groups, sampler_of(args, groups), build_processor())
     inputs = {**batch, "irrelevant": irrelevant(batch, args.attack_text == "after_image")}
@@ -227,7 +224,7 @@ def ours(model: LlavaForConditionalGeneration, batch: dict[str, Any], folder: st
         if meter is None:
             trainer.compute_loss(trainer.model, dict(inputs)).backward()
             return
-        inner = patch.object(Attack, "move", meter.counted("inner", Attack.move))
+        inner = patch.object(ForwardPass, "attack", meter.counted("inner", ForwardPass.attack))
         features = meter.counted("vision", model.model.get_image_features)
         with inner, patch.object(model.model, "get_image_features", features):
             trainer.compute_loss(trainer.model, dict(inputs)).backward()
@@ -237,8 +234,6 @@ def ours(model: LlavaForConditionalGeneration, batch: dict[str, Any], folder: st
 
 def build_processor() -> Any:
     """A processor that the trainer accepts; the batch is made without it."""
-    from mmi_plugin.studies import architecture
-
     tokenizer = architecture.build_tokenizer(["a b"], 300)
     return architecture.build_processor(tokenizer, 336, 14)
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from mmi_plugin.trainers.decoder import within_forward
+from mmi_plugin.trainers.compat import within_forward
 from mmi_plugin.trainers.groups import Group
 from mmi_plugin.trainers.trainer import MMITrainer
 from tests import training

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from mmi_plugin.trainers.decoder import unwrap
+from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.method import Adversary, masked_rms
 from mmi_plugin.trainers.trainer import MMITrainer
 from tests import training
 
 
-def attacked(trainer: MMITrainer, batch: dict[str, Any]) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """The attack after one loss, the embeddings that it saw, and the loss."""
+def attacked(trainer: MMITrainer, batch: dict[str, Any]) -> tuple[Prediction, torch.Tensor, torch.Tensor]:
+    """What one loss was computed from, delta and all, the embeddings that the attack saw, and the loss."""
     seen = {}
-    make = trainer._attack
+    run = ForwardPass.run
 
-    def spy(*args: Any) -> Any:
-        seen["attack"] = make(*args)
-        return seen["attack"]
+    def spy(*args: Any) -> Prediction:
+        seen["predicted"] = run(*args)
+        return seen["predicted"]
 
     def look(module: torch.nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> None:
         seen.setdefault("embeds", call["inputs_embeds"].detach())
 
-    trainer._attack = spy
     handle = unwrap(trainer.model).get_decoder().register_forward_pre_hook(look, with_kwargs=True)
-    loss = trainer.compute_loss(trainer.model, batch)
+    with patch.object(ForwardPass, "run", spy):
+        loss = trainer.compute_loss(trainer.model, batch)
     handle.remove()
-    return seen["attack"], seen["embeds"], loss
+    return seen["predicted"], seen["embeds"], loss
 
 
 def hooks_left(trainer: MMITrainer) -> int:

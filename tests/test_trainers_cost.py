@@ -14,18 +14,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.base.architecture import build_model, build_processor, build_tokenizer
+from mmi_plugin.trainers import run
+from mmi_plugin.trainers.config import Savings
 from mmi_plugin.trainers.layout import Layout, Tree, attend, grow_trees
 from tests import tiny, training
 
-SAVINGS = (
-    "share_images",
-    "pack_rows",
-    "share_prefix",
-    "answer_logits",
-    "skip_unattacked",
-    "reuse_prefix",
-    "skip_weight_gradients",
-)
 STEP = {
     "adversary": "pgd",
     "step_rule": "l2",
@@ -68,7 +61,7 @@ def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[f
     return one_step(checkpoint, tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("off", [*((name,) for name in SAVINGS), SAVINGS], ids=lambda names: "+".join(names))
+@pytest.mark.parametrize("off", [*((name,) for name in training.SAVINGS), training.SAVINGS], ids="+".join)
 def test_a_saving_saves_and_changes_nothing(
     checkpoint: Path, tmp_path: Path, whole: tuple[float, dict[str, torch.Tensor], int], off: tuple[str, ...]
 ) -> None:
@@ -83,12 +76,24 @@ def test_a_saving_saves_and_changes_nothing(
 def test_the_savings_change_nothing_where_the_whole_prompt_moves(checkpoint: Path, tmp_path: Path) -> None:
     fields = {"attack_text": "prompt", "attack_mask": "all"}
     loss, gradients, _ = one_step(checkpoint, tmp_path, **fields)
-    plain, expected, _ = one_step(checkpoint, tmp_path, **fields, **dict.fromkeys(SAVINGS, False))
+    plain, expected, _ = one_step(checkpoint, tmp_path, **fields, reference=True)
     narrow, _, _ = one_step(checkpoint, tmp_path, attack_text="prompt")
     assert loss == pytest.approx(plain, rel=1e-5)
     assert abs(loss - narrow) > 1e-3
     for name, gradient in expected.items():
         assert (gradient - gradients[name]).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+
+
+def test_reference_is_one_hidden_field_that_the_record_names(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    args = training.config(tiny_llava, tmp_path, reference=True)
+    assert args.savings == Savings(**dict.fromkeys(training.SAVINGS, False)) != Savings()
+    assert args.to_dict()["reference"] is True and not set(training.SAVINGS) & set(args.to_dict())
+    with pytest.raises(SystemExit):
+        run.main(["--help"])
+    said = capsys.readouterr().out
+    assert "--attack_mask" in said and not [name for name in ("reference", *training.SAVINGS) if f"--{name}" in said]
 
 
 def test_a_tree_sees_its_prefix_and_its_own_branch() -> None:

@@ -16,9 +16,10 @@ from mmi_plugin.items import Item, image_hash
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources.records import read_records
 from mmi_plugin.trainers import run
-from mmi_plugin.trainers.collator import IGNORED, GroupCollator
+from mmi_plugin.trainers.collator import GroupCollator
 from mmi_plugin.trainers.data import LengthCheck
 from mmi_plugin.trainers.groups import Group
+from mmi_plugin.trainers.method import IGNORED
 from tests import training
 
 TEXT_HEAVY = for_family("text_heavy", seen_only=True)

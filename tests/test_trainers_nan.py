@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mmi_plugin.trainers import run, trainer
+from mmi_plugin.trainers.data import sampler_of
 from mmi_plugin.trainers.method import answer_losses
 from tests import training
 
@@ -26,7 +27,7 @@ def test_the_item_the_part_and_the_step_are_named(
     """The adversarial rows of the text-heavy item are broken in step 2; the state before it can be resumed."""
     groups = training.groups_of(training.config(tiny_llava, tmp_path))
     args = training.config(tiny_llava, tmp_path)
-    ids = [groups.ids[index] for index, _ in trainer.sampler_of(args, groups).step(1)]
+    ids = [groups.ids[index] for index, _ in sampler_of(args, groups).step(1)]
     calls = []
 
     def broken(logits: torch.Tensor, tokens: trainer.AnswerTokens) -> torch.Tensor:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import fields as fields_of
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmi_plugin.trainers.collator import Batch
-from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.data import load_benchmarks, make_groups
+from mmi_plugin.trainers.config import MMIConfig, Savings
+from mmi_plugin.trainers.data import load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.groups import Group, Groups
 from mmi_plugin.trainers.saving import load_checkpoint
-from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
+from mmi_plugin.trainers.trainer import MMITrainer
 
+SAVINGS = tuple(saving.name for saving in fields_of(Savings))
 SOURCES = ["demo_digits", "demo_capitals", "demo_arith"]
 OURS = {"adversary": "pgd", "step_size": 0.3, "eps": 0.5, "eps_mode": "relative", "consistency": "js"}
 
 
 def config(checkpoint: Path, output: Path, **fields: Any) -> MMIConfig:
-    """A quiet run of two steps on one group of each family."""
+    """A quiet run of two steps on one group of each family. Fields may be single savings, which a user cannot set."""
     defaults: dict[str, Any] = {
         "model_name_or_path": str(checkpoint),
         "output_dir": str(output),
@@ -34,7 +37,10 @@ def config(checkpoint: Path, output: Path, **fields: Any) -> MMIConfig:
         "use_cpu": True,
         "logging_steps": 1,
     }
-    return MMIConfig(**{**defaults, **fields})
+    savings = {name: fields.pop(name) for name in SAVINGS if name in fields}
+    args = MMIConfig(**{**defaults, **fields})
+    args.savings = replace(args.savings, **savings)
+    return args
 
 
 def groups_of(args: MMIConfig) -> Groups:

@@ -1,4 +1,4 @@
-"""Groups -> one right-padded batch, through the prompts that inference has, too."""
+"""Groups in, one right-padded batch of tensors out, through the prompts that inference has, too."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, target
+from mmi_plugin.items import FAMILIES, Item, target
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import TrainingRow
 from mmi_plugin.models.tokens import Tensors as Batch
 from mmi_plugin.models.tokens import pad
 from mmi_plugin.seeding import stream
 from mmi_plugin.trainers.groups import Group
+from mmi_plugin.trainers.method import IGNORED, irrelevant
 
-IGNORED = -100
+OWN_COLUMNS = ("items", "labels", "irrelevant", "origin", "seeds", "image_index", "image_tokens")
+"""What a batch holds beside the model's own inputs."""
 
 
 class GroupCollator:
     """Callable that turns B' groups into a batch of B rows, padded on the right to length L:
 
     input_ids, attention_mask, labels: (B, L) int64; labels are IGNORED outside the answer.
-    irrelevant: (B, L) bool; the tokens that an adversary may move (method section 2): text of the
-        prompt in image-heavy rows, all of it or, with `attack_text` "after_image", what follows the
-        image; image tokens in text-heavy rows; nothing in VQA rows. With `attack_mask` "all", every
-        token of the prompt in image-heavy and in text-heavy rows.
+    irrelevant: (B, L) bool; the tokens that an adversary may move, method (1), where `attack_text` "after_image"
+        and `attack_mask` "all" are its `after_image` and `whole_prompt`.
     items: B item ids. origin: (B,) int64, the row of the group's origin. seeds: (B,) int64, one per row and draw.
     image_index: (images shown, row by row,) int64 into the distinct images of the batch.
     image_tokens: (distinct images,) int64, the placeholder tokens of each.
     pixel_values and whatever else the image processor gives: one entry per distinct image.
-    With `stand_in`, a batch without images has one that no row shows.
+    With `stand_in`, a batch without images has one that no row shows: where weights are sharded or gradients
+    averaged, every process must run every part of the model.
 
     Raises:
         InputError: a row longer than `max_length`, or a chat template from which the answer
@@ -59,6 +60,7 @@ class GroupCollator:
         self._stand_in = Image.new("RGB", (32, 32)) if stand_in else None
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
+        """Return the batch, (B, L), of B' groups."""
         rows = [row for group in groups for row in group.rows]
         chats = [self._prompts.chat(row, target(row)) for row in rows]
         batch, expansions = self._images(rows)
@@ -103,16 +105,9 @@ class GroupCollator:
                 raise InputError(f"item {group.rows[0].id}: the conditions differ in the tokens of the answer")
 
     def _irrelevant(self, rows: Sequence[Item], input_ids: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+        family = torch.tensor([FAMILIES.index(row.family) for row in rows])
         image = input_ids == self._prompts.placeholder_id
-        family = [row.family for row in rows]
-        image_heavy = torch.tensor([name == "image_heavy" for name in family])[:, None]
-        text_heavy = torch.tensor([name == "text_heavy" for name in family])[:, None]
-        if self._whole_prompt:
-            return prompt & (image_heavy | text_heavy)
-        text = ~image
-        if self._after_image:
-            text &= image.int().flip(1).cumsum(1).flip(1) == 0
-        return prompt & (image_heavy & text | text_heavy & image)
+        return irrelevant(family, image, prompt, self._after_image, self._whole_prompt)
 
     def _row_seed(self, name: str, row: int) -> int:
         return stream("row", self._seed, name, row).getrandbits(62)

@@ -1,35 +1,65 @@
-"""What a training run can be told: SFTConfig plus the method's own fields."""
+"""A YAML file and a command line in, the checked config of a run out: SFTConfig plus the method's own fields."""
 
+# ruff: noqa: RUF009  (option() returns a dataclass field)
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
+from transformers import HfArgumentParser
 from transformers.utils import is_torch_bf16_gpu_available, logging
-from trl import SFTConfig
 
 from mmi_plugin import conditions
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.files import read_mapping
 from mmi_plugin.items import FAMILIES
+from mmi_plugin.trainers.compat import JsonFields
+from mmi_plugin.trainers.method import Adversary
 
-ADVERSARIES = ("none", "pgd", "rg")
-STEP_RULES = ("raw", "sign", "l2")
-EPS_MODES = ("absolute", "relative")
-ATTACKED = ("prompt", "after_image")
-MASKS = ("irrelevant", "all")
-BAD_ROW = ("stop", "skip")
-CONSISTENCIES = ("none", "kl", "js", "mse")
+ATTENTION_LORA = ["q_proj", "k_proj", "v_proj", "o_proj"]
 logger = logging.get_logger(__name__)
 
 
-def about(help: str, choices: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """Return a field's metadata: a line of help and, if any, its valid values."""
-    return {"help": help} | ({"choices": choices} if choices else {})
+@dataclass(frozen=True)
+class Savings:
+    """What a pass does not compute, or not twice; each changes what it costs and nothing else.
+
+    share_images: each distinct image of a batch goes through the vision encoder once. pack_rows: rows stand end to
+    end in the decoder where that is exact, without padding. share_prefix: with pack_rows, what rows of a batch begin
+    with in common is computed once. answer_logits: answer tokens alone are projected to the vocabulary.
+    skip_unattacked: rows that the adversary cannot move stay out of the inner loop. reuse_prefix: with pack_rows,
+    keys and values of what precedes perturbed tokens are kept over the inner loop. skip_weight_gradients: the inner
+    loop computes gradients of the perturbation alone.
+    """
+
+    share_images: bool = True
+    pack_rows: bool = True
+    share_prefix: bool = True
+    answer_logits: bool = True
+    skip_unattacked: bool = True
+    reuse_prefix: bool = True
+    skip_weight_gradients: bool = True
+
+    @staticmethod
+    def none() -> Savings:
+        """Everything computed plainly."""
+        return Savings(**{saving.name: False for saving in fields(Savings)})
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """Return a field with a line of help and, if any, its valid values. default: a value, or what makes one."""
+    metadata = {"help": help} | ({"choices": choices} if choices else {})
+    make = default.copy if isinstance(default, list) else default
+    return field(default_factory=make, metadata=metadata) if callable(make) else field(default=make, metadata=metadata)
 
 
 @dataclass
-class MMIConfig(SFTConfig):
+class MMIConfig(JsonFields):
     """SFTConfig with the data mix, the adversary and the consistency of the method.
 
     The batch counts items (groups): `per_device_train_batch_size` is items per device. Defaults
@@ -39,142 +69,87 @@ class MMIConfig(SFTConfig):
         InputError: a field whose value is out of range, or a condition that does not exist.
     """
 
-    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "processor_kwargs", "chat_template_kwargs"]  # noqa: RUF012
+    model_name_or_path: str | None = option(None, "Checkpoint to train: a folder or a hub id.")
+    processor_kwargs: dict | str | None = option(
+        None, "What the processor is loaded with, as a JSON object: {max_pixels: 200704}."
+    )
+    system_prompt: str | None = option(None, "A system turn before every chat, in training as in evaluation during it.")
+    chat_template_kwargs: dict | str | None = option(
+        None, "Variables of the chat template, as a JSON object: {enable_thinking: false}."
+    )
+    sources: list[str] | None = option(None, "Benchmarks whose train split is the data, by name.")
+    train_file: str | None = option(
+        None, "JSON or JSONL of training records, or a folder of `mmi data build`, besides sources."
+    )
+    image_folder: str | None = option(None, "Where image paths of train_file start; by default in its own folder.")
+    on_bad_row: str = option(
+        "stop", "What a bad row of train_file does: stop the run, or be listed and left out.", ("stop", "skip")
+    )
+    mix: list[int] = option([2, 2, 4], "Items of one optimizer step, image-heavy text-heavy VQA, as a ratio.")
+    image_heavy_conditions: list[str] | None = option(None, "Rows of an image-heavy item, the origin first.")
+    text_heavy_conditions: list[str] | None = option(None, "Rows of a text-heavy item, the origin first.")
+    vqa_conditions: list[str] | None = option(None, "Rows of a VQA item, the origin first.")
 
-    model_name_or_path: str | None = field(default=None, metadata=about("Checkpoint to train: a folder or a hub id."))
-    processor_kwargs: dict | str | None = field(
-        default=None, metadata=about("What the processor is loaded with, as a JSON object: {max_pixels: 200704}.")
+    adversary: str = option(
+        "none", "Perturbation of the embeddings: PGD or Gaussian noise (rg).", ("none", "pgd", "rg")
     )
-    system_prompt: str | None = field(
-        default=None, metadata=about("A system turn before every chat, in training as in evaluation during it.")
+    adv_weight: float = option(1.0, "Weight of the loss on adversarial rows.")
+    step_rule: str = option("sign", "PGD step: raw gradient, its sign, or its direction (l2).", ("raw", "sign", "l2"))
+    step_size: float = option(0.5, "PGD step: alpha; for sign and l2 a length in the unit of eps.")
+    pgd_steps: int = option(2, "Steps of the inner loop.")
+    eps: float = option(0.05, "Half side of the PGD ball, per coordinate of the embeddings.")
+    attack_text: str = option(
+        "prompt",
+        "What the adversary moves in image-heavy rows: all text of the prompt or that after_image.",
+        ("prompt", "after_image"),
     )
-    chat_template_kwargs: dict | str | None = field(
-        default=None, metadata=about("Variables of the chat template, as a JSON object: {enable_thinking: false}.")
+    attack_mask: str = option(
+        "irrelevant",
+        "What the adversary moves: the irrelevant modality, or all text and image tokens of the prompt; "
+        "VQA rows stay as they are with either.",
+        ("irrelevant", "all"),
     )
-    sources: list[str] | None = field(
-        default=None, metadata=about("Benchmarks whose train split is the data, by name.")
-    )
-    train_file: str | None = field(
-        default=None,
-        metadata=about("JSON or JSONL of training records, or a folder of `mmi data build`, besides sources."),
-    )
-    image_folder: str | None = field(
-        default=None, metadata=about("Where image paths of train_file start; by default in its own folder.")
-    )
-    on_bad_row: str = field(
-        default="stop",
-        metadata=about("What a bad row of train_file does: stop the run, or be listed and left out.", BAD_ROW),
-    )
-    mix: list[int] = field(
-        default_factory=lambda: [2, 2, 4],
-        metadata=about("Items of one optimizer step, image-heavy text-heavy VQA, as a ratio."),
-    )
-    image_heavy_conditions: list[str] | None = field(
-        default=None, metadata=about("Rows of an image-heavy item, the origin first.")
-    )
-    text_heavy_conditions: list[str] | None = field(
-        default=None, metadata=about("Rows of a text-heavy item, the origin first.")
-    )
-    vqa_conditions: list[str] | None = field(default=None, metadata=about("Rows of a VQA item, the origin first."))
-
-    adversary: str = field(
-        default="none", metadata=about("Perturbation of the embeddings: PGD or Gaussian noise (rg).", ADVERSARIES)
-    )
-    adv_weight: float = field(default=1.0, metadata=about("Weight of the loss on adversarial rows."))
-    step_rule: str = field(
-        default="sign", metadata=about("PGD step: raw gradient, its sign, or its direction (l2).", STEP_RULES)
-    )
-    step_size: float = field(
-        default=0.5, metadata=about("PGD step: alpha; for sign and l2 a length in the unit of eps.")
-    )
-    pgd_steps: int = field(default=2, metadata=about("Steps of the inner loop."))
-    eps: float = field(default=0.05, metadata=about("Half side of the PGD ball, per coordinate of the embeddings."))
-    attack_text: str = field(
-        default="prompt",
-        metadata=about(
-            "What the adversary moves in image-heavy rows: all text of the prompt or that after_image.", ATTACKED
-        ),
-    )
-    attack_mask: str = field(
-        default="irrelevant",
-        metadata=about(
-            "What the adversary moves: the irrelevant modality, or all text and image tokens of the prompt; "
-            "VQA rows stay as they are with either.",
-            MASKS,
-        ),
-    )
-    sigma: float = field(default=0.05, metadata=about("Standard deviation of the Gaussian noise (rg)."))
-    eps_mode: str = field(
-        default="absolute", metadata=about("Lengths as given, or times the RMS of the row's embeddings.", EPS_MODES)
+    sigma: float = option(0.05, "Standard deviation of the Gaussian noise (rg).")
+    eps_mode: str = option(
+        "absolute", "Lengths as given, or times the RMS of the row's embeddings.", ("absolute", "relative")
     )
 
-    consistency: str = field(
-        default="none", metadata=about("Divergence between a group's origin and its other rows.", CONSISTENCIES)
+    consistency: str = option(
+        "none", "Divergence between a group's origin and its other rows.", ("none", "kl", "js", "mse")
     )
-    consistency_weight: float = field(default=0.01, metadata=about("Weight lambda of the consistency."))
-    temperature: float = field(
-        default=1.0, metadata=about("Temperature T of the distributions that kl and js compare.")
+    consistency_weight: float = option(0.01, "Weight lambda of the consistency.")
+    temperature: float = option(1.0, "Temperature T of the distributions that kl and js compare.")
+
+    freeze_vision: bool = option(True, "Keep the vision encoder as it is.")
+    lora_r: int = option(0, "Rank of LoRA adapters on the decoder; 0 trains all weights.")
+    lora_alpha: int = option(256, "Scale of LoRA adapters.")
+    lora_dropout: float = option(0.0, "Dropout of LoRA adapters.")
+    lora_targets: list[str] = option(ATTENTION_LORA, "Decoder modules that get LoRA.")
+
+    merge_lora: bool = option(False, "Save the model with its adapters merged in, instead of the adapters.")
+    base_share: float = option(
+        0.0,
+        "Share of the weights at the start in those that are saved at the end (WiSE-FT); more of it keeps more"
+        " of what the model could do before, and more of the interference.",
     )
 
-    freeze_vision: bool = field(default=True, metadata=about("Keep the vision encoder as it is."))
-    lora_r: int = field(default=0, metadata=about("Rank of LoRA adapters on the decoder; 0 trains all weights."))
-    lora_alpha: int = field(default=256, metadata=about("Scale of LoRA adapters."))
-    lora_dropout: float = field(default=0.0, metadata=about("Dropout of LoRA adapters."))
-    lora_targets: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"],
-        metadata=about("Decoder modules that get LoRA."),
-    )
+    eval_tasks: list[str] | None = option(None, "Tasks asked during training, for example mmi_openbookqa.")
+    eval_tasks_steps: int = option(100, "Steps between two evaluations on eval_tasks.")
+    eval_tasks_items: int = option(32, "Test items of each of eval_tasks, the first ones.")
 
-    merge_lora: bool = field(
-        default=False, metadata=about("Save the model with its adapters merged in, instead of the adapters.")
-    )
-    base_share: float = field(
-        default=0.0,
-        metadata=about(
-            "Share of the weights at the start in those that are saved at the end (WiSE-FT); more of it keeps more"
-            " of what the model could do before, and more of the interference."
-        ),
-    )
-
-    eval_tasks: list[str] | None = field(
-        default=None, metadata=about("Tasks asked during training, for example mmi_openbookqa.")
-    )
-    eval_tasks_steps: int = field(default=100, metadata=about("Steps between two evaluations on eval_tasks."))
-    eval_tasks_items: int = field(default=32, metadata=about("Test items of each of eval_tasks, the first ones."))
-
-    share_images: bool = field(
-        default=True, metadata=about("Send each distinct image of a batch through the vision encoder once.")
-    )
-    pack_rows: bool = field(
-        default=True, metadata=about("Lay rows end to end in the decoder where that is exact, instead of padding.")
-    )
-    share_prefix: bool = field(
-        default=True, metadata=about("With pack_rows, compute what rows of a batch begin with in common once.")
-    )
-    answer_logits: bool = field(default=True, metadata=about("Project to the vocabulary at answer tokens only."))
-    skip_unattacked: bool = field(
-        default=True, metadata=about("Leave rows that the adversary cannot move out of the inner loop.")
-    )
-    reuse_prefix: bool = field(
-        default=True,
-        metadata=about("With pack_rows, keep keys and values of what precedes perturbed tokens over the inner loop."),
-    )
-    skip_weight_gradients: bool = field(
-        default=True, metadata=about("Compute gradients of the perturbation alone in the inner loop.")
-    )
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata=about("Recompute activations in the backward pass to save memory.")
-    )
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata=about("Pin batches in memory; on where there is a GPU.")
-    )
-    remove_unused_columns: bool = field(default=False, metadata=about("Kept off: the collator makes every column."))
+    # Computes everything plainly, without any of Savings: slower, the same numbers but for rounding, and the place to
+    # look where a result is in doubt. Not in --help, as no run needs it; training.json says whether it was on.
+    reference: bool = option(False, argparse.SUPPRESS)
+    gradient_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
+    dataloader_pin_memory: bool = option(torch.cuda.is_available, "Pin batches in memory; on where there is a GPU.")
+    remove_unused_columns: bool = option(False, "Kept off: the collator makes every column.")
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and is_torch_bf16_gpu_available()
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
-        self.dataset_kwargs = {"skip_prepare_dataset": True}
+        self.dataset_kwargs = {"skip_prepare_dataset": True}  # TRL would tokenize what are groups here
+        self.savings = Savings.none() if self.reference else Savings()
         self._check_values()
         for family in FAMILIES:
             self._check_conditions(family)
@@ -193,6 +168,13 @@ class MMIConfig(SFTConfig):
         """The rows of an item of `family`: condition names, the origin first."""
         chosen = getattr(self, f"{family}_conditions")
         return tuple(chosen) if chosen else conditions.for_family(family, seen_only=True)
+
+    def make_adversary(self) -> Adversary | None:
+        """Return the adversary of the run, if it has one."""
+        if self.adversary == "none":
+            return None
+        relative = self.eps_mode == "relative"
+        return Adversary(self.adversary, self.step_rule, self.step_size, self.eps, self.pgd_steps, self.sigma, relative)
 
     def _check_values(self) -> None:
         for name, spec in self.__dataclass_fields__.items():
@@ -225,3 +207,56 @@ class MMIConfig(SFTConfig):
             conditions.check_names(self.conditions_of(family), family)
         except InputError as error:
             raise InputError(f"field '{family}_conditions': {error}") from error
+
+
+class _Parser(HfArgumentParser):
+    """HfArgumentParser whose complaints are one line, not a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def parse(argv: Sequence[str]) -> MMIConfig:
+    """Return the config of `--config FILE --field value ...`; the command line wins over the file.
+
+    Raises:
+        InputError: a file that cannot be read, an unknown field, a value of the wrong kind.
+    """
+    argv, source, defaults = list(argv), "command line", []
+    if "--config" in argv:
+        place = argv.index("--config")
+        if place + 1 == len(argv):
+            raise InputError("command line: --config needs a file")
+        path = Path(argv[place + 1])
+        argv = argv[:place] + argv[place + 2 :]
+        defaults = _read_config(path)
+        source = f"{path} with command line" if argv else str(path)
+    try:
+        args, unknown = _Parser(MMIConfig, allow_abbrev=False).parse_args_into_dataclasses(
+            [*defaults, *argv], return_remaining_strings=True
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{source}: {' '.join(str(error).split())}") from error
+    if unknown:
+        raise InputError(f"command line: unknown field {unknown[0]!r}: {_nearest_field(unknown[0])}")
+    return args
+
+
+def _read_config(path: Path) -> list[str]:
+    """Return the fields of a YAML file as command-line arguments, so that both are checked alike."""
+    argv: list[str] = []
+    for name, value in read_mapping(path, "fields and values").items():
+        spec = MMIConfig.__dataclass_fields__.get(str(name))
+        if spec is None:
+            raise InputError(f"{path}: unknown field {name!r}: {_nearest_field(str(name))}")
+        if isinstance(value, list):
+            if "list" not in str(spec.type):
+                raise InputError(f"{path}: field '{name}' is a list")
+            argv += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            argv.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return argv
+
+
+def _nearest_field(name: str) -> str:
+    return nearest(name.lstrip("-").split("=")[0], MMIConfig.__dataclass_fields__)

@@ -1,4 +1,4 @@
-"""The items of a run, checked before anything long starts."""
+"""A config in, the items and groups of its run out, checked before anything long starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmi_plugin.sources.records import read_records
 from mmi_plugin.sources.shards import read_built
 from mmi_plugin.trainers.collator import GroupCollator
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.groups import Group, Groups
+from mmi_plugin.trainers.groups import Group, Groups, RatioBatchSampler
 
 SIDES = (64, 4096)  # pixels: no image has more tokens than one of such sides
 SEAM = 4  # tokens by which those around an image may differ from text without it
@@ -141,6 +141,12 @@ def check_rows(
 def make_groups(args: MMIConfig, benchmarks: Sequence[Benchmark]) -> Groups:
     """Return the groups of a run, whose draws depend on `data_seed`."""
     return Groups(benchmarks, {family: args.conditions_of(family) for family in FAMILIES}, args.data_seed)
+
+
+def sampler_of(args: MMIConfig, groups: Groups) -> RatioBatchSampler:
+    """Return the sampler of a run, or raise an InputError if the mix does not fit batch or data."""
+    per_step = args.gradient_accumulation_steps * args.world_size
+    return RatioBatchSampler(groups.families, args.mix, args.per_device_train_batch_size, per_step, args.data_seed)
 
 
 def data_hash(args: MMIConfig, benchmarks: list[Benchmark]) -> str:

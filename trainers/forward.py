@@ -1,128 +1,174 @@
-"""One forward pass of the model over a batch's rows and their adversarial copies, nothing computed twice."""
+"""A batch's rows in, what predicts their answers out: one forward of the model, with the inner loop inside it.
+
+images -> vision encoder, each once (vision) -> embeddings -> [door of the decoder] -> decoder -> [door] -> head
+                                                                  |                                |
+    the adversary moves copies of rows, in a replay of decoder and head alone       only answer tokens go on
+    the copies join the rows; all are laid out in trees (layout)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import logging
 
 from mmi_plugin.models.compat import cache_argument
-from mmi_plugin.trainers.collator import Batch
-from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.decoder import (
-    AnswerTokens,
-    Call,
-    DecoderRows,
-    at_decoder,
-    evaluating,
-    full_precision,
-    row_means,
-    shards_around,
-    unwrap,
-)
+from mmi_plugin.trainers.collator import OWN_COLUMNS, Batch
+from mmi_plugin.trainers.compat import gather, sharded_around
+from mmi_plugin.trainers.config import Savings
+from mmi_plugin.trainers.decoder import Call, DecoderInputs, at_decoder, evaluating, unwrap
 from mmi_plugin.trainers.layout import Layout, Tree, grow_trees, packable, use_trees
-from mmi_plugin.trainers.method import Adversary
+from mmi_plugin.trainers.method import Adversary, AnswerTokens, Rows, row_losses
 from mmi_plugin.trainers.vision import depends_on_prompt, shared_images
 
-Replay = Callable[[torch.Tensor], torch.Tensor]
+logger = logging.get_logger(__name__)
 
 
-@dataclass
-class Attack:
-    """Adversarial copies of some rows of a batch.
+@dataclass(frozen=True)
+class Prediction:
+    """What predicts the N answer tokens, of clean rows and then of adversarial copies.
 
-    rows: (A,) int64, which rows; `replayed` (A',) int64, those that go through the inner loop, which
-    may be more: where weights are sharded, all processes must run the decoder equally often, so that one
-    without rows to attack replays another. mask: (A', L) bool, seeds: (A',) int64 as Adversary takes
-    them. labels: (A', L).
-    keys: (A', L) int64 as grow_trees takes them; None where the decoder needs padded rows.
-    `delta` (A, L, D) is there after `move`.
+    logits: (N, V). hidden: (N, D), last hidden states. delta: (A, L, D), or None where no inner loop was gone through.
     """
 
-    adversary: Adversary
-    rows: torch.Tensor
-    replayed: torch.Tensor
-    mask: torch.Tensor
-    seeds: torch.Tensor
-    labels: torch.Tensor
-    lengths: list[int]
-    keys: np.ndarray | None
-    reuse_prefix: bool
-    weight_gradients: bool
-    delta: torch.Tensor = field(init=False)
-
-    def move(self, model: nn.Module, rows: DecoderRows) -> DecoderRows:
-        """Return the adversarial copies of the batch's rows. model: as wrapped for training."""
-        copies = rows.take(self.replayed)
-        copies.deep = [layer.detach() for layer in copies.deep]
-        found = self._find_delta(model, copies.with_embeds(copies.embeds.detach()))
-        self.delta = found[torch.isin(self.replayed, self.rows)]
-        attacked = rows.take(self.rows)
-        return attacked.with_embeds(attacked.embeds + self.delta.to(attacked.embeds.dtype))
-
-    def _find_delta(self, model: nn.Module, rows: DecoderRows) -> torch.Tensor:
-        base = unwrap(model)
-        decoder, head = base.get_decoder(), base.get_output_embeddings()
-        shards = shards_around(model, decoder)
-        rows.rest["use_cache"] = False
-        extra = [p for p in base.parameters() if p.requires_grad] if self.weight_gradients else []
-        tokens = AnswerTokens.of(self.labels)
-        with torch.enable_grad(), evaluating(decoder):
-            replay = self._replay(decoder, rows, tokens)
-
-            def row_loss(moved: torch.Tensor) -> torch.Tensor:
-                shards.gather()
-                logits = full_precision(head(replay(moved)))
-                return row_means(cross_entropy(logits, tokens.target, reduction="none"), tokens.row, len(moved))
-
-            delta = self.adversary.perturb(rows.embeds, self.mask, self.seeds, row_loss, extra)
-            shards.gather()
-            return delta
-
-    def _fixed(self) -> list[int]:
-        """How many positions before the first that the adversary moves or that predicts an answer, per row."""
-        ends = self.mask | AnswerTokens.of(self.labels).mask
-        return ends.int().argmax(1).tolist()
-
-    def _replay(self, decoder: nn.Module, rows: DecoderRows, tokens: AnswerTokens) -> Replay:
-        if self.keys is None:
-            return lambda moved: decoder(**rows.with_embeds(moved).call()).last_hidden_state[tokens.mask]
-        width, device = rows.embeds.shape[1], rows.embeds.device
-        trees = [Tree((row,), 0) for row in range(len(self.lengths))]
-        if self.reuse_prefix and self.adversary.replays:
-            fixed = self._fixed()
-            trees = [t if t.prefix else Tree(t.rows, fixed[t.rows[0]]) for t in grow_trees(self.keys, self.lengths)]
-            return CachedPrefix(decoder, rows, tokens, *Layout.split(trees, self.lengths, width, device))
-        layout = Layout.of(trees, self.lengths, width, device)
-        call = rows.packed(layout)
-        answers = layout.place[tokens.mask]
-
-        def replay(moved: torch.Tensor) -> torch.Tensor:
-            return decoder(**{**call, "inputs_embeds": layout.pack(moved)}).last_hidden_state[0][answers]
-
-        return replay
+    logits: torch.Tensor
+    hidden: torch.Tensor
+    delta: torch.Tensor | None
 
 
-class CachedPrefix:
-    """Replays only what comes after each tree's prefix, whose keys and values are computed once.
+class ForwardPass:
+    """One forward over a batch: `run` is called once, and what follows it comes in the order of the pass.
 
-    Without any prefix the decoder runs on one token, for nothing: all processes call it equally often.
+    model: as wrapped for training. inputs: as the collator makes them. rows, tokens: R rows with the copies of those
+    that are attacked, and their N answer tokens. adversary: None where this pass has no inner loop.
     """
 
     def __init__(
-        self, decoder: nn.Module, rows: DecoderRows, tokens: AnswerTokens, prefixes: Layout, branches: Layout
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        rows: Rows,
+        tokens: AnswerTokens,
+        adversary: Adversary | None,
+        savings: Savings,
+    ) -> None:
+        self._model, self._base = model, unwrap(model)
+        self._inputs, self._rows, self._tokens = inputs, rows, tokens
+        self._adversary, self._savings = adversary, savings
+        self._lengths: list[int] = inputs["attention_mask"].sum(1).tolist()
+        self._keys = row_keys(self._base, inputs) if lays_out(self._base, savings) else None
+        self._layout: Layout | None = None
+        self._hidden: torch.Tensor | None = None
+        self._delta: torch.Tensor | None = None
+
+    def run(self, image_names: Sequence[str]) -> Prediction:
+        """Return what predicts the answer tokens. image_names: the model's image arguments."""
+        call = {name: value for name, value in self._inputs.items() if name not in OWN_COLUMNS}
+        images = [name for name in image_names if name in call]
+        shown = self._inputs.get("image_index"), self._inputs.get("image_tokens")
+        with (
+            shared_images(self._base, *shown, images, self._savings.share_images),
+            at_decoder(self._base.get_decoder(), self._enter, self._leave),
+        ):
+            logits = self._model(**call, use_cache=False).logits
+        logits = logits[0] if self._savings.answer_logits else logits[self._tokens.mask]
+        return Prediction(logits, self._hidden, self._delta)
+
+    def _enter(self, rows: DecoderInputs) -> Call:
+        """Before the decoder: the copies of attacked rows join the rows (B, L), and all are laid out."""
+        if self._adversary:
+            rows = rows.join(self.attack(rows))
+        if self._keys is None:
+            return rows.call()
+        attacked = self._rows.attacked.tolist()
+        copies = perturbed_keys(self._keys[attacked], self._inputs["irrelevant"][attacked])
+        keys, lengths = np.concatenate([self._keys, copies]), self._lengths + [self._lengths[row] for row in attacked]
+        trees = grow_trees(keys, lengths) if self._savings.share_prefix else [Tree((r,), 0) for r in range(len(keys))]
+        self._layout = Layout.of(trees, lengths, rows.embeds.shape[1], rows.embeds.device)
+        return rows.packed(self._layout)
+
+    def attack(self, rows: DecoderInputs) -> DecoderInputs:
+        """Return the adversarial copies of the attacked rows (A, L), with delta in their embeddings."""
+        replayed = self._replayed()
+        found = self._find_delta(rows.take(replayed).detached(), replayed)
+        self._delta = found[torch.isin(replayed, self._rows.attacked)]
+        copies = rows.take(self._rows.attacked)
+        return copies.with_embeds(copies.embeds + self._delta.to(copies.embeds.dtype))
+
+    def _replayed(self) -> torch.Tensor:
+        """Return (A',) int64, the rows that go through the inner loop.
+
+        Where weights are sharded, all processes must run the decoder equally often, or those that do wait for ever
+        for the others' shards: a process without rows to attack replays another, its shortest, for nothing.
+        """
+        attacked = self._rows.attacked
+        if not self._savings.skip_unattacked:
+            return torch.arange(self._rows.clean, device=attacked.device)
+        return attacked if len(attacked) else self._inputs["attention_mask"].sum(1).argmin()[None]
+
+    def _find_delta(self, rows: DecoderInputs, replayed: torch.Tensor) -> torch.Tensor:
+        """The inner loop (2) of the method over decoder and head alone: rows (A', L) -> (A', L, D)."""
+        mask, seeds, labels = (self._inputs[name][replayed] for name in ("irrelevant", "seeds", "labels"))
+        decoder, head, tokens = self._base.get_decoder(), self._base.get_output_embeddings(), AnswerTokens.of(labels)
+        rows.rest["use_cache"] = False
+        spared = self._savings.skip_weight_gradients
+        extra = [] if spared else [p for p in self._base.parameters() if p.requires_grad]
+        sharded = sharded_around(self._model, decoder)
+        # Evaluation mode: dropout would make a step climb on another loss than the last one's, and gradient
+        # checkpointing drops the cache that a prefix is kept in.
+        with torch.enable_grad(), evaluating(decoder):
+            replay = self._replay(decoder, rows, tokens, mask, replayed.tolist())
+
+            def row_loss(moved: torch.Tensor) -> torch.Tensor:
+                gather(sharded)  # the backward pass of the step before dropped them
+                return row_losses(head(replay(moved)), tokens)
+
+            delta = self._adversary.perturb(rows.embeds, mask, seeds, row_loss, extra)
+            gather(sharded)
+            return delta
+
+    def _replay(
+        self, decoder: nn.Module, rows: DecoderInputs, tokens: AnswerTokens, mask: torch.Tensor, numbers: list[int]
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the cheapest exact way from embeddings (A', L, D) to the hidden states (N', D) before the head."""
+        if self._keys is None:
+            return lambda moved: decoder(**rows.with_embeds(moved).call()).last_hidden_state[tokens.mask]
+        lengths, width, device = [self._lengths[row] for row in numbers], rows.embeds.shape[1], rows.embeds.device
+        if self._savings.reuse_prefix and self._adversary.replays:
+            # A row alone keeps what precedes the first position that is moved or predicts an answer.
+            fixed = (mask | tokens.mask).int().argmax(1).tolist()
+            trees = grow_trees(perturbed_keys(self._keys[numbers], mask), lengths)
+            trees = [tree if tree.prefix else Tree(tree.rows, fixed[tree.rows[0]]) for tree in trees]
+            return CachedPrefix(decoder, rows, tokens, *Layout.split(trees, lengths, width, device))
+        layout = Layout.of([Tree((row,), 0) for row in range(len(numbers))], lengths, width, device)
+        call, answers = rows.packed(layout), layout.place[tokens.mask]
+        return lambda moved: decoder(**{**call, "inputs_embeds": layout.pack(moved)}).last_hidden_state[0][answers]
+
+    def _leave(self, states: torch.Tensor) -> torch.Tensor:
+        """After the decoder: the states that predict answers, (1, N, D), go on to the head; or all, (R, L, D)."""
+        if self._layout and self._savings.answer_logits:
+            self._hidden = states[0][self._layout.place[self._tokens.mask]]
+        else:
+            states = self._layout.unpack(states) if self._layout else states
+            self._hidden = states[self._tokens.mask]
+        return self._hidden[None] if self._savings.answer_logits else states
+
+
+class CachedPrefix:
+    """Replays only what comes after each tree's prefix, whose keys and values are computed once."""
+
+    def __init__(
+        self, decoder: nn.Module, rows: DecoderInputs, tokens: AnswerTokens, prefixes: Layout, branches: Layout
     ) -> None:
         cache = DynamicCache(config=decoder.config)
         self._name = cache_argument(decoder)
         known = len(prefixes.source)
-        if not known:
+        if not known:  # the decoder runs on one token, for nothing: all processes call it equally often
             prefixes = Layout.of([Tree((0,), 0)], [1], rows.embeds.shape[1], rows.embeds.device)
         with torch.no_grad():
             decoder(**{**rows.packed(prefixes), "use_cache": True, self._name: cache})
@@ -135,62 +181,22 @@ class CachedPrefix:
         self._answers = branches.place[tokens.mask]
 
     def __call__(self, moved: torch.Tensor) -> torch.Tensor:
-        """(A, L, D) embeddings -> (N, D) last hidden states where answers are predicted."""
-        cache = DynamicCache(config=self._decoder.config)  # a call adds to its cache, so each has a new one
+        """(A', L, D) embeddings -> (N', D) last hidden states where answers are predicted."""
+        # A call adds its own keys to the cache, even with use_cache=False, so each has a new one.
+        cache = DynamicCache(config=self._decoder.config)
         for layer, (keys, values) in enumerate(self._states):
             cache.update(keys, values, layer)
         call = {**self._call, "inputs_embeds": self._branches.pack(moved), self._name: cache}
         return self._decoder(**call).last_hidden_state[0][self._answers]
 
 
-OWN_COLUMNS = ("items", "labels", "irrelevant", "origin", "seeds", "image_index", "image_tokens")
-logger = logging.get_logger(__name__)
-
-
-def answers(
-    model: nn.Module, inputs: Batch, attack: Attack | None, tokens: AnswerTokens, args: MMIConfig, images: Sequence[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits (N, V) and last hidden states (N, D) that predict the answer tokens.
-
-    tokens: those of the clean rows and, after them, of their adversarial copies. images: names of
-    the model's image arguments.
-    """
-    base = unwrap(model)
-    hidden: list[torch.Tensor] = []
-    layouts: list[Layout] = []
-
-    def before(rows: DecoderRows) -> Call:
-        if attack:
-            rows = rows.join(attack.move(model, rows))
-        if not lays_out(base, args):
-            return rows.call()
-        layouts.append(_layout(base, inputs, attack, rows, args))
-        return rows.packed(layouts[0])
-
-    def after(states: torch.Tensor) -> torch.Tensor:
-        if layouts and args.answer_logits:
-            states = states[0][layouts[0].place[tokens.mask]]
-        elif layouts:
-            states = layouts[0].unpack(states)
-        hidden.append(states if states.ndim == 2 else states[tokens.mask])
-        return hidden[0][None] if args.answer_logits else states
-
-    call = {name: value for name, value in inputs.items() if name not in OWN_COLUMNS}
-    names = [name for name in images if name in call]
-    with ExitStack() as hooks:
-        shown = inputs.get("image_index"), inputs.get("image_tokens")
-        hooks.enter_context(shared_images(base, *shown, names, args.share_images))
-        hooks.enter_context(at_decoder(base.get_decoder(), before, after))
-        logits = model(**call, use_cache=False).logits
-    return (logits[0] if args.answer_logits else logits[tokens.mask]), hidden[0]
-
-
-def lays_out(base: PreTrainedModel, args: MMIConfig) -> bool:
+def lays_out(base: PreTrainedModel, savings: Savings) -> bool:
     """Whether rows are laid out without padding: where the run wants it and it is exact."""
-    decoder = base.get_decoder()
-    if args.pack_rows and not packable(base):
-        logger.warning_once(f"{type(decoder).__name__}: rows are padded, its attention allows no other layout")
-    if not (args.pack_rows and packable(base)):
+    if not savings.pack_rows:
+        return False
+    if not packable(base):
+        name = type(base.get_decoder()).__name__
+        logger.warning_once(f"{name}: rows are padded, its attention allows no other layout")
         return False
     use_trees(base)
     return True
@@ -201,21 +207,12 @@ def row_keys(base: PreTrainedModel, inputs: Batch) -> np.ndarray:
     keys = inputs["input_ids"].clone()
     if "image_index" in inputs:
         index, tokens = inputs["image_index"], inputs["image_tokens"]
+        # Features that depend on the row's prompt are each row's own.
         entry = torch.arange(len(index), device=index.device) if depends_on_prompt(base) else index
         keys[keys == base.config.image_token_id] = -1 - torch.repeat_interleave(entry, tokens[index])
     return keys.cpu().numpy()
 
 
 def perturbed_keys(keys: np.ndarray, mask: torch.Tensor) -> np.ndarray:
-    """Return the keys of adversarial copies, which agree with nothing where (A, L) `mask` moves them."""
+    """Return the keys (A, L) of adversarial copies, which agree with nothing where (A, L) `mask` moves them."""
     return np.where(mask.cpu().numpy(), np.iinfo(np.int64).min + np.arange(len(keys))[:, None], keys)
-
-
-def _layout(base: PreTrainedModel, inputs: Batch, attack: Attack | None, rows: DecoderRows, args: MMIConfig) -> Layout:
-    keys, lengths = row_keys(base, inputs), inputs["attention_mask"].sum(1).tolist()
-    if attack:
-        attacked = attack.rows.tolist()
-        copies = perturbed_keys(keys[attacked], inputs["irrelevant"][attack.rows])
-        keys, lengths = np.concatenate([keys, copies]), lengths + [lengths[row] for row in attacked]
-    trees = grow_trees(keys, lengths) if args.share_prefix else [Tree((row,), 0) for row in range(len(lengths))]
-    return Layout.of(trees, lengths, rows.embeds.shape[1], rows.embeds.device)

@@ -1,4 +1,4 @@
-"""Groups, an item under all its conditions, and which of them make up each optimizer step."""
+"""Items in, groups out (an item under all its conditions), and which of them make up each optimizer step."""
 
 from __future__ import annotations
 

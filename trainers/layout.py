@@ -1,5 +1,12 @@
-"""Rows laid end to end for the decoder, in trees whose branches share a prefix, so that neither padding
-nor repetition costs anything. Exact, through an attention that keeps to the trees."""
+"""Rows padded to one length in, one sequence without padding or repetition out: trees whose branches share a prefix.
+
+    rows (padded)      trees                   the sequence: T = 10 positions for R * L = 18, in chunks
+     p p p a a .       p p p -+- a a            p p p | a a | b b b | q q
+     p p p b b b              +- b b b            0      1      2      3
+     q q . . . .       q q                      1 attends to 0 and, causally, itself; 2 to 0 and itself; 3 to itself
+
+Exact, through an attention that keeps to the trees, wherever attention is causal and sees all that is before.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
+
+from mmi_plugin.trainers.compat import OWN_MASKS, attention_of, sdpa_attention_forward, use_attention
 
 MIN_SHARED = 0.25
 """A prefix is worth a tree where it is at least this part of a row."""
@@ -29,8 +36,10 @@ class Tree:
 def grow_trees(keys: np.ndarray, lengths: list[int]) -> list[Tree]:
     """Put rows that begin alike into trees; the others stand alone.
 
-    keys: (R, L) int64, equal where and only where rows agree in token, image and perturbation.
+    keys: (R, L) int64, equal where and only where rows agree in token, image and perturbation. lengths: R numbers of
+    tokens.
     """
+    # Sorted, rows that begin alike are neighbours, so one pass finds the trees.
     order = sorted(range(len(lengths)), key=lambda row: keys[row, : lengths[row]].tolist())
     trees = [Tree((order[0],), lengths[order[0]])]
     for row in order[1:]:
@@ -80,21 +89,14 @@ class Layout:
     @staticmethod
     def of(trees: list[Tree], lengths: list[int], width: int, device: torch.device) -> Layout:
         """Lay trees out; rows are padded on the right to `width`."""
-        layout = _Builder(lengths, width)
-        for tree in trees:
-            prefix = layout.add(tree.rows, 0, tree.prefix, None)
-            for row in tree.rows:
-                layout.add((row,), tree.prefix, lengths[row], prefix)
-        return layout.done(device, [])
+        whole = _Builder(lengths, width)
+        return whole.add_trees(trees, lengths, whole).done(device, [])
 
     @staticmethod
     def split(trees: list[Tree], lengths: list[int], width: int, device: torch.device) -> tuple[Layout, Layout]:
         """Return the prefixes of trees, and their branches, whose keys come after those of all prefixes."""
         prefixes, branches = _Builder(lengths, width), _Builder(lengths, width)
-        for tree in trees:
-            prefix = prefixes.add(tree.rows, 0, tree.prefix, None)
-            for row in tree.rows:
-                branches.add((row,), tree.prefix, lengths[row], prefix)
+        branches.add_trees(trees, lengths, prefixes)
         return prefixes.done(device, []), branches.done(device, prefixes.sizes)
 
     def pack(self, values: torch.Tensor) -> torch.Tensor:
@@ -116,6 +118,14 @@ class _Builder:
         self._column: list[np.ndarray] = []
         self._place = np.zeros((len(lengths), width), dtype=np.int64)
         self._prefixes: list[int | None] = []
+
+    def add_trees(self, trees: list[Tree], lengths: list[int], prefixes: _Builder) -> _Builder:
+        """Add the branches of trees, whose prefixes go to `prefixes`, which may be this one."""
+        for tree in trees:
+            prefix = prefixes.add(tree.rows, 0, tree.prefix, None)
+            for row in tree.rows:
+                self.add((row,), tree.prefix, lengths[row], prefix)
+        return self
 
     def add(self, rows: tuple[int, ...], first: int, last: int, prefix: int | None) -> int | None:
         """Add columns `first` to `last` of rows that share them; return the number of the piece, if there is one."""
@@ -150,13 +160,16 @@ def attend(
     trees: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a layout, piece by piece: query (1, H, T, d) -> (1, T, H, d); without one, plain sdpa."""
+    """Attention of a layout, piece by piece: query (1, H, T, d) -> (1, T, H, d); without one, plain sdpa.
+
+    key, value: (1, H', T', d), T' the sum of the layout's chunks. attention_mask: (1, 1, 1, 1), not read.
+    """
     if trees is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     parts = []
     kwargs["is_causal"] = True
     first = len(trees.chunks) - len(trees.pieces)
-    # split, not slices: the backward pass of a slice fills a whole tensor with zeros
+    # split, not slices: the backward pass of a slice fills a whole tensor with zeros, once for every piece.
     keys, values = key.split(trees.chunks, 2), value.split(trees.chunks, 2)
     queries = query.split(trees.chunks[first:], 2)
     for own, (piece, part) in enumerate(zip(trees.pieces, queries, strict=True), first):
@@ -169,20 +182,15 @@ def attend(
     return torch.cat(parts, 1), None
 
 
-AttentionInterface.register(ATTENTION, attend)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
 def packable(base: PreTrainedModel) -> bool:
     """Whether a layout is exact: causal attention in every layer, to everything before, by sdpa."""
     config = base.get_decoder().config
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    own_mask = hasattr(base, "create_masks_for_generate")
-    known = config._attn_implementation in ("sdpa", ATTENTION)
-    return set(kinds) == {"full_attention"} and not sliding and not own_mask and known
+    known = attention_of(base.get_decoder()) in ("sdpa", ATTENTION)
+    return set(kinds) == {"full_attention"} and not sliding and not hasattr(base, OWN_MASKS) and known
 
 
 def use_trees(base: PreTrainedModel) -> None:
     """Let the decoder's attention take layouts; without one it goes on as before."""
-    base.get_decoder().config._attn_implementation = ATTENTION
+    use_attention(base.get_decoder(), ATTENTION, attend)

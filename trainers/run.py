@@ -1,32 +1,44 @@
-"""One run from config to checkpoint: parse, check, train, save."""
+"""A command line in, a trained checkpoint with its record and model card out: parse, check, train, save."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from transformers import HfArgumentParser, ProcessorMixin
+import yaml
+from transformers import ProcessorMixin
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from mmi_plugin.errors import BadRows, InputError, nearest
-from mmi_plugin.files import read_mapping, versions
+from mmi_plugin.errors import BadRows, InputError
+from mmi_plugin.files import versions
 from mmi_plugin.models.load import fingerprint
 from mmi_plugin.sources import Benchmark
-from mmi_plugin.trainers.card import model_card
-from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups
+from mmi_plugin.trainers.config import MMIConfig, parse
+from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.evaluation import EvaluationCallback
-from mmi_plugin.trainers.saving import NonFiniteLoss, finish, load_checkpoint
-from mmi_plugin.trainers.trainer import MMITrainer, sampler_of
+from mmi_plugin.trainers.saving import NonFiniteLoss, finish, load_checkpoint, save_state
+from mmi_plugin.trainers.trainer import MMITrainer
 
 RECORD = "training.json"
 SKIPPED = "skipped_rows.txt"
 TRAINED = ".trained"
+CITATION = """@misc{modality-interference,
+  title         = {Diagnosing and Mitigating Modality Interference in Multimodal Large Language Models},
+  year          = {2025},
+  eprint        = {2505.19616},
+  archivePrefix = {arXiv}
+}"""
+USE = """from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("FOLDER")
+processor = AutoProcessor.from_pretrained("FOLDER")"""
+COMMON = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed", "data_seed")
+TIMES = ("rows_per_second", "tokens_per_second", "epoch", "step")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +71,7 @@ def train(args: MMIConfig) -> MMITrainer:
     try:
         trainer.train(resume_from_checkpoint=resume)
     except NonFiniteLoss as error:
-        error.args = (f"{error}; state before it saved in {trainer.save_state_of(error)}",)
+        error.args = (f"{error}; state before it saved in {save_state(trainer, error)}",)
         raise
     _save(trainer, benchmarks, bad)
     return trainer
@@ -103,59 +115,6 @@ def run_record(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, proce
     }
 
 
-class _Parser(HfArgumentParser):
-    """HfArgumentParser whose complaints are one line, not a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
-def parse(argv: Sequence[str]) -> MMIConfig:
-    """Return the config of `--config FILE --field value ...`; the command line wins over the file.
-
-    Raises:
-        InputError: a file that cannot be read, an unknown field, a value of the wrong kind.
-    """
-    argv, source, defaults = list(argv), "command line", []
-    if "--config" in argv:
-        place = argv.index("--config")
-        if place + 1 == len(argv):
-            raise InputError("command line: --config needs a file")
-        path = Path(argv[place + 1])
-        argv = argv[:place] + argv[place + 2 :]
-        defaults = _read_config(path)
-        source = f"{path} with command line" if argv else str(path)
-    try:
-        args, unknown = _Parser(MMIConfig, allow_abbrev=False).parse_args_into_dataclasses(
-            [*defaults, *argv], return_remaining_strings=True
-        )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{source}: {' '.join(str(error).split())}") from error
-    if unknown:
-        raise InputError(f"command line: unknown field {unknown[0]!r}: {_nearest_field(unknown[0])}")
-    return args
-
-
-def _read_config(path: Path) -> list[str]:
-    """Return the fields of a YAML file as command-line arguments, so that both are checked alike."""
-    argv: list[str] = []
-    for name, value in read_mapping(path, "fields and values").items():
-        spec = MMIConfig.__dataclass_fields__.get(str(name))
-        if spec is None:
-            raise InputError(f"{path}: unknown field {name!r}: {_nearest_field(str(name))}")
-        if isinstance(value, list):
-            if "list" not in str(spec.type):
-                raise InputError(f"{path}: field '{name}' is a list")
-            argv += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            argv.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
-    return argv
-
-
-def _nearest_field(name: str) -> str:
-    return nearest(name.lstrip("-").split("=")[0], MMIConfig.__dataclass_fields__)
-
-
 def _checkpoint_to_resume(args: MMIConfig) -> str | None:
     """Return the checkpoint folder that `resume_from_checkpoint` (true or a path) means."""
     wanted = args.resume_from_checkpoint
@@ -169,3 +128,47 @@ def _checkpoint_to_resume(args: MMIConfig) -> str | None:
     if last is None:
         raise InputError(f"field 'resume_from_checkpoint': no checkpoint in {args.output_dir}")
     return last
+
+
+def model_card(args: MMIConfig, record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the Markdown of README.md.
+
+    record: what training.json says. history: the logs of the run; each metric's last value is taken.
+    """
+    head = yaml.safe_dump(
+        {
+            "base_model": args.model_name_or_path,
+            "library_name": "transformers",
+            "pipeline_tag": "image-text-to-text",
+            "tags": ["modality-interference"],
+        },
+        sort_keys=False,
+    )
+    config = {name: getattr(args, name) for name in (*MMIConfig.__annotations__, *COMMON)}
+    items = {name: f"{count} items" for name, count in record["data"]["items"].items()}
+    last = {name: value for log in history for name, value in log.items() if isinstance(value, (int, float))}
+    parts = [
+        f"---\n{head}---",
+        "# Trained against modality interference",
+        f"`{args.model_name_or_path}`, fine-tuned so that what must not matter, a text beside a picture or a picture"
+        " beside a text, does not change its answers. `training.json` has the whole configuration and all versions.",
+        "## Data",
+        _table(("data", ""), {**items, "bad rows left out": record["data"]["skipped"]}),
+        f"SHA-256 of all that was seen: `{record['data']['hash']}`",
+        "## Configuration",
+        _table(("field", "value"), {name: value for name, value in config.items() if value is not None}),
+        "## Metrics",
+        "Last logged values; `eval_` are shares on the first test items of a task, a sanity check and not a result.",
+        _table(("metric", "last"), {name: f"{value:.4g}" for name, value in last.items() if name not in TIMES}),
+        "## Use",
+        f"```python\n{USE}\n```",
+        "Diagnosed again with `lmms_eval --model mmi_hf --model_args pretrained=FOLDER --tasks mmi_all`.",
+        "## Citation",
+        f"```bibtex\n{CITATION}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> str:
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items())])

@@ -1,32 +1,31 @@
-"""Checkpoints, whole or not there: where a run starts and what it leaves; a stop at a loss that is no number."""
+"""A checkpoint in, what a run leaves out: loading, adapters, final weights; a stop at a loss that is no number."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from peft import PeftModel
-from torch import nn
-from transformers import PreTrainedModel, ProcessorMixin, Trainer
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.integrations.deepspeed import (
     deepspeed_config,
     is_deepspeed_zero3_enabled,
     unset_hf_deepspeed_config,
 )
-from transformers.trainer_utils import rotate_checkpoints
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.load import load_model, load_processor
+from mmi_plugin.trainers.compat import WholeCheckpoints
 from mmi_plugin.trainers.config import MMIConfig
 
 GATHER = "stage3_gather_16bit_weights_on_model_save"
+PARTS = ("loss_sft", "loss_adv", "loss_consistency")
+NAMED = 8  # items that an error lists
 
 
 def load_checkpoint(args: MMIConfig, name: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -68,6 +67,26 @@ def finish(args: MMIConfig, trained: Path) -> PreTrainedModel:
     return model
 
 
+def lora_of(args: MMIConfig, base: PreTrainedModel) -> LoraConfig | None:
+    """Return the LoRA of a run, if it has one: on `lora_targets` of the decoder alone.
+
+    Raises:
+        InputError: the decoder has none of them.
+    """
+    if not args.lora_r:
+        return None
+    decoder = base.get_decoder()
+    inside = set(decoder.modules())
+    targets = [
+        name for name, module in base.named_modules() if module in inside and name.rsplit(".")[-1] in args.lora_targets
+    ]
+    if not targets:
+        raise InputError(
+            f"field 'lora_targets': the decoder {type(decoder).__name__} has no module {args.lora_targets}"
+        )
+    return LoraConfig(r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=targets)
+
+
 def _join_processes(args: MMIConfig) -> None:
     """Let DeepSpeed know the processes, between which ZeRO-3 shards the model as it is loaded."""
     from deepspeed import comm  # optional, and slow to import
@@ -76,11 +95,6 @@ def _join_processes(args: MMIConfig) -> None:
         raise InputError(f"DeepSpeed: {GATHER!r} is not true, so the trained model could not be saved")
     if args.device.type == "cpu" and not comm.is_initialized():  # accelerate does it where there is a GPU
         comm.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
-
-
-PARTS = ("loss_sft", "loss_adv", "loss_consistency")
-STAGE = ".saving"
-NAMED = 8  # items that an error lists
 
 
 class NonFiniteLoss(RuntimeError):
@@ -97,9 +111,9 @@ def check_finite(
 ) -> None:
     """Raise NonFiniteLoss in every process if a part of the loss is not finite in any of them.
 
-    sums: (3,), the parts. losses, rows: (N,), the loss of each answer token and its row in the batch.
-    items: the item of each row. The items named are those of rows whose own loss is not finite, or
-    else, where only their comparison is not, all of them.
+    sums: (3,), the parts. losses, rows: (N,), the loss of each answer token and its clean row in the batch.
+    items: B, the item of each row; named are those of rows whose own loss is not finite, or else, where only their
+    comparison is not, all of them. step: counted from 1. to: what reaches the other processes.
     """
     wrong = to.gather(~sums.detach().isfinite()[None]).any(0)
     if not wrong.any():
@@ -111,39 +125,9 @@ def check_finite(
     raise NonFiniteLoss(step, [part for part, bad in zip(PARTS, wrong.tolist(), strict=True) if bad], named)
 
 
-class WholeCheckpoints(Trainer):
-    """Trainer that writes a checkpoint beside its place and moves it there when all of it is written."""
-
-    _staging = False
-
-    def save_state_of(self, error: NonFiniteLoss) -> Path:
-        """Save the state before the step of `error`, with what it says; return the folder."""
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if not folder.is_dir():
-            self._save_checkpoint(self.model_wrapped, None)
-        if self.args.should_save:
-            (folder / "nonfinite.json").write_text(json.dumps(error.facts, indent=2) + "\n", encoding="utf-8")
-        return folder
-
-    def _get_output_dir(self, trial: Any) -> str:
-        folder = super()._get_output_dir(trial)
-        return str(Path(folder) / STAGE) if self._staging else folder
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        home = Path(self._get_output_dir(trial))
-        if self.args.should_save:
-            shutil.rmtree(home / STAGE, ignore_errors=True)  # what a killed run left
-        self.accelerator.wait_for_everyone()
-        self._staging = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = False
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
-            shutil.rmtree(home / name, ignore_errors=True)
-            (home / STAGE / name).rename(home / name)
-            shutil.rmtree(home / STAGE)
-            rotate_checkpoints(str(home), self.args.save_total_limit, use_mtime=True)
-        self.accelerator.wait_for_everyone()
+def save_state(trainer: WholeCheckpoints, error: NonFiniteLoss) -> Path:
+    """Save the state before the step of `error`, with what it says; return the folder."""
+    folder = trainer.save_checkpoint()
+    if trainer.args.should_save:
+        (folder / "nonfinite.json").write_text(json.dumps(error.facts, indent=2) + "\n", encoding="utf-8")
+    return folder

@@ -1,13 +1,13 @@
-"""SFTTrainer with groups, an adversary on the embeddings and a consistency between rows."""
+"""Groups in, a trained model out: SFTTrainer whose loss is that of the method, and what it measures on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import datasets
 import torch
-from peft import LoraConfig
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -18,28 +18,29 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import SFTTrainer
 
-from mmi_plugin.errors import InputError
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.trainers.collator import Batch, GroupCollator
+from mmi_plugin.trainers.compat import WholeCheckpoints
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.decoder import AnswerTokens, unwrap
-from mmi_plugin.trainers.forward import Attack, answers, lays_out, perturbed_keys, row_keys
+from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
-from mmi_plugin.trainers.meter import Meter
-from mmi_plugin.trainers.method import Adversary, Rows, answer_losses, consistency_sum
-from mmi_plugin.trainers.saving import WholeCheckpoints, check_finite
+from mmi_plugin.trainers.method import AnswerTokens, Rows, answer_losses, consistency_sum, weighted_sum
+from mmi_plugin.trainers.saving import check_finite, lora_of
 from mmi_plugin.trainers.vision import check_support, freeze_vision
 
+Ratio = tuple[torch.Tensor | float, torch.Tensor | float]
 RATES = ("rows_per_second", "tokens_per_second")
 
 
-class MMITrainer(WholeCheckpoints, SFTTrainer):
-    """Trains on groups: L = L_sft + adv_weight L_adv + consistency_weight L_cons (method section 2).
+class MMITrainer(WholeCheckpoints):
+    """Trains on groups: L = L_sft + adv_weight L_adv + consistency_weight L_cons, (5) of the method.
 
     Each part is a mean over the whole optimizer step, all micro-batches and processes: L_sft over
     answer tokens of clean rows, L_adv over those of adversarial rows, L_cons over groups.
+
+    Raises:
+        InputError: a model that lacks what the method needs, or adapters for modules that it does not have.
     """
 
     args: MMIConfig
@@ -58,7 +59,7 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
             freeze_vision(model)
         self._groups = groups
         self._sampler = sampler
-        self._adversary = adversary_of(args)
+        self._adversary = args.make_adversary()
         self._meter = Meter()
         super().__init__(
             model=model,
@@ -100,7 +101,7 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
         samples = super().get_batch_samples(epoch_iterator, num_batches, device)[0]
         counts = torch.zeros(3, device=device)
         for sample in samples:
-            counts += self._counts(self._rows(sample, training=True)[0]).to(device)
+            counts += self._rows(sample, training=True).counts(self.args.consistency).to(device)
         return samples, self.accelerator.reduce(counts, "sum")
 
     def compute_loss(
@@ -110,96 +111,64 @@ class MMITrainer(WholeCheckpoints, SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """Return this micro-batch's share of the step's loss. `num_items_in_batch`: see get_batch_samples."""
-        rows, attacked = self._rows(inputs, model.training)
-        attack = self._attack(inputs, attacked, unwrap(model)) if len(attacked) or self._in_step(model) else None
+        """Return this micro-batch's share of the step's loss (5), a scalar.
+
+        num_items_in_batch: (3,), see get_batch_samples; without it, the loss is that of these rows alone.
+        """
+        args = self.args
+        rows = self._rows(inputs, model.training)
         tokens = AnswerTokens.of(rows.labels)
-        images = self.processing_class.image_processor.model_input_names
-        logits, hidden = answers(model, inputs, attack, tokens, self.args, images)
-        losses = answer_losses(logits, tokens)
+        predicted = self._predict(model, inputs, rows, tokens)
+        losses = answer_losses(predicted.logits, tokens)
         clean = tokens.row < rows.clean
-        features = hidden if self.args.consistency == "mse" else logits
-        consistency = self._consistency(features, tokens, rows)
+        consistency = consistency_sum(
+            args.consistency, predicted.logits, predicted.hidden, tokens, rows, args.temperature
+        )
         sums = torch.stack([losses[clean].sum(), losses[~clean].sum(), consistency])
-        sources = torch.cat([torch.arange(rows.clean, device=attacked.device), attacked])[tokens.row]
+        sources = rows.source[tokens.row]
         check_finite(sums, losses, sources, inputs["items"], self.state.global_step + 1, self.accelerator)
-        counts = self._counts(rows)
-        self._measure(inputs, sums, counts, losses[torch.isin(tokens.row, attacked)].sum(), attack)
-        weights = sums.new_tensor([1.0, self.args.adv_weight, self.args.consistency_weight])
+        counts = rows.counts(args.consistency)
+        self._measure(inputs, sums, counts, losses[torch.isin(tokens.row, rows.attacked)].sum(), predicted.delta)
         whole = counts if num_items_in_batch is None else num_items_in_batch
-        loss = (weights * sums / whole.clamp(min=1)).sum()
+        loss = weighted_sum(sums, whole, (1.0, args.adv_weight, args.consistency_weight))
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # data parallelism averages gradients
-        return (loss, {"logits": logits}) if return_outputs else loss
+        return (loss, {"logits": predicted.logits}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss parts, the attack and the throughput since the last log."""
         measured = self._meter.read(lambda sums: self.accelerator.reduce(sums, "sum"), RATES)
         super().log(logs | measured, start_time)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load the weights as from_pretrained does: the Trainer matches raw names, and a LLaVA is saved
-        under other names than it has in memory, so that it would silently go on with the weights it began with."""
-        model = self.model if model is None else model
-        if not isinstance(model, PreTrainedModel) or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
-        model.load_state_dict(saved.state_dict())
-
-    def _rows(self, inputs: Batch, training: bool) -> tuple[Rows, torch.Tensor]:
-        """Return the batch's rows with their adversarial copies, and (A,) which rows are attacked."""
+    def _rows(self, inputs: Batch, training: bool) -> Rows:
+        """Return the batch's rows with adversarial copies of those that the adversary, if there is one, can move."""
         attackable = inputs["irrelevant"].any(1) & (self._adversary is not None and training)
-        attacked = attackable.nonzero()[:, 0]
-        return Rows.of(inputs["labels"], inputs["origin"], attacked), attacked
+        return Rows.of(inputs["labels"], inputs["origin"], attackable.nonzero()[:, 0])
 
-    def _in_step(self, model: nn.Module) -> bool:
-        """Whether this process must go through the inner loop because another may."""
+    def _predict(self, model: nn.Module, inputs: Batch, rows: Rows, tokens: AnswerTokens) -> Prediction:
+        """Run the model once; through the inner loop also where another process may have rows to attack."""
         replays = self._adversary is not None and self._adversary.replays > 0
-        return self.accelerator.num_processes > 1 and replays and model.training
-
-    def _attack(self, inputs: Batch, attacked: torch.Tensor, base: PreTrainedModel) -> Attack:
-        args, replayed = self.args, attacked
-        if not args.skip_unattacked:
-            replayed = torch.arange(len(inputs["labels"]), device=attacked.device)
-        elif not len(attacked):
-            replayed = inputs["attention_mask"].sum(1).argmin()[None]
-        mask, seeds, labels = (inputs[name][replayed] for name in ("irrelevant", "seeds", "labels"))
-        return Attack(
-            adversary=self._adversary,
-            rows=attacked,
-            replayed=replayed,
-            mask=mask,
-            seeds=seeds,
-            labels=labels,
-            lengths=inputs["attention_mask"][replayed].sum(1).tolist(),
-            keys=perturbed_keys(row_keys(base, inputs)[replayed.tolist()], mask) if lays_out(base, args) else None,
-            reuse_prefix=args.reuse_prefix,
-            weight_gradients=not args.skip_weight_gradients,
-        )
-
-    def _consistency(self, features: torch.Tensor, tokens: AnswerTokens, rows: Rows) -> torch.Tensor:
-        """Sum over the groups of the batch; a zero that costs nothing where nothing is compared."""
-        if self.args.consistency == "none" or not rows.compared.any():
-            return features.new_zeros(())
-        return consistency_sum(self.args.consistency, features, tokens, rows, self.args.temperature)
-
-    def _counts(self, rows: Rows) -> torch.Tensor:
-        """What the parts of the loss are means over, (3,); no groups where there is no consistency."""
-        counts = rows.counts()
-        return counts if self.args.consistency != "none" else counts * counts.new_tensor([1, 1, 0])
+        in_step = self.accelerator.num_processes > 1 and replays and model.training
+        adversary = self._adversary if len(rows.attacked) or in_step else None
+        one = ForwardPass(model, inputs, rows, tokens, adversary, self.args.savings)
+        return one.run(self.processing_class.image_processor.model_input_names)
 
     def _measure(
-        self, inputs: Batch, sums: torch.Tensor, counts: torch.Tensor, unattacked: torch.Tensor, attack: Attack | None
+        self,
+        inputs: Batch,
+        sums: torch.Tensor,
+        counts: torch.Tensor,
+        unattacked: torch.Tensor,
+        delta: torch.Tensor | None,
     ) -> None:
-        """Note for the next log. unattacked: summed clean loss of the rows that were attacked."""
-        norms = attack.delta.flatten(1).norm(dim=1) if attack else sums.new_zeros(0)
+        """Note for the next log. sums, counts: (3,). unattacked: summed clean loss of the rows that were attacked."""
+        norms = sums.new_zeros(0) if delta is None else delta.flatten(1).norm(dim=1)
         mask = inputs["attention_mask"]
         ratios = {
             "loss_sft": (sums[0], counts[0]),
             "loss_adv": (sums[1], counts[1]),
             "loss_consistency": (sums[2], counts[2]),
-            "attack_strength": (sums[1] - unattacked if attack else 0.0, counts[1]),
+            "attack_strength": (sums[1] - unattacked, counts[1]),
             "delta_norm": (norms.sum(), len(norms)),
             "rows_per_second": (len(mask), 1),
             "tokens_per_second": (mask.sum(), 1),
@@ -219,31 +188,35 @@ class _EpochCallback(TrainerCallback):
         self._sampler.set_epoch(int(state.epoch or 0))
 
 
-def sampler_of(args: MMIConfig, groups: Groups) -> RatioBatchSampler:
-    """Return the sampler of a run, or raise an InputError if the mix does not fit batch or data."""
-    per_step = args.gradient_accumulation_steps * args.world_size
-    return RatioBatchSampler(groups.families, args.mix, args.per_device_train_batch_size, per_step, args.data_seed)
+class Meter:
+    """Means and rates over the steps between two logs.
 
+    Adds up numerators and denominators on the device; only a log waits for them. Every process adds the same names
+    in the same order; a name whose denominator stays 0 is left out.
+    """
 
-def adversary_of(args: MMIConfig) -> Adversary | None:
-    """Return the adversary of a run, if it has one."""
-    if args.adversary == "none":
-        return None
-    relative = args.eps_mode == "relative"
-    return Adversary(args.adversary, args.step_rule, args.step_size, args.eps, args.pgd_steps, args.sigma, relative)
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._sums: torch.Tensor | None = None
+        self._since = time.perf_counter()
 
+    def add(self, ratios: Mapping[str, Ratio], device: torch.device) -> None:
+        """Add one batch: name -> (numerator, denominator), scalars ()."""
+        pairs = [torch.stack([torch.as_tensor(x, device=device).detach().float() for x in r]) for r in ratios.values()]
+        batch = torch.stack(pairs)
+        self._names = tuple(ratios)
+        self._sums = batch if self._sums is None else self._sums + batch
 
-def lora_of(args: MMIConfig, base: PreTrainedModel) -> LoraConfig | None:
-    """Return the LoRA of a run, if it has one: on `lora_targets` of the decoder alone."""
-    if not args.lora_r:
-        return None
-    decoder = base.get_decoder()
-    inside = {module for module in decoder.modules()}
-    targets = [
-        name for name, module in base.named_modules() if module in inside and name.rsplit(".")[-1] in args.lora_targets
-    ]
-    if not targets:
-        raise InputError(
-            f"field 'lora_targets': the decoder {type(decoder).__name__} has no module {args.lora_targets}"
-        )
-    return LoraConfig(r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=targets)
+    def read(self, reduce: Callable[[torch.Tensor], torch.Tensor], rates: tuple[str, ...]) -> dict[str, float]:
+        """Return the means since the last read, and start anew; `rates` are sums per second instead.
+
+        reduce: adds a tensor (names, 2) up over the processes.
+        """
+        if self._sums is None:
+            return {}
+        now = time.perf_counter()
+        sums = dict(zip(self._names, reduce(self._sums).tolist(), strict=True))
+        means = {name: above / below for name, (above, below) in sums.items() if below and name not in rates}
+        speeds = {name: sums[name][0] / (now - self._since) for name in rates}
+        self._sums, self._since = None, now
+        return means | speeds

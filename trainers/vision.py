@@ -1,4 +1,4 @@
-"""Each distinct image of a batch goes through the vision encoder once; the encoder can be frozen."""
+"""Images of a batch in, their features in the rows that show them out: each distinct one is encoded once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.trainers.compat import ENCODED_IMAGES
 
 Features = torch.Tensor | Sequence[torch.Tensor]
 SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
@@ -24,8 +25,8 @@ def check_support(base: PreTrainedModel, placeholder_id: int) -> None:
     placeholder_id: the token that the processor writes where image features go.
     """
     name = type(base).__name__
-    if "mm_encoder_outputs" not in inspect.signature(_taker(base).forward).parameters:
-        raise InputError(f"{name} is not supported: its forward lacks 'mm_encoder_outputs'")
+    if ENCODED_IMAGES not in inspect.signature(_taker(base).forward).parameters:
+        raise InputError(f"{name} is not supported: its forward lacks {ENCODED_IMAGES!r}")
     if base.get_decoder() in (base, base.base_model) or base.get_output_embeddings() is None:
         raise InputError(f"{name} is not supported: it has no decoder with output embeddings")
     expected = getattr(base.config, "image_token_id", None)
@@ -55,31 +56,36 @@ def shared_images(
 ) -> Iterator[None]:
     """Within, the model takes one entry per distinct image and shows it wherever `index` says.
 
-    index: (I,) int64, the images as the rows show them; None where there is no image. tokens:
-    (distinct images,) int64, how many placeholders each fills. names: the model's image arguments,
-    `pixel_values` and the like. Without `share`, an image is encoded anew each time it is shown.
-    Images that no row shows are encoded all the same: where weights are sharded or gradients
-    averaged, all processes must run all parts of the model.
+    index: (I,) int64, the images as the rows show them; None where there is no image. tokens: (distinct images,)
+    int64, how many placeholders each fills. names: the model's image arguments, `pixel_values` and the like.
+    Without `share`, an image is encoded anew each time it is shown. Images that no row shows are encoded all the
+    same: where weights are sharded or gradients averaged, all processes must run all parts of the model.
     """
-    if index is None:
-        with _no_images(base):
-            yield
-        return
 
     def hook(module: nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         images = {name: call[name] for name in names}
-        if not len(index):
+        if index is None:
+            # A Q-Former model asks for features even where no row has an image: none are given.
+            changed = {"pixel_values": None, "qformer_input_ids": None}
+            encoded = BaseModelOutputWithPooling(pooler_output=module.query_tokens.new_zeros(0))
+            encoded.qformer_outputs = encoded.vision_outputs = None
+        elif not len(index):
+            changed = dict.fromkeys(names)
             encoded = _repeat(_encode_unseen(module, images), index, tokens)
-            return args, {**call, **dict.fromkeys(names), "mm_encoder_outputs": {"image": encoded}}
-        shown = {name: _take(value, index, tokens) for name, value in images.items()}
-        if "qformer_input_ids" in call:
-            encoded = _read_with_prompts(module, call, images if share else shown, index if share else None)
-        elif share:
-            encoded = _repeat(module.get_image_features(**images, return_dict=True), index, tokens)
         else:
-            encoded = module.get_image_features(**shown, return_dict=True)
-        return args, {**call, **shown, "pixel_values": None, "mm_encoder_outputs": {"image": encoded}}
+            shown = {name: _take(value, index, tokens) for name, value in images.items()}
+            changed = {**shown, "pixel_values": None}
+            if "qformer_input_ids" in call:
+                encoded = _read_with_prompts(module, call, images if share else shown, index if share else None)
+            elif share:
+                encoded = _repeat(module.get_image_features(**images, return_dict=True), index, tokens)
+            else:
+                encoded = module.get_image_features(**shown, return_dict=True)
+        return args, {**call, **changed, ENCODED_IMAGES: {"image": encoded}}
 
+    if index is None and not depends_on_prompt(base):
+        yield
+        return
     handle = _taker(base).register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield
@@ -154,23 +160,3 @@ def _encode_unseen(module: nn.Module, images: dict[str, torch.Tensor]) -> Any:
         pixels = images["pixel_values"]
         prompts["qformer_input_ids"] = torch.zeros(len(pixels), 1, dtype=torch.long, device=pixels.device)
     return module.get_image_features(**images, **prompts, return_dict=True)
-
-
-@contextmanager
-def _no_images(base: PreTrainedModel) -> Iterator[None]:
-    """A Q-Former model asks for features even where no row has an image: none are given."""
-    if not depends_on_prompt(base):
-        yield
-        return
-
-    def hook(module: nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        nothing = BaseModelOutputWithPooling(pooler_output=module.query_tokens.new_zeros(0))
-        nothing.qformer_outputs = nothing.vision_outputs = None
-        empty = {"pixel_values": None, "qformer_input_ids": None, "mm_encoder_outputs": {"image": nothing}}
-        return args, {**call, **empty}
-
-    handle = base.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()

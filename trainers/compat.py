@@ -1,0 +1,175 @@
+"""Names of transformers, TRL and torch that are private, patched or taken for more than they promise: all stand here.
+
+`tests/test_trainers_compat.py` names the one that another version does not have, and refuses private names of others
+anywhere else in trainers/. What has an extension point goes through it: callbacks, `set_attn_implementation`, hooks.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.trainer_utils import rotate_checkpoints
+from trl import SFTConfig, SFTTrainer
+
+Result = TypeVar("Result")
+ENCODED_IMAGES = "mm_encoder_outputs"
+VISUAL_PLACES, DEEP_FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
+OWN_MASKS = "create_masks_for_generate"
+
+
+class Foreign(NamedTuple):
+    """A name, module:name, since which version of its package it is there, and why we take it.
+
+    parameters: what the function takes. mentions: what the source of a class says, of attributes of its instances.
+    """
+
+    path: str
+    since: str
+    why: str
+    parameters: tuple[str, ...] = ()
+    mentions: str = ""
+
+
+LLAVA, QWEN3_VL = "transformers.models.llava.modeling_llava", "transformers.models.qwen3_vl.modeling_qwen3_vl"
+GEMMA3 = "transformers.models.gemma3.modeling_gemma3"
+FOREIGN = (
+    Foreign("transformers:Trainer._save_checkpoint", "4.57", "a checkpoint moves to its place when it is whole"),
+    Foreign("transformers:Trainer._get_output_dir", "4.57", "where a checkpoint is written meanwhile"),
+    Foreign("transformers.trainer_utils:rotate_checkpoints", "5.10", "old ones go when the new one is in its place"),
+    Foreign("transformers:Trainer._load_from_checkpoint", "4.57", "weights go by their names in the file"),
+    Foreign(
+        "transformers:Trainer.get_batch_samples",
+        "4.57",
+        "the loss of a micro-batch is divided by the counts of its whole optimizer step, which are known only here",
+        parameters=("epoch_iterator", "num_batches", "device"),
+    ),
+    Foreign("transformers:Trainer.compute_loss", "4.57", "those counts come here", parameters=("num_items_in_batch",)),
+    Foreign("transformers:Trainer", "4.57", "no second division", mentions="self.model_accepts_loss_kwargs"),
+    Foreign("trl:SFTConfig._VALID_DICT_FIELDS", "1.15", "JSON objects on the command line become dicts"),
+    Foreign("transformers:PreTrainedConfig._attn_implementation", "5.0", "whether a decoder attends by sdpa"),
+    Foreign("transformers.integrations.sdpa_attention:sdpa_attention_forward", "4.57", "attention of each piece"),
+    Foreign("transformers.masking_utils:sdpa_mask", "4.57", "the mask of a decoder whose rows stay padded"),
+    Foreign("transformers:DynamicCache", "4.57", "keys and values of a prefix are cut out", mentions="self.layers"),
+    Foreign(f"{LLAVA}:LlavaModel.forward", "5.22", "images that were encoded before", parameters=(ENCODED_IMAGES,)),
+    Foreign(f"{LLAVA}:LlavaModel.get_image_features", "5.22", "encodes them", parameters=("pixel_values",)),
+    Foreign(
+        f"{QWEN3_VL}:Qwen3VLTextModel.forward",
+        "4.57",
+        "features that inner layers add follow their rows",
+        parameters=(VISUAL_PLACES, DEEP_FEATURES),
+    ),
+    Foreign(f"{GEMMA3}:Gemma3ForConditionalGeneration.{OWN_MASKS}", "4.57", "such a family masks in its own way"),
+    Foreign("torch.distributed.fsdp:FSDPModule.unshard", "2.9", "weights for calls outside of a module's forward"),
+)
+"""Since: the oldest version that was looked at and has it: transformers 4.57, 5.0, 5.10 or 5.22; TRL and torch from
+their lower bounds on."""
+
+
+class JsonFields(SFTConfig):
+    """SFTConfig that reads the JSON objects of our own fields, too."""
+
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "processor_kwargs", "chat_template_kwargs"]  # noqa: RUF012
+
+
+class WholeCheckpoints(SFTTrainer):
+    """SFTTrainer that writes a checkpoint beside its place and moves it there when all of it is written."""
+
+    STAGE = ".saving"
+    _staging = False
+
+    def save_checkpoint(self) -> Path:
+        """Save the state after the last step, if it is not saved yet; return its folder."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if not folder.is_dir():
+            self._save_checkpoint(self.model_wrapped, None)
+        return folder
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / self.STAGE) if self._staging else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        home = Path(self._get_output_dir(trial))
+        if self.args.should_save:
+            shutil.rmtree(home / self.STAGE, ignore_errors=True)  # what a killed run left
+        self.accelerator.wait_for_everyone()
+        self._staging = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = False
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(home / name, ignore_errors=True)
+            (home / self.STAGE / name).rename(home / name)
+            shutil.rmtree(home / self.STAGE)
+            rotate_checkpoints(str(home), self.args.save_total_limit, use_mtime=True)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load the weights as from_pretrained does: the Trainer matches raw names, and a LLaVA is saved
+        under other names than it has in memory, so that it would silently go on with the weights it began with."""
+        model = self.model if model is None else model
+        if not isinstance(model, PreTrainedModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict())
+
+
+def attention_of(module: PreTrainedModel) -> str:
+    """Return the name of the attention that a model computes with."""
+    return module.config._attn_implementation
+
+
+def use_attention(module: PreTrainedModel, name: str, attend: Callable[..., Any]) -> None:
+    """Let a model that attends by sdpa do so by `attend`, which is told of what a call has besides."""
+    if attention_of(module) != name:
+        AttentionInterface.register(name, attend)
+        AttentionMaskInterface.register(name, sdpa_mask)
+        module.set_attn_implementation(name)
+
+
+def sharded_around(model: nn.Module, part: nn.Module) -> list[FSDPModule]:
+    """Return the modules of `model` that FSDP2 shards and that contain `part`, or are it."""
+    sharded = (module for module in model.modules() if isinstance(module, FSDPModule))
+    return [module for module in sharded if any(inner is part for inner in module.modules())]
+
+
+def gather(modules: list[FSDPModule]) -> None:
+    """Gather sharded weights: FSDP2 does so for a module's own forward alone, and drops those of all modules at the
+    end of every backward pass, also of one inside a forward."""
+    for module in modules:
+        module.unshard()
+
+
+def within_forward(model: nn.Module, work: Callable[[], Result]) -> Result:
+    """Return work(), which calls `model` or its parts, run as the forward of `model` (forward redirection)."""
+    if not isinstance(model, FSDPModule):
+        return work()
+    replaced = vars(model).get("forward")
+
+    def restore() -> None:
+        if replaced is None:
+            vars(model).pop("forward", None)
+        else:
+            model.forward = replaced
+
+    def forward(*_: Any, **__: Any) -> Result:
+        restore()  # work may call the model itself
+        return work()
+
+    model.forward = forward
+    try:
+        return model()
+    finally:
+        restore()

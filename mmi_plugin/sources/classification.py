@@ -124,7 +124,7 @@ class Classes(Table):
             if label is None or (isinstance(label, int) and not 0 <= label < len(names)):
                 raise InputError(f"{row.where}: field 'label' is {label}")
             answer = words[names[label] if isinstance(label, int) else label]
-            chosen = quiz.choose(answer, row.name())
+            chosen = quiz.choose(answer, row.item_id())
             given = fact_map(row.values.get("facts") or {}, row.where, padded=True)
             return row.item(self.question, chosen, answer, facts=given or template_facts(chosen, answer))
 

@@ -73,16 +73,16 @@ class Row:
     values: Mapping[str, Any]
     pictures: Mapping[str, Picture]
 
-    def name(self, key: str = "") -> str:
-        """Return the item's id: `key`, the row's own within the data set, by default its split and number."""
+    def item_id(self, key: str = "") -> str:
+        """Return the id of the row's item: `key`, its own within the data set, by default its split and number."""
         return f"{self.table.name}-{key or f'{self.split}-{self.number:06d}'}"
 
     def item(
         self, question: str, options: Iterable[str], answer: str, key: str = "", facts: Mapping[str, str] | None = None
     ) -> Item:
-        """Return the row's item, with the image of column `image` if there is one. `key`: as in `name`."""
+        """Return the row's item, with the image of column `image` if there is one. `key`: as in `item_id`."""
         picture = self.pictures.get("image")
-        return Item(self.name(key), self.table.family, question, answer, tuple(options), picture, facts or {})
+        return Item(self.item_id(key), self.table.family, question, answer, tuple(options), picture, facts or {})
 
     def text(self, column: str) -> str:
         """Return a text, stripped. Raises InputError when it is null."""

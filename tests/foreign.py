@@ -1,24 +1,32 @@
-"""Foreign names that a later version may not have: which of them are gone, and which are used outside `compat.py`."""
+"""Names of other packages that another version may not have: is one there, and which are used outside `compat.py`."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Iterator
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 
+from mmi_plugin.models.compat import Foreign
 
-def gone(names: Mapping[str, str]) -> list[str]:
-    """Return a line for each of `names` (module:name -> what it is for) that cannot be had any more."""
-    lines = []
-    for path, reason in names.items():
-        module, _, name = path.partition(":")
-        try:
-            attrgetter(name)(import_module(module))
-        except (ImportError, AttributeError):
-            lines.append(f"there is no {path} any more; it is taken for this: {reason}")
-    return lines
+
+def check(name: Foreign) -> None:
+    """Raise LookupError, which says what is gone and what it is needed for."""
+    needed = f"since {name.since}, needed: {name.why}"
+    module, _, path = name.path.partition(":")
+    try:
+        found = attrgetter(path)(import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"{name.path} is gone; {needed}") from error
+    known = inspect.signature(found).parameters if name.parameters else ()
+    for parameter in name.parameters:
+        if parameter not in known:
+            raise LookupError(f"{name.path} does not take {parameter!r} any more; {needed}")
+    classes = inspect.getmro(found) if name.mentions else ()
+    if name.mentions and not any(name.mentions in inspect.getsource(one) for one in classes if one is not object):
+        raise LookupError(f"{name.path} does not know {name.mentions!r} any more; {needed}")
 
 
 def private_uses(folder: Path) -> list[str]:

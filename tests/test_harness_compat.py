@@ -14,7 +14,7 @@ from mmi_plugin import harness
 from mmi_plugin.harness import compat
 from mmi_plugin.harness.task_manager import QuickTaskManager
 from mmi_plugin.results import Record
-from tests.foreign import gone, private_uses
+from tests.foreign import Foreign, check, private_uses
 
 LOOKED_UP = {
     "lmms_eval.__main__:cli_evaluate_single": upstream.cli_evaluate,
@@ -28,23 +28,23 @@ LOOKED_UP = {
 """Where each name that is replaced is read at every call."""
 
 
-@pytest.mark.parametrize("path", compat.FOREIGN)
-def test_a_name_of_lmms_eval_is_there(path: str) -> None:
-    assert gone({path: compat.FOREIGN[path]}) == []
+@pytest.mark.parametrize("name", compat.FOREIGN, ids=lambda name: name.path)
+def test_a_name_of_lmms_eval_is_there(name: Foreign) -> None:
+    check(name)
 
 
 @pytest.mark.parametrize("path", LOOKED_UP)
 def test_a_name_that_is_replaced_is_read_where_we_replace_it(path: str) -> None:
     name = path.rpartition(":")[2]
-    assert path in compat.FOREIGN
+    assert path in {name.path for name in compat.FOREIGN}
     assert name in LOOKED_UP[path].__code__.co_names, f"{LOOKED_UP[path].__qualname__} no longer reads {path}"
 
 
-@pytest.mark.parametrize("path", compat.FOREIGN)
-def test_a_name_that_is_gone_is_named(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(path.replace(":", "."))
-    (line,) = gone({path: compat.FOREIGN[path]})
-    assert line == f"there is no {path} any more; it is taken for this: {compat.FOREIGN[path]}"
+@pytest.mark.parametrize("name", compat.FOREIGN, ids=lambda name: name.path)
+def test_a_name_that_is_gone_is_named(name: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(name.path.replace(":", "."))
+    with pytest.raises(LookupError, match=f"{name.path} is gone; since {name.since}, needed: "):
+        check(name)
 
 
 def test_what_is_replaced_comes_back() -> None:

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache, ProcessorMixin
+from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
 from mmi_plugin import models
 from mmi_plugin.models import compat
-from tests.foreign import gone, private_uses
+from tests.foreign import check, private_uses
 
 
-@pytest.mark.parametrize("path", compat.FOREIGN)
-def test_a_name_of_transformers_is_there(path: str) -> None:
-    assert gone({path: compat.FOREIGN[path]}) == []
+@pytest.mark.parametrize("name", compat.FOREIGN, ids=lambda name: name.path)
+def test_a_name_of_transformers_is_there(name: compat.Foreign) -> None:
+    check(name)
 
 
-@pytest.mark.parametrize("path", compat.FOREIGN)
-def test_a_name_that_is_gone_is_named(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(path.replace(":", "."))
-    (line,) = gone({path: compat.FOREIGN[path]})
-    assert line == f"there is no {path} any more; it is taken for this: {compat.FOREIGN[path]}"
-
-
-def test_arguments_are_those_that_we_give() -> None:
-    assert "tokenizer_init_kwargs" in inspect.signature(ProcessorMixin._merge_kwargs).parameters
-    assert [*inspect.signature(ProcessorMixin._process_images).parameters] == ["self", "images", "kwargs"]
-    assert [*inspect.signature(ProcessorMixin.get_text_with_replacements).parameters][:3] == [
-        *("self", "text", "images_replacements")
-    ]
-    assert [*inspect.signature(compat.DynamicLayer.update).parameters][:3] == ["self", "key_states", "value_states"]
+@pytest.mark.parametrize("name", compat.FOREIGN, ids=lambda name: name.path)
+def test_a_name_that_is_gone_is_named(name: compat.Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(name.path.replace(":", "."))
+    with pytest.raises(LookupError, match=f"{name.path} is gone; since {name.since}, needed: "):
+        check(name)
 
 
 def test_images_and_a_cache_of_buffers_do_what_transformers_own_do(tiny_llava: Path) -> None:

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import ast
-import inspect
-from importlib import import_module
-from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from mmi_plugin.trainers import compat
-from mmi_plugin.trainers.compat import Foreign
+from tests.foreign import Foreign, check
 
 TRAINERS = Path(compat.__file__).parent
-
-
-def check(name: Foreign) -> None:
-    """Raise LookupError, which says what is gone and what it is needed for."""
-    needed = f"since {name.since}, needed: {name.why}"
-    module, _, path = name.path.partition(":")
-    try:
-        found = attrgetter(path)(import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise LookupError(f"{name.path} is gone; {needed}") from error
-    known = inspect.signature(found).parameters if name.parameters else ()
-    for parameter in name.parameters:
-        if parameter not in known:
-            raise LookupError(f"{name.path} does not take {parameter!r} any more; {needed}")
-    classes = inspect.getmro(found) if name.mentions else ()
-    if name.mentions and not any(name.mentions in inspect.getsource(one) for one in classes if one is not object):
-        raise LookupError(f"{name.path} does not know {name.mentions!r} any more; {needed}")
 
 
 @pytest.mark.parametrize("name", compat.FOREIGN, ids=lambda name: f"{name.path} {name.mentions}".strip())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -19,23 +19,12 @@ from transformers.masking_utils import sdpa_mask
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
+from mmi_plugin.models.compat import Foreign
+
 Result = TypeVar("Result")
 ENCODED_IMAGES = "mm_encoder_outputs"
 VISUAL_PLACES, DEEP_FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
 OWN_MASKS = "create_masks_for_generate"
-
-
-class Foreign(NamedTuple):
-    """A name, module:name, since which version of its package it is there, and why we take it.
-
-    parameters: what the function takes. mentions: what the source of a class says, of attributes of its instances.
-    """
-
-    path: str
-    since: str
-    why: str
-    parameters: tuple[str, ...] = ()
-    mentions: str = ""
 
 
 LLAVA, QWEN3_VL = "transformers.models.llava.modeling_llava", "transformers.models.qwen3_vl.modeling_qwen3_vl"

@@ -21,26 +21,49 @@ from typing import Any, NoReturn
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from loguru import logger
 
+from mmi_plugin.models.compat import Foreign
 from mmi_plugin.results import Record
 
-FOREIGN = {
-    "lmms_eval.__main__:cli_evaluate_single": "catches what an evaluation raises, which its caller prints and forgets",
-    "lmms_eval.__main__:TaskManager": (
-        "our tasks without a flag, none of them twice, cut by whole items; its caller passes no folder of ours on"
+FOREIGN = (
+    Foreign(
+        "lmms_eval.__main__:cli_evaluate_single",
+        "0.7.3",
+        "catches what an evaluation raises, which its caller prints and forgets",
+        parameters=("args",),
     ),
-    "lmms_eval.__main__:EvaluationTracker": "writes the results file last and at once, so that it is never half a run",
-    "lmms_eval.__main__:collect_task_sizes": "--power-analysis counts items of ours, not prompts",
-    "lmms_eval.cli.power_utils:collect_task_sizes": "so does the subcommand `power`",
-    "lmms_eval.tasks:TaskManager": "the subcommand `tasks` lists our tasks",
-    "lmms_eval.evaluator:evaluate": (
-        "what was answered is kept where its cache of answers is passed, and only here the model is known"
+    Foreign(
+        "lmms_eval.__main__:TaskManager",
+        "0.7.3",
+        "our tasks without a flag, none of them twice, cut by whole items; its caller passes no folder of ours on",
+        parameters=("verbosity", "include_path", "include_defaults", "model_name"),
     ),
-    "lmms_eval.tasks:TaskManager.task_index": "which names are groups and tags, of what members",
-    "lmms_eval.api.instance:TokenCounts": "carries the options' probabilities: of an answer, only text and counts stay",
-    "lmms_eval.api.model:lmms.set_cache_hook": "models report each answer as it comes",
-    "lmms_eval.api.model:CacheHook.add_partial": "the same",
-}
-"""module:name -> why we take it. All are since lmms-eval 0.7.3, our lower bound, what they are for us."""
+    Foreign(
+        "lmms_eval.__main__:EvaluationTracker",
+        "0.7.3",
+        "writes the results file last and at once, so that it is never half a run",
+        parameters=("output_path", "push_results_to_hub"),
+        mentions="self.date_id",
+    ),
+    Foreign("lmms_eval.__main__:collect_task_sizes", "0.7.3", "--power-analysis counts items of ours, not prompts"),
+    Foreign("lmms_eval.cli.power_utils:collect_task_sizes", "0.7.3", "so does the subcommand `power`"),
+    Foreign("lmms_eval.tasks:TaskManager", "0.7.3", "the subcommand `tasks` lists our tasks"),
+    Foreign(
+        "lmms_eval.evaluator:evaluate",
+        "0.7.3",
+        "answers are kept where its cache of answers is passed, and only here the model is known",
+        parameters=("lm", "response_cache"),
+    ),
+    Foreign("lmms_eval.tasks:TaskManager.task_index", "0.7.3", "which names are groups and tags, of what members"),
+    Foreign(
+        "lmms_eval.api.instance:TokenCounts",
+        "0.7.3",
+        "carries the options' probabilities: of an answer, only its text and these stay",
+        parameters=("output_tokens",),
+    ),
+    Foreign("lmms_eval.api.model:lmms.set_cache_hook", "0.7.3", "models report each answer as it comes"),
+    Foreign("lmms_eval.api.model:CacheHook.add_partial", "0.7.3", "to this", parameters=("attr", "req", "res")),
+)
+"""Since: the lower bound in pyproject.toml, which is the oldest version that was looked at."""
 
 
 @contextmanager

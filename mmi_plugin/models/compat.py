@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -17,28 +17,66 @@ from transformers.utils.chat_template_utils import encode_marked_chat, mark_cont
 
 __all__ = ["FOREIGN", "DynamicLayer", "DynamicSlidingWindowLayer", "encode_marked_chat", "mark_control_tokens"]
 
-FOREIGN = {
-    "transformers.utils.chat_template_utils:mark_control_tokens": (
-        "users' texts are marked before they are rendered, so that `</s>` in a question is four characters"
+
+class Foreign(NamedTuple):
+    """A name, module:name, since which version of its package it is there, and why we take it.
+
+    parameters: what the function takes. mentions: what the source of a class says, of attributes of its instances.
+    """
+
+    path: str
+    since: str
+    why: str
+    parameters: tuple[str, ...] = ()
+    mentions: str = ""
+
+
+CHATS, CACHES = "transformers.utils.chat_template_utils", "transformers.cache_utils"
+FOREIGN = (
+    Foreign(
+        f"{CHATS}:mark_control_tokens",
+        "5.23",
+        "users' texts are marked before they are rendered, so that `</s>` in a question is four characters",
+        parameters=("obj", "control_tokens_re"),
     ),
-    "transformers.utils.chat_template_utils:encode_marked_chat": "the ids of a rendered text with marks",
-    "transformers:ProcessorMixin._merge_kwargs": (
-        "a processor's own settings for images; its call would tokenize its own rendering of the text, too"
+    Foreign(f"{CHATS}:encode_marked_chat", "5.23", "ids of a rendered text with marks", ("tokenizer", "chat")),
+    Foreign(
+        "transformers:ProcessorMixin._merge_kwargs",
+        "5.23",
+        "a processor's own settings for images; its call would tokenize its own rendering of the text, too",
+        parameters=("tokenizer_init_kwargs",),
     ),
-    "transformers:ProcessorMixin._process_images": "images alone, once each, and what the placeholder of each becomes",
-    "transformers:ProcessorMixin.get_text_with_replacements": "puts what the placeholders become into a prompt",
-    "transformers:ProcessorMixin.replace_image_token": "what a processor implements that can say so",
-    "transformers:ProcessorMixin.unused_input_names": "what a processor returns of images and no model takes",
-    "transformers.image_processing_utils:BaseImageProcessor.valid_kwargs": (
-        "the settings that an image processor knows; others are dropped without a word"
+    Foreign(
+        "transformers:ProcessorMixin._process_images",
+        "5.23",
+        "images alone, once each, and what the placeholder of each becomes",
+        parameters=("images", "kwargs"),
     ),
-    "transformers.cache_utils:DynamicLayer": "a layer that keeps all keys and values, which ours in buffers stands for",
-    "transformers.cache_utils:DynamicSlidingWindowLayer": "a layer that looks back only so far",
-    "transformers.cache_utils:CacheLayerMixin.update": "keys and values go into buffers of ours",
-    "transformers.cache_utils:CacheLayerMixin.get_seq_length": "how many tokens of a buffer are filled",
-    "transformers.cache_utils:DynamicLayer.is_sliding": "tells layers that look back only so far",
-}
-"""module:name -> why we take it. All are since transformers 5.23, our lower bound, what they are for us."""
+    Foreign(
+        "transformers:ProcessorMixin.get_text_with_replacements",
+        "5.23",
+        "puts what the placeholders become into a prompt",
+        parameters=("text", "images_replacements"),
+    ),
+    Foreign("transformers:ProcessorMixin.replace_image_token", "5.23", "what a processor implements that can say so"),
+    Foreign("transformers:ProcessorMixin.unused_input_names", "5.23", "what it returns of images and no model takes"),
+    Foreign(
+        "transformers.image_processing_utils:BaseImageProcessor.valid_kwargs",
+        "5.23",
+        "the settings that an image processor knows; others are dropped without a word",
+    ),
+    Foreign(f"{CACHES}:DynamicLayer", "5.23", "a layer that keeps all keys and values", mentions="self.is_initialized"),
+    Foreign(f"{CACHES}:DynamicSlidingWindowLayer", "5.23", "looks back only so far", mentions="self.sliding_window"),
+    Foreign(f"{CACHES}:DynamicLayer.is_sliding", "5.23", "tells the one from the other"),
+    Foreign(
+        f"{CACHES}:CacheLayerMixin.update",
+        "5.23",
+        "keys and values go into buffers of ours",
+        parameters=("key_states", "value_states"),
+    ),
+    Foreign(f"{CACHES}:CacheLayerMixin.get_seq_length", "5.23", "how many tokens of a buffer are filled"),
+)
+"""Since: the lower bound in pyproject.toml, which is the oldest version that was looked at."""
 
 CACHE_NAMES = ("cache", "past_key_values")  # the new name first; the old one is until transformers 5.23
 
@@ -57,7 +95,7 @@ def cache_layers(model: PreTrainedModel) -> list[Any]:
 class BufferLayer(DynamicLayer):
     """Keys and values of a batch in buffers with room for tokens to come, which double when they are full.
 
-    keys, values: (B, heads, room, head size), of which the first `length` tokens are filled.
+    keys, values: (B, H, room, D) for H heads of size D, of which the first `length` tokens are filled.
     """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
@@ -69,7 +107,7 @@ class BufferLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add (B, heads, new, head size) of each and return all that is filled, (B, heads, length, head size)."""
+        """Add N tokens of both, (B, H, N, D) each, and return all that are filled, (B, H, length, D) each."""
         start, self.length = self.length, self.length + key_states.shape[-2]
         if self.length > self.keys.shape[-2]:  # a thought is longer than an answer
             self.keys, self.values = (
@@ -96,7 +134,10 @@ def rewind(inputs: dict[str, Any]) -> None:
 def process_images(
     processor: ProcessorMixin, shown: Sequence[Sequence[Image.Image]]
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Return the model's inputs for the images of rows and, for each image, the text that its placeholder becomes."""
+    """Return the model's inputs for the images of rows and, for each image, the text that its placeholder becomes.
+
+    Their shapes are the family's: pixel_values (images, 3, H, W), or (patches, D) with a grid of patches (images, 3).
+    """
     kwargs = processor._merge_kwargs(tokenizer_init_kwargs={}, return_tensors="pt")["images_kwargs"]
     inputs, texts = processor._process_images([list(own) for own in shown], **kwargs)
     names = set(processor.image_processor.model_input_names) - set(processor.unused_input_names)

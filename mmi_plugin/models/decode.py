@@ -1,4 +1,4 @@
-"""Generation settings in, what watches a model while it decodes out: settings, options' shares, thoughts.
+"""Generation settings in, what watches a model while it decodes out: settings, options' probabilities, thoughts.
 
 Everything in lmms-eval's `generation_kwargs` that is not greedy decoding is refused.
 """
@@ -139,7 +139,7 @@ _ELSEWHERE = {
 }
 
 
-class Shares(LogitsProcessor):
+class OptionLogs(LogitsProcessor):
     """Keeps the log-probabilities of `tokens`, C of them, for all rows at every step.
 
     It comes first, before penalties change the scores.
@@ -161,7 +161,7 @@ class Shares(LogitsProcessor):
     def _logs(self) -> torch.Tensor:
         return torch.stack(self._steps).cpu()  # once, after the last step
 
-    def chances(self, step: int, row: int, tokens: Sequence[int]) -> tuple[float, ...]:
+    def probabilities(self, step: int, row: int, tokens: Sequence[int]) -> tuple[float, ...]:
         """Return the probabilities of tokens at a step of a row; to be asked for after the last step."""
         return tuple(self._logs[step, row, [self._place[token] for token in tokens]].exp().tolist())
 
@@ -185,7 +185,7 @@ class Unpadded(LogitsProcessor):
 def constraints(decoding: Decoding, inputs: Tensors, ends: list[int]) -> list[LogitsProcessor]:
     """Return what makes decoding other than plain greedy. inputs: of `generate`; ends: the tokens that end an answer.
 
-    `generate` would put them before the processors that it is given, among which `Shares` comes first.
+    `generate` would put them before the processors that it is given, among which `OptionLogs` comes first.
     """
     start, device = inputs["input_ids"].shape[1], inputs["input_ids"].device
     repeats: list[LogitsProcessor] = []

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 
 from mmi_plugin.answers import answer_start, read
 from mmi_plugin.models.compat import rewind
-from mmi_plugin.models.decode import Decoding, Forced, Shares, ThoughtBudget, constraints, letter_forms
+from mmi_plugin.models.decode import Decoding, Forced, OptionLogs, ThoughtBudget, constraints, letter_forms
 from mmi_plugin.models.prompt import Chat, Prompts
 from mmi_plugin.models.tokens import Tensors
 
@@ -100,8 +100,8 @@ class Generator:
         """Return an answer to each row. inputs: whole prompts, or what `prefix.join` returns."""
         start = inputs["input_ids"].shape[1]
         direct = [self._prompts.option_tokens(row.chat, row.choices) if row.choices else None for row in rows]
-        shares = Shares(self._watched(rows, direct), inputs["input_ids"].device)
-        processors = [shares, *constraints(decoding, inputs, self._settings.eos_token_id)]
+        logs = OptionLogs(self._watched(rows, direct), inputs["input_ids"].device)
+        processors = [logs, *constraints(decoding, inputs, self._settings.eos_token_id)]
         budget = ThoughtBudget(lambda new: self._said(new).text, decoding.max_new_tokens, start, self._thoughts)
         output = self.tokens(
             inputs,
@@ -109,14 +109,14 @@ class Generator:
             logits_processor=LogitsProcessorList(processors),
             stopping_criteria=StoppingCriteriaList([budget]),
         )
-        first = self._first_shares(inputs, direct, shares)
+        first = self._first_probabilities(inputs, direct, logs)
         answers = []
         for number, (row, new) in enumerate(zip(rows, output.sequences[:, start:].tolist(), strict=True)):
             said = self._said(new)
             begin = answer_start(said.text, self._thoughts) or 0
             text = said.text[:begin] + decoding.cut(said.text[begin:])
             place = self._place(row, text, said, direct[number]) if row.choices else None
-            chances = first[number] if place is _FIRST else place and shares.chances(place[0], number, place[1])
+            chances = first[number] if place is _FIRST else place and logs.probabilities(place[0], number, place[1])
             answers.append(Reply(text, len(said.tokens), chances))
         return answers
 
@@ -145,24 +145,24 @@ class Generator:
         likewise = {form[label] for form in forms for label in labels & form.keys()}
         return sorted(likewise | {token for own in direct for tokens in own or () for token in tokens})
 
-    def _first_shares(
-        self, inputs: Tensors, direct: Sequence[list[list[int]] | None], shares: Shares
+    def _first_probabilities(
+        self, inputs: Tensors, direct: Sequence[list[list[int]] | None], logs: OptionLogs
     ) -> list[tuple[float, ...] | None]:
         """Return the probability of each row's choices said at once: of the first token, of all where choices share it.
 
         Tokens before a choice's last are forced, once for all choices that begin alike.
         """
         choices = [_distinct(own or ()) for own in direct]
-        heard = {(): shares}
+        heard = {(): logs}
         for stem in sorted({tuple(choice[:-1]) for own in choices for choice in own} - {()}):
             rewind(inputs)
-            heard[stem] = Shares(shares.tokens, inputs["input_ids"].device)
+            heard[stem] = OptionLogs(logs.tokens, inputs["input_ids"].device)
             forced = [heard[stem], Forced(stem, inputs["input_ids"].shape[1])]
             self.tokens(inputs, len(stem) + 1, logits_processor=LogitsProcessorList(forced))
 
         def chance(row: int, choice: Sequence[int]) -> float:
             steps = heard[tuple(choice[:-1])]
-            return prod(steps.chances(step, row, [token])[0] for step, token in enumerate(choice))
+            return prod(steps.probabilities(step, row, [token])[0] for step, token in enumerate(choice))
 
         return [tuple(chance(row, choice) for choice in own) or None for row, own in enumerate(choices)]
 

@@ -36,7 +36,7 @@ def test_misleading_text_says_what_the_item_knows_of_the_wrong_option() -> None:
 
 def test_unrelated_text_brings_ten_sentences() -> None:
     context = get("unrelated_text")(image_item(), 0, POOLS).context
-    assert sum(fact in context for fact in POOLS.facts) == 10
+    assert sum(fact in context for fact in POOLS.sentences) == 10
 
 
 def test_canvases() -> None:
@@ -87,7 +87,7 @@ def test_both_adds_sentences_and_photographs_that_are_not_the_items_own() -> Non
     own = POOLS.images[0]
     item = Item("v1", "vqa", "How many?", "two", ("two", "six"), own)
     changed = get("both@sentences=3")(item, 0, POOLS)
-    assert sum(fact in changed.context for fact in POOLS.facts) == 3
+    assert sum(fact in changed.context for fact in POOLS.sentences) == 3
     assert changed.images == (POOLS.images[1], own)
     shown = [part["image"] for part in messages(changed)[0]["content"] if part["type"] == "image"]
     assert shown == [POOLS.images[1], own]

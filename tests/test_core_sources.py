@@ -56,7 +56,7 @@ def test_answers_are_right() -> None:
 
 
 def test_digest_follows_every_part() -> None:
-    bench = Benchmark("b", "image_heavy", (ITEM,), Pools(facts=("f",), images=()))
+    bench = Benchmark("b", "image_heavy", (ITEM,), Pools(sentences=("f",), images=()))
     digest = bench.digest(("clean",), 0)
     pixel = Image.new("RGB", (2, 2), (1, 0, 0))
     others = [
@@ -64,7 +64,7 @@ def test_digest_follows_every_part() -> None:
         bench.digest(("clean", "ocr_text"), 0),
         replace(bench, items=(replace(ITEM, image=pixel),)).digest(("clean",), 0),
         replace(bench, items=(replace(ITEM, question="What?"),)).digest(("clean",), 0),
-        replace(bench, pools=Pools(facts=("g",), images=())).digest(("clean",), 0),
+        replace(bench, pools=Pools(sentences=("g",), images=())).digest(("clean",), 0),
     ]
     assert len({digest, *others}) == 6
     assert digest == replace(bench).digest(("clean",), 0)

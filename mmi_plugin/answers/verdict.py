@@ -17,7 +17,7 @@ _APART = 30  # characters between mentions that can still be named together
 
 
 @dataclass(slots=True)
-class Group:
+class MentionGroup:
     """Options that are named together ("A or B"), and what is said of them."""
 
     mentions: list[Mention]
@@ -55,7 +55,7 @@ def chosen(text: str, found: list[Mention], options: Choices) -> tuple[str, int 
     return _placed(letters.pop(), named)
 
 
-def _last(verdicts: list[Group], groups: list[Group]) -> tuple[str, int | None] | None:
+def _last(verdicts: list[MentionGroup], groups: list[MentionGroup]) -> tuple[str, int | None] | None:
     """The letter of the last verdict, unless it names several or is taken back after it."""
     last = verdicts[-1]
     letter = next(iter(last.letters))
@@ -71,7 +71,7 @@ def _last(verdicts: list[Group], groups: list[Group]) -> tuple[str, int | None] 
     return _placed(letter, [*agreeing, *(group for group in groups if not group.doubted)])
 
 
-def _placed(letter: str, groups: list[Group]) -> tuple[str, int | None]:
+def _placed(letter: str, groups: list[MentionGroup]) -> tuple[str, int | None]:
     """The letter, and the first place in `groups` where it is read as a label."""
     places = (each.label for group in groups for each in group.mentions if each.letter == letter)
     return letter, next((place for place in places if place is not None), None)
@@ -106,9 +106,9 @@ class _Reader:
             return True
         return self._text.rstrip().endswith(":") or cues.GOES_THROUGH.search(self._text) is not None
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[MentionGroup]:
         """Return the mentions in groups, each weighed."""
-        groups: list[Group] = []
+        groups: list[MentionGroup] = []
         reached = judged = 0  # the ends of the mention before, and of the last judgement of one
         for mention in self._found:
             left = self._text[max(self._clause(mention), mention.start - _REACH, judged) : mention.start]
@@ -122,7 +122,7 @@ class _Reader:
                 group.denied.append(denied or (group.denied[-1] and not right))
                 group.mentions.append(mention)
             else:
-                group = Group([mention], [denied], doubted)
+                group = MentionGroup([mention], [denied], doubted)
                 groups.append(group)
             if wrong and words.ALL_WRONG.match(self._text, mention.end):
                 group.denied = [True] * len(group.denied)
@@ -135,7 +135,7 @@ class _Reader:
             self._settle(group)
         return groups
 
-    def _settle(self, group: Group) -> None:
+    def _settle(self, group: MentionGroup) -> None:
         """Complete a group whose mentions are all known."""
         first, last = group.mentions[0], group.mentions[-1]
         for mention, denied in zip(group.mentions, group.denied, strict=True):
@@ -161,7 +161,7 @@ class _Reader:
         asked = end is not None and end.group() == "?"
         return asked or words.POSSIBLE.match(self._text, mention.end) is not None
 
-    def _together(self, group: Group, mention: Mention, judged: int) -> bool:
+    def _together(self, group: MentionGroup, mention: Mention, judged: int) -> bool:
         """Whether a mention is named together with those before it."""
         last = group.mentions[-1]
         if judged > last.end or mention.start - last.end > _APART or self._lists_all(group):
@@ -178,7 +178,7 @@ class _Reader:
         ends = cues.STOP.match(self._text, mention.end) is not None
         return last.text == mention.text and (ends or not {".", ";", "\n"} & set(gap))
 
-    def _lists_all(self, group: Group) -> bool:
+    def _lists_all(self, group: MentionGroup) -> bool:
         return len(group.mentions) > 1 and group.spells() == self._options.letters
 
     def _is_cued(self, mention: Mention, reached: int) -> bool:

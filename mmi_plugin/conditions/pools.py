@@ -61,10 +61,10 @@ def folder_photos(folder: str) -> tuple[Picture, ...]:
 
 @dataclass(frozen=True)
 class Pools:
-    """`facts`: unrelated sentences. `images`: irrelevant photographs. `canvas`: side in pixels of
+    """`sentences`: unrelated ones. `images`: irrelevant photographs. `canvas`: side in pixels of
     generated images. `draws`: how many distinct noise images and screenshots there are."""
 
-    facts: Sequence[str] = field(default_factory=general_facts)
+    sentences: Sequence[str] = field(default_factory=general_facts)
     images: Sequence[Image.Image | Picture] = field(default_factory=sample_photos)
     canvas: int = 224
     draws: int = 64
@@ -76,5 +76,5 @@ class Pools:
 
     def digest(self) -> str:
         """SHA-256 of the pools' content."""
-        parts = [*self.facts, *map(image_hash, self.images), str(self.canvas), str(self.draws)]
+        parts = [*self.sentences, *map(image_hash, self.images), str(self.canvas), str(self.draws)]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

@@ -90,10 +90,10 @@ def unrelated_sentences(item: Item, rng: random.Random, pools: Pools, count: int
 
     Raises InputError when the pool is smaller than that.
     """
-    if count > len(pools.facts):
-        raise InputError(f"{count} unrelated sentences are asked for, and the pool has {len(pools.facts)}")
-    order = rng.sample(range(len(pools.facts)), len(pools.facts))
-    return " ".join(_unrelated((pools.facts[i] for i in order), item, count))
+    if count > len(pools.sentences):
+        raise InputError(f"{count} unrelated sentences are asked for, and the pool has {len(pools.sentences)}")
+    order = rng.sample(range(len(pools.sentences)), len(pools.sentences))
+    return " ".join(_unrelated((pools.sentences[i] for i in order), item, count))
 
 
 def _unrelated(texts: Iterable[str], item: Item, count: int) -> list[str]:

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Part:
     def rows(self) -> Iterator[Callable[[], Item]]:
         """Yield per row what reads its item, always in the same order; that raises an InputError for a bad row."""
         if self.source == llava_instruct.NAME:
-            return llava_instruct.stream(self.path)
+            return llava_instruct.readers(self.path)
         options = {} if self.path is None else {"path": self.path}
         return ((lambda item=item: item) for item in load(self.source, "train", **options).items)
 
@@ -56,13 +56,13 @@ class Recipe:
 def read_recipe(path: Path) -> Recipe:
     """Return the recipe of a YAML file. Raises InputError that names file and key."""
     content = read_mapping(path, "keys and values")
-    _check_keys(content, Recipe, ("parts", "exclude"), str(path))
+    _check_keys(content, Recipe, str(path))
     if not isinstance(content["parts"], list) or not content["parts"]:
         raise InputError(f"{path}: key 'parts' is not a list of data sets")
     parts = []
     for number, part in enumerate(content["parts"], start=1):
         where = f"{path}: key 'parts', entry {number}"
-        _check_keys(part, Part, ("source", "licence"), where)
+        _check_keys(part, Part, where)
         _check_source(part["source"], (*SOURCES, llava_instruct.NAME), where)
         if not isinstance(part.get("share", 1), (int, float)) or not 0 < part.get("share", 1) <= 1:
             raise InputError(f"{where}: key 'share' is {part['share']!r}, not above 0 and at most 1")
@@ -81,15 +81,16 @@ def read_recipe(path: Path) -> Recipe:
     return recipe
 
 
-def _check_keys(content: Any, of: type, required: tuple[str, ...], where: str) -> None:
+def _check_keys(content: Any, of: type, where: str) -> None:
+    """Raise an InputError unless `content` is a mapping that the dataclass `of` can be made from."""
     if not isinstance(content, dict):
         raise InputError(f"{where}: holds {type(content).__name__}, not keys and values")
-    known = [field.name for field in fields(of)]
+    known = {field.name: field for field in fields(of)}
     for name in content:
         if name not in known:
             raise InputError(f"{where}: unknown key {name!r}: {nearest(str(name), known)}")
-    for name in required:
-        if name not in content:
+    for name, field in known.items():
+        if name not in content and field.default is MISSING:
             raise InputError(f"{where}: key {name!r} is missing")
 
 
@@ -209,14 +210,6 @@ class _Sieve:
 
 def _write(file: Path, content: Any) -> None:
     write_whole(file, json.dumps(content, indent=1) + "\n")
-
-
-DESCRIPTION = "make a training set from public data, from the hub or from local copies below MMI_DATA_ROOT"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, help="recipe, for example configs/data/paper.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the training set, for --train_file")
 
 
 def run(args: argparse.Namespace) -> int:

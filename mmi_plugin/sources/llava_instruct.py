@@ -19,8 +19,8 @@ SPEAKERS = ("human", "gpt")
 CHUNK = 1 << 20  # characters
 
 
-def stream(path: str | None = None) -> Iterator[Callable[[], Item]]:
-    """Yield per record what makes its item; that raises an InputError for a bad record.
+def readers(path: str | None = None) -> Iterator[Callable[[], Item]]:
+    """Yield per record what reads its item; that raises an InputError for a bad record.
 
     path: the JSON file, or a folder with it and with the image folders coco, gqa, ocr_vqa, textvqa
         and vg beside it; by default $MMI_DATA_ROOT/llava_instruct. The hub has no images of it.

@@ -48,7 +48,7 @@ def _labelled(lines: list[str]) -> list[int]:
     return places
 
 
-def chosen(answer: str, options: tuple[str, ...], where: str) -> str:
+def option_of(answer: str, options: tuple[str, ...], where: str) -> str:
     """Return the option that `answer` is: its letter, its text, or both ("B: dog").
 
     Raises an InputError that begins with `where` otherwise.
@@ -132,7 +132,7 @@ def item_of(record: Any, where: str, picture: Picture | None) -> Item:
         question, options = split_options(question)
         if not options:
             raise InputError(f"{where}: field 'options' is missing, and field 'question' lists none as lines A:, B:")
-        answer = chosen(answer, options, where)
+        answer = option_of(answer, options, where)
     item = Item(
         id=str(record["id"]).strip(),
         family=family,

@@ -125,7 +125,7 @@ def test_a_reply_becomes_one_line(reply: str, expected: str) -> None:
 
 @pytest.fixture(scope="module")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random language model without eyes, with a chat template."""
+    """A random language model for text alone, with a chat template."""
     folder = tmp_path_factory.mktemp("llama")
     tokenizer = build_tokenizer(tiny.texts(), 600)
     tokenizer.chat_template = "{% for m in messages %}USER: {{ m.content }}\nASSISTANT:{% endfor %}"

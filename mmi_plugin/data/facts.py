@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from mmi_plugin.answers import mentions
 from mmi_plugin.conditions.text import with_article
+from mmi_plugin.documents import Selection
 from mmi_plugin.errors import InputError
+from mmi_plugin.harness.task_manager import find_task
 from mmi_plugin.items import Item
 from mmi_plugin.sources.facts import Facts, FactsFile, check_facts
 
@@ -30,12 +30,17 @@ def over_http(base_url: str, model: str) -> Write:
 
     The client repeats what fails for a moment; the writer raises InputError when that does not help.
     """
-    import os
-
-    from openai import OpenAI
+    from openai import OpenAI, OpenAIError
 
     client = OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=5)
-    ask = partial(_ask, client, model)
+
+    def ask(prompt: str) -> str:
+        messages = [{"role": "user", "content": prompt}]
+        try:
+            reply = client.chat.completions.create(model=model, messages=messages, max_tokens=MAX_TOKENS, temperature=0)
+        except OpenAIError as error:
+            raise InputError(f"{client.base_url}: {str(error).splitlines()[0]}") from error
+        return reply.choices[0].message.content or ""
 
     def write(prompts: Sequence[str]) -> list[str]:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -44,39 +49,30 @@ def over_http(base_url: str, model: str) -> Write:
     return write
 
 
-def _ask(client: Any, model: str, prompt: str) -> str:
-    from openai import OpenAIError
-
-    messages = [{"role": "user", "content": prompt}]
-    try:
-        reply = client.chat.completions.create(model=model, messages=messages, max_tokens=MAX_TOKENS, temperature=0)
-    except OpenAIError as error:
-        raise InputError(f"{client.base_url}: {str(error).splitlines()[0]}") from error
-    return reply.choices[0].message.content or ""
-
-
 def with_transformers(pretrained: str) -> Write:
-    """Return a writer with any chat model of transformers, with or without eyes: a folder or a hub id.
+    """Return a writer with any chat model of transformers, with or without images: a folder or a hub id.
 
     Raises InputError when it does not load or has no chat template.
     """
     import torch
     from accelerate import Accelerator
 
-    from mmi_plugin.models.load import has_eyes, load_model, load_processor, load_tokenizer
+    from mmi_plugin.models.load import load_model, load_processor, load_tokenizer, takes_images
     from mmi_plugin.models.tokens import Encoder, pad
 
-    eyes = has_eyes(pretrained)
-    processor = load_processor(pretrained) if eyes else load_tokenizer(pretrained)
+    with_images = takes_images(pretrained)
+    processor = load_processor(pretrained) if with_images else load_tokenizer(pretrained)
     if not getattr(processor, "chat_template", None):
         raise InputError(f"{pretrained}: has no chat template")
-    model = load_model(pretrained, eyes=eyes, dtype="auto").to(Accelerator().device)
-    tokenizer = processor.tokenizer if eyes else processor
+    model = load_model(pretrained, images=with_images, dtype="auto").to(Accelerator().device)
+    tokenizer = processor.tokenizer if with_images else processor
     encoder = Encoder(tokenizer, str(processor.chat_template), ())
 
     @torch.inference_mode()
     def write(prompts: Sequence[str]) -> list[str]:
-        chats = [_chat(encoder.mark(prompt), in_parts=eyes) for prompt in prompts]
+        marked = map(encoder.mark, prompts)
+        contents = [[{"type": "text", "text": text}] if with_images else text for text in marked]
+        chats = [[{"role": "user", "content": content}] for content in contents]
         texts = [processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
         ids, inside = pad(encoder.encode(texts), encoder.padding, left=True)
         inputs = {"input_ids": ids.to(model.device), "attention_mask": inside.long().to(model.device)}
@@ -84,10 +80,6 @@ def with_transformers(pretrained: str) -> Write:
         return tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
 
     return write
-
-
-def _chat(prompt: str, in_parts: bool) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [{"type": "text", "text": prompt}] if in_parts else prompt}]
 
 
 ATTEMPTS = 3
@@ -142,25 +134,8 @@ def sentence(reply: str) -> str:
     return next((line for line in lines if any(map(str.isalnum, line))), "")
 
 
-DESCRIPTION = "write facts on the wrong options of an image-heavy task, once, with a language model"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("task", metavar="TASK", help="a task of this package, for example mmi_food101")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="F", help="file that is written, or continued: a .jsonl"
-    )
-    parser.add_argument("--model", required=True, help="folder or hub id of a chat model; with --base_url its name")
-    parser.add_argument("--base_url", metavar="URL", help="OpenAI-compatible server, for example http://host:8000/v1")
-    parser.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N items")
-
-
 def run(args: argparse.Namespace) -> int:
     """Write the facts, name what is left without; return 0. Raises InputError for bad input."""
-    from mmi_plugin.documents import Selection  # which imports datasets
-    from mmi_plugin.harness.task_manager import find_task
-
     if args.limit is not None and args.limit < 1:
         raise InputError(f"--limit is {args.limit}: it must be positive")
     task = find_task(args.task, args.include_path)

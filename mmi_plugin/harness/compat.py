@@ -24,44 +24,19 @@ from loguru import logger
 from mmi_plugin.models.compat import Foreign
 from mmi_plugin.results import Record
 
+MAIN, API, POWER = "lmms_eval.__main__", "lmms_eval.api", "lmms_eval.cli.power_utils"
 FOREIGN = (
-    Foreign(
-        "lmms_eval.__main__:cli_evaluate_single",
-        "0.7.3",
-        "catches what an evaluation raises, which its caller prints and forgets",
-        parameters=("args",),
-    ),
-    Foreign(
-        "lmms_eval.__main__:TaskManager",
-        "0.7.3",
-        "our tasks without a flag, none of them twice, cut by whole items; its caller passes no folder of ours on",
-        parameters=("verbosity", "include_path", "include_defaults", "model_name"),
-    ),
-    Foreign(
-        "lmms_eval.__main__:EvaluationTracker",
-        "0.7.3",
-        "writes the results file last and at once, so that it is never half a run",
-        parameters=("output_path", "push_results_to_hub"),
-        mentions="self.date_id",
-    ),
-    Foreign("lmms_eval.__main__:collect_task_sizes", "0.7.3", "--power-analysis counts items of ours, not prompts"),
-    Foreign("lmms_eval.cli.power_utils:collect_task_sizes", "0.7.3", "so does the subcommand `power`"),
+    Foreign(f"{MAIN}:cli_evaluate_single", "0.7.3", "its caller prints what it raises and exits with 0", ("args",)),
+    Foreign(f"{MAIN}:TaskManager", "0.7.3", "ours knows our tasks, none of them twice, cut by whole items"),
+    Foreign(f"{MAIN}:EvaluationTracker", "0.7.3", "ours writes the results last, at once", mentions="self.date_id"),
+    Foreign(f"{MAIN}:collect_task_sizes", "0.7.3", "--power-analysis counts items of ours, not prompts"),
+    Foreign(f"{POWER}:collect_task_sizes", "0.7.3", "so does the subcommand `power`"),
     Foreign("lmms_eval.tasks:TaskManager", "0.7.3", "the subcommand `tasks` lists our tasks"),
-    Foreign(
-        "lmms_eval.evaluator:evaluate",
-        "0.7.3",
-        "answers are kept where its cache of answers is passed, and only here the model is known",
-        parameters=("lm", "response_cache"),
-    ),
     Foreign("lmms_eval.tasks:TaskManager.task_index", "0.7.3", "which names are groups and tags, of what members"),
-    Foreign(
-        "lmms_eval.api.instance:TokenCounts",
-        "0.7.3",
-        "carries the options' probabilities: of an answer, only its text and these stay",
-        parameters=("output_tokens",),
-    ),
-    Foreign("lmms_eval.api.model:lmms.set_cache_hook", "0.7.3", "models report each answer as it comes"),
-    Foreign("lmms_eval.api.model:CacheHook.add_partial", "0.7.3", "to this", parameters=("attr", "req", "res")),
+    Foreign("lmms_eval.evaluator:evaluate", "0.7.3", "ours passes it a journal of answers", ("lm", "response_cache")),
+    Foreign(f"{API}.instance:TokenCounts", "0.7.3", "of an answer, only text and counts stay", ("output_tokens",)),
+    Foreign(f"{API}.model:lmms.set_cache_hook", "0.7.3", "models report each answer as it comes", ("cache_hook",)),
+    Foreign(f"{API}.model:CacheHook.add_partial", "0.7.3", "to this method of it", ("attr", "req", "res")),
 )
 """Since: the lower bound in pyproject.toml, which is the oldest version that was looked at."""
 

@@ -8,9 +8,18 @@ import sys
 from argparse import Namespace
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
+import pytz  # with which lmms-eval reads `--timezone`
+from lmms_eval.api.model import lmms
+from lmms_eval.api.reasoning import parse_reasoning_tags_config
+from lmms_eval.models import get_model, list_available_models
+from lmms_eval.utils import simple_parse_args_string
+
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.models.decode import Decoding
 
 ACTS = (
     *("config", "model", "tasks", "model_args", "gen_kwargs", "system_instruction", "reasoning_tags", "force_simple"),
@@ -48,7 +57,54 @@ REFUSED_BY_OURS = {
 """Flags that act on other models of lmms-eval, and on which of ours is said here why not."""
 
 
-def check(args: Namespace, model: type) -> None:
+def check_values(args: Namespace, resume: bool) -> None:
+    """Raise InputError for what upstream would answer with status 0 or a page of traceback."""
+    for name in ("model_args", "gen_kwargs", "hf_hub_log_args"):
+        key_values(args, name)
+    tag_pairs(args.reasoning_tags)
+    if args.timezone not in pytz.all_timezones_set:
+        raise InputError(f"--timezone: no zone {args.timezone!r}: {nearest(args.timezone, pytz.all_timezones)}")
+    known = list_available_models(include_aliases=True)
+    if args.model not in known:
+        raise InputError(f"--model: no model {args.model!r}: {nearest(args.model, known)}")
+    if args.limit is not None and args.limit != -1 and args.limit <= 0:
+        raise InputError(f"--limit is {args.limit:g}: it must be positive, or -1 for all")
+    if args.offset < 0:
+        raise InputError(f"--offset is {args.offset}: it must not be negative")
+    if args.log_samples and not args.output_path:
+        raise InputError("--log_samples needs --output_path")
+    if resume and not args.output_path:
+        raise InputError("--resume needs the --output_path of the run that was killed")
+    if args.output_path:
+        _check_writable(Path(args.output_path))
+
+
+def check_tasks(args: Namespace, own: dict[str, Any]) -> None:
+    """Raise InputError for what would have no effect on the tasks `own`, or a wrong one."""
+    model = get_model(args.model, args.force_simple)
+    if not own:
+        return
+    check_flags(args, model)
+    if model.is_simple and len(own) > 1 and str(args.batch_size) != "1":
+        raise InputError(
+            f"--batch_size {args.batch_size}: {args.model} would take the images of a batch from one task for another; "
+            "ask for one task, or --batch_size 1"
+        )
+    if is_ours(model):
+        for task in own.values():
+            Decoding.parse({**task.config.generation_kwargs, **key_values(args, "gen_kwargs")})
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--output_path {folder}: cannot be written ({error.strerror})") from error
+
+
+def check_flags(args: Namespace, model: type) -> None:
     """Raise InputError, which names what would do, for a flag that would have no effect on our tasks.
 
     args: of upstream's command line; model: the class of `--model`.
@@ -76,8 +132,6 @@ def is_ours(model: type) -> bool:
 
 def key_values(args: Namespace, name: str) -> dict[str, Any]:
     """Return a flag of the form KEY=VALUE,... as upstream reads it. Raises InputError for another form."""
-    from lmms_eval.utils import simple_parse_args_string
-
     given = getattr(args, name) or {}
     try:
         return simple_parse_args_string(given) if isinstance(given, str) else dict(given)
@@ -90,8 +144,6 @@ def tag_pairs(given: Any) -> tuple[tuple[str, str], ...]:
 
     They may be JSON; "none" lists none. Raises InputError for another form.
     """
-    from lmms_eval.api.reasoning import parse_reasoning_tags_config
-
     try:
         pairs = [(start, end) for start, end in parse_reasoning_tags_config(given) or ()]
     except (ValueError, TypeError):
@@ -134,8 +186,6 @@ _COMMON = {"max_new_tokens", "temperature", "do_sample", "top_p", "top_k", "num_
 
 def _names_in(model: type) -> set[str] | None:
     """Return every text constant in the model's modules; None where one hands all settings on as they are."""
-    from lmms_eval.api.model import lmms
-
     found: set[str] = set()
     for module in {base.__module__ for base in model.__mro__ if issubclass(base, lmms) and base is not lmms}:
         try:

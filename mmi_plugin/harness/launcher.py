@@ -10,15 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from time import sleep
 from typing import Any
 
 from lmms_eval.cli import dispatch
 
-from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.harness import flags
-from mmi_plugin.models.load import stamp
+from mmi_plugin.errors import InputError
 
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
@@ -111,6 +108,7 @@ def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], r
     """Run upstream's evaluation of `args` with our task manager, and check what came out."""
     from lmms_eval import evaluator
 
+    from mmi_plugin.harness import flags
     from mmi_plugin.harness.compat import Swallowed, replaced
     from mmi_plugin.harness.journal import Evaluation
     from mmi_plugin.harness.task_manager import LISTINGS, QuickTaskManager
@@ -121,9 +119,9 @@ def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], r
     tasks = QuickTaskManager(args.tasks, args.include_path, args.verbosity, args.model, limit, args.offset)
     args = copy.copy(args)
     if args.tasks not in LISTINGS:
-        _check(args, resume)
+        flags.check_values(args, resume)
         _prepare(args, tasks)
-        _check_asked(args, tasks.own)
+        flags.check_tasks(args, tasks.own)
     run = Evaluation(copy.copy(args), tasks.own, resume)
     ours = {
         "lmms_eval.__main__:TaskManager": lambda *_, **__: tasks,
@@ -160,65 +158,6 @@ def _prepare(args: argparse.Namespace, tasks: Any) -> None:
         args.use_cache = _cache_of(args)
 
 
-def _check(args: argparse.Namespace, resume: bool) -> None:
-    """Raise InputError for what upstream would answer with status 0 or a page of traceback."""
-    from lmms_eval.models import list_available_models
-
-    for name in ("model_args", "gen_kwargs", "hf_hub_log_args"):
-        flags.key_values(args, name)
-    flags.tag_pairs(args.reasoning_tags)
-    _check_timezone(args.timezone)
-    known = list_available_models(include_aliases=True)
-    if args.model not in known:
-        raise InputError(f"--model: no model {args.model!r}: {nearest(args.model, known)}")
-    if args.limit is not None and args.limit != -1 and args.limit <= 0:
-        raise InputError(f"--limit is {args.limit:g}: it must be positive, or -1 for all")
-    if args.offset < 0:
-        raise InputError(f"--offset is {args.offset}: it must not be negative")
-    if args.log_samples and not args.output_path:
-        raise InputError("--log_samples needs --output_path")
-    if resume and not args.output_path:
-        raise InputError("--resume needs the --output_path of the run that was killed")
-    if args.output_path:
-        _check_writable(Path(args.output_path))
-
-
-def _check_asked(args: argparse.Namespace, own: dict[str, Any]) -> None:
-    """Raise InputError for what would have no effect on the tasks `own`, or a wrong one."""
-    from lmms_eval.models import get_model
-
-    from mmi_plugin.models.decode import Decoding
-
-    model = get_model(args.model, args.force_simple)
-    if not own:
-        return
-    flags.check(args, model)
-    if model.is_simple and len(own) > 1 and str(args.batch_size) != "1":
-        raise InputError(
-            f"--batch_size {args.batch_size}: {args.model} would take the images of a batch from one task for another; "
-            "ask for one task, or --batch_size 1"
-        )
-    if flags.is_ours(model):
-        for task in own.values():
-            Decoding.parse({**task.config.generation_kwargs, **flags.key_values(args, "gen_kwargs")})
-
-
-def _check_timezone(name: str) -> None:
-    import pytz  # with which lmms-eval reads it
-
-    if name not in pytz.all_timezones_set:
-        raise InputError(f"--timezone: no zone {name!r}: {nearest(name, pytz.all_timezones)}")
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"--output_path {folder}: cannot be written ({error.strerror})") from error
-
-
 def _leave_second(folder: Path, timezone: str) -> None:
     """Wait while a run of this very second has files in `folder`: upstream names them by it and would append."""
     from lmms_eval.utils import get_datetime_str
@@ -233,9 +172,12 @@ def _cache_of(args: argparse.Namespace) -> str:
     Upstream's key holds the checkpoint's path, not its content: after training into the same
     folder it would bring back the answers of the old weights.
     """
+    from mmi_plugin.harness.flags import key_values
+    from mmi_plugin.models.load import stamp
+
     root = Path(args.use_cache)
     root = root.parent if root.suffix == ".db" else root
-    return str(root / stamp(str(flags.key_values(args, "model_args").get("pretrained", ""))))
+    return str(root / stamp(str(key_values(args, "model_args").get("pretrained", ""))))
 
 
 def _missing(args: argparse.Namespace, own: dict[str, Any], results: dict[str, Any]) -> list[str]:

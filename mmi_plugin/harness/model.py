@@ -59,10 +59,7 @@ class MmiHf(lmms):
         **settings: Any,
     ) -> None:
         super().__init__()
-        if not pretrained:
-            for name in settings:
-                raise InputError(f"--model_args: mmi_hf has no argument {name!r}: {nearest(name, _arguments())}")
-            raise InputError("--model_args: pretrained=FOLDER is missing")
+        _check_given(pretrained, settings)
         self.batch_size = _positive("--batch_size", batch_size)
         thinking = _positive("--model_args: max_thinking_tokens", max_thinking_tokens, least=0)
         variables = _mapping("chat_template_kwargs", chat_template_kwargs)
@@ -197,10 +194,14 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
-def _arguments() -> list[str]:
-    return [
-        name for name in inspect.signature(MmiHf).parameters if name not in ("batch_size", "max_batch_size", "settings")
-    ]
+def _check_given(pretrained: str, settings: Mapping[str, Any]) -> None:
+    """Raise InputError without a checkpoint; a setting may be `pretrained`, misspelled."""
+    if pretrained:
+        return
+    known = set(inspect.signature(MmiHf).parameters) - {"batch_size", "max_batch_size", "settings"}
+    for name in settings:
+        raise InputError(f"--model_args: mmi_hf has no argument {name!r}: {nearest(name, known)}")
+    raise InputError("--model_args: pretrained=FOLDER is missing")
 
 
 def _positive(flag: str, value: int | str, least: int = 1) -> int:

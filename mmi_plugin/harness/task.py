@@ -20,7 +20,7 @@ from mmi_plugin.conditions import get
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.compat import Scored, fail_stock, failure_of, probabilities_of
-from mmi_plugin.harness.flags import REFUSED, check, default_of, tag_pairs
+from mmi_plugin.harness.flags import REFUSED, check_flags, default_of, tag_pairs
 from mmi_plugin.models.evaluate import record_of
 from mmi_plugin.results import Record
 from mmi_plugin.results.measures import higher_is_better, incomplete, task_numbers
@@ -117,7 +117,7 @@ class InterferenceTask(ConfigurableMessagesTask):
         if not options.get("rank"):  # which counts the answers of all
             self._undone = f"{self.task_name}: not evaluated to its end"
         if self.args is not None:
-            check(self.args, self._model())
+            check_flags(self.args, self._model())
         if options.get("cache_requests"):
             raise InputError(f"--cache_requests: {REFUSED['cache_requests']}")
         self._system_prompt = system_instruction

@@ -32,48 +32,20 @@ class Foreign(NamedTuple):
 
 
 CHATS, CACHES = "transformers.utils.chat_template_utils", "transformers.cache_utils"
+PROCESSOR, IMAGES = "transformers:ProcessorMixin", "transformers.image_processing_utils:BaseImageProcessor"
 FOREIGN = (
-    Foreign(
-        f"{CHATS}:mark_control_tokens",
-        "5.23",
-        "users' texts are marked before they are rendered, so that `</s>` in a question is four characters",
-        parameters=("obj", "control_tokens_re"),
-    ),
-    Foreign(f"{CHATS}:encode_marked_chat", "5.23", "ids of a rendered text with marks", ("tokenizer", "chat")),
-    Foreign(
-        "transformers:ProcessorMixin._merge_kwargs",
-        "5.23",
-        "a processor's own settings for images; its call would tokenize its own rendering of the text, too",
-        parameters=("tokenizer_init_kwargs",),
-    ),
-    Foreign(
-        "transformers:ProcessorMixin._process_images",
-        "5.23",
-        "images alone, once each, and what the placeholder of each becomes",
-        parameters=("images", "kwargs"),
-    ),
-    Foreign(
-        "transformers:ProcessorMixin.get_text_with_replacements",
-        "5.23",
-        "puts what the placeholders become into a prompt",
-        parameters=("text", "images_replacements"),
-    ),
-    Foreign("transformers:ProcessorMixin.replace_image_token", "5.23", "what a processor implements that can say so"),
-    Foreign("transformers:ProcessorMixin.unused_input_names", "5.23", "what it returns of images and no model takes"),
-    Foreign(
-        "transformers.image_processing_utils:BaseImageProcessor.valid_kwargs",
-        "5.23",
-        "the settings that an image processor knows; others are dropped without a word",
-    ),
+    Foreign(f"{CHATS}:mark_control_tokens", "5.23", "`</s>` in a question is text", ("obj", "control_tokens_re")),
+    Foreign(f"{CHATS}:encode_marked_chat", "5.23", "the ids of a text with such marks", ("tokenizer", "chat")),
+    Foreign(f"{PROCESSOR}._merge_kwargs", "5.23", "its own settings for images", ("tokenizer_init_kwargs",)),
+    Foreign(f"{PROCESSOR}._process_images", "5.23", "images without text, once each", ("images", "kwargs")),
+    Foreign(f"{PROCESSOR}.get_text_with_replacements", "5.23", "text without images", ("text", "images_replacements")),
+    Foreign(f"{PROCESSOR}.replace_image_token", "5.23", "implemented by a processor that can do these two apart"),
+    Foreign(f"{PROCESSOR}.unused_input_names", "5.23", "what it returns of images and no model takes"),
+    Foreign(f"{IMAGES}.valid_kwargs", "5.23", "the settings that it knows; it drops others without a word"),
     Foreign(f"{CACHES}:DynamicLayer", "5.23", "a layer that keeps all keys and values", mentions="self.is_initialized"),
     Foreign(f"{CACHES}:DynamicSlidingWindowLayer", "5.23", "looks back only so far", mentions="self.sliding_window"),
     Foreign(f"{CACHES}:DynamicLayer.is_sliding", "5.23", "tells the one from the other"),
-    Foreign(
-        f"{CACHES}:CacheLayerMixin.update",
-        "5.23",
-        "keys and values go into buffers of ours",
-        parameters=("key_states", "value_states"),
-    ),
+    Foreign(f"{CACHES}:CacheLayerMixin.update", "5.23", "into buffers of ours", ("key_states", "value_states")),
     Foreign(f"{CACHES}:CacheLayerMixin.get_seq_length", "5.23", "how many tokens of a buffer are filled"),
 )
 """Since: the lower bound in pyproject.toml, which is the oldest version that was looked at."""

@@ -13,8 +13,19 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.utils import logging
 
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.models.compat import image_settings
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 
@@ -72,16 +83,10 @@ def load_processor(name: str, revision: str = "main", trust_remote_code: bool = 
 
     Raises InputError when it cannot be used, or has no such setting.
     """
-    from transformers import AutoProcessor, ProcessorMixin
-
-    _check_name(name)
-    try:
-        with quiet():
-            processor = AutoProcessor.from_pretrained(
-                name, revision=revision, trust_remote_code=trust_remote_code, **settings
-            )
-    except UNREADABLE as error:
-        raise InputError(f"{name}: the processor does not load: {_line(error)}") from error
+    with _loading(name, "processor"):
+        processor = AutoProcessor.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code, **settings
+        )
     if not isinstance(processor, ProcessorMixin) or not getattr(processor, "image_processor", None):
         raise InputError(f"{name}: its processor takes no images")
     _check_settings(name, processor, settings)
@@ -93,26 +98,14 @@ def load_processor(name: str, revision: str = "main", trust_remote_code: bool = 
 
 def load_tokenizer(name: str) -> Any:
     """Return the tokenizer of a model for text alone. Raises InputError when it cannot be used."""
-    from transformers import AutoTokenizer
-
-    _check_name(name)
-    try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(name)
-    except UNREADABLE as error:
-        raise InputError(f"{name}: the tokenizer does not load: {_line(error)}") from error
+    with _loading(name, "tokenizer"):
+        return AutoTokenizer.from_pretrained(name)
 
 
-def has_eyes(name: str) -> bool:
+def takes_images(name: str) -> bool:
     """Whether a checkpoint is of a model for images and text. Raises InputError when its config cannot be read."""
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-    _check_name(name)
-    try:
+    with _loading(name, "configuration"):
         return type(AutoConfig.from_pretrained(name)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    except UNREADABLE as error:
-        raise InputError(f"{name}: the configuration does not load: {_line(error)}") from error
 
 
 def _check_settings(name: str, processor: Any, settings: Mapping[str, Any]) -> None:
@@ -120,8 +113,6 @@ def _check_settings(name: str, processor: Any, settings: Mapping[str, Any]) -> N
 
     transformers drops such a one without a word.
     """
-    from mmi_plugin.models.compat import image_settings  # which imports torch
-
     known = {*inspect.signature(type(processor).__init__).parameters} - {"self", "kwargs"}
     known |= image_settings(processor)
     for setting in settings:
@@ -129,36 +120,43 @@ def _check_settings(name: str, processor: Any, settings: Mapping[str, Any]) -> N
             raise InputError(f"{name}: its processor has no setting {setting!r}: {nearest(setting, known)}")
 
 
-def load_model(name: str, revision: str = "main", eyes: bool = True, **options: Any) -> Any:
-    """Return the model in evaluation mode, one for images and text or, without `eyes`, for text alone. `options` go
+def load_model(name: str, revision: str = "main", images: bool = True, **options: Any) -> Any:
+    """Return the model in evaluation mode, one for images and text or, without `images`, for text alone. `options` go
     to `from_pretrained`.
 
     Raises InputError when it does not load, or when a weight of the architecture is missing, which
     transformers would fill with random numbers.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-    _check_name(name)
-    auto = AutoModelForImageTextToText if eyes else AutoModelForCausalLM
-    try:
-        with quiet():
-            model, info = auto.from_pretrained(
-                name, revision=revision, use_safetensors=True, output_loading_info=True, **options
-            )
-    except UNREADABLE as error:
-        raise InputError(f"{name}: the model does not load: {_line(error)}") from error
+    auto = AutoModelForImageTextToText if images else AutoModelForCausalLM
+    with _loading(name, "model"):
+        model, info = auto.from_pretrained(
+            name, revision=revision, use_safetensors=True, output_loading_info=True, **options
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise InputError(f"{name}: {len(missing)} weights are missing, the first is {missing[0]}")
     return model.eval()
 
 
-def _check_name(name: str) -> None:
-    """Raise InputError for a folder that is not there or holds no whole checkpoint; a hub id passes."""
+@contextmanager
+def _loading(name: str, part: str) -> Iterator[None]:
+    """Within, transformers loads a part of a checkpoint without warnings: what matters of them is raised.
+
+    Raises InputError for a folder that is not there or holds no whole checkpoint, and for whatever does not load.
+    """
     if Path(name).exists():
         check_folder(Path(name))
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"{name}: no such checkpoint folder")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{name}: the {part} does not load: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def fingerprint(processor: Any) -> dict[str, str]:
@@ -185,20 +183,3 @@ _NO_SETTING = {"chat_template", "processor_class", "transformers_version", "_pro
 
 def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Within, transformers does not warn: what matters of it is an InputError here, in one line."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -126,7 +126,7 @@ def at_decoder(
     before: Callable[[DecoderInputs], Call],
     after: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[None]:
-    """Rewrite the next call of the decoder: its arguments, and its last hidden states (1 or R, T or L, D).
+    """Rewrite the next call of the decoder: its arguments, and its last hidden states, (R, L, D) or packed (1, T, D).
 
     `before` may call the decoder itself, unhindered: the hook that calls it is gone by then, and the one for `after`
     comes when it is done.

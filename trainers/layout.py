@@ -11,7 +11,7 @@ Exact, through an attention that keeps to the trees, wherever attention is causa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -89,15 +89,18 @@ class Layout:
     @staticmethod
     def of(trees: list[Tree], lengths: list[int], width: int, device: torch.device) -> Layout:
         """Lay trees out; rows are padded on the right to `width`."""
-        whole = _Builder(lengths, width)
-        return whole.add_trees(trees, lengths, whole).done(device, [])
+        spans: list[Span] = []
+        _add_trees(trees, lengths, spans, spans)
+        return _lay_out(spans, (len(lengths), width), device, [])
 
     @staticmethod
     def split(trees: list[Tree], lengths: list[int], width: int, device: torch.device) -> tuple[Layout, Layout]:
         """Return the prefixes of trees, and their branches, whose keys come after those of all prefixes."""
-        prefixes, branches = _Builder(lengths, width), _Builder(lengths, width)
-        branches.add_trees(trees, lengths, prefixes)
-        return prefixes.done(device, []), branches.done(device, prefixes.sizes)
+        prefixes: list[Span] = []
+        branches: list[Span] = []
+        _add_trees(trees, lengths, prefixes, branches)
+        shape, before = (len(lengths), width), [span.last - span.first for span in prefixes]
+        return _lay_out(prefixes, shape, device, []), _lay_out(branches, shape, device, before)
 
     def pack(self, values: torch.Tensor) -> torch.Tensor:
         """(R, L, ...) -> (1, T, ...)."""
@@ -108,47 +111,39 @@ class Layout:
         return values[0][self.place]
 
 
-class _Builder:
-    """Collects the positions of a layout."""
+class Span(NamedTuple):
+    """Columns `first` to `last` of rows that share them, and which chunk is their prefix."""
 
-    def __init__(self, lengths: list[int], width: int) -> None:
-        self.sizes: list[int] = []
-        self._width = width
-        self._source: list[np.ndarray] = []
-        self._column: list[np.ndarray] = []
-        self._place = np.zeros((len(lengths), width), dtype=np.int64)
-        self._prefixes: list[int | None] = []
+    rows: tuple[int, ...]
+    first: int
+    last: int
+    prefix: int | None
 
-    def add_trees(self, trees: list[Tree], lengths: list[int], prefixes: _Builder) -> _Builder:
-        """Add the branches of trees, whose prefixes go to `prefixes`, which may be this one."""
-        for tree in trees:
-            prefix = prefixes.add(tree.rows, 0, tree.prefix, None)
-            for row in tree.rows:
-                self.add((row,), tree.prefix, lengths[row], prefix)
-        return self
 
-    def add(self, rows: tuple[int, ...], first: int, last: int, prefix: int | None) -> int | None:
-        """Add columns `first` to `last` of rows that share them; return the number of the piece, if there is one."""
-        if last <= first:
-            return None
-        start = sum(self.sizes)
-        self._source.append(np.arange(rows[0] * self._width + first, rows[0] * self._width + last))
-        self._column.append(np.arange(first, last))
-        self._place[list(rows), first:last] = np.arange(start, start + last - first)
-        self._prefixes.append(prefix)
-        self.sizes.append(last - first)
-        return len(self.sizes) - 1
+def _add_trees(trees: list[Tree], lengths: list[int], prefixes: list[Span], branches: list[Span]) -> None:
+    """Add the prefix and the branches of each tree to two lists, or to one; none that is empty."""
+    for tree in trees:
+        prefix = len(prefixes) if tree.prefix else None
+        prefixes += [Span(tree.rows, 0, tree.prefix, None)] if tree.prefix else []
+        branches += [Span((row,), tree.prefix, lengths[row], prefix) for row in tree.rows if lengths[row] > tree.prefix]
 
-    def done(self, device: torch.device, before: list[int]) -> Layout:
-        """before: sizes of the chunks of keys that come before those of this layout."""
-        chunks, pieces = before + self.sizes, []
-        for own, prefix in zip(self.sizes, self._prefixes, strict=True):
-            known = 0 if prefix is None else chunks[prefix]
-            mask = torch.ones(own, known + own, dtype=torch.bool, device=device).tril(known) if known else None
-            pieces.append(Piece(prefix, mask))
-        joined = [np.concatenate([*parts, np.zeros(0, dtype=np.int64)]) for parts in (self._source, self._column)]
-        source, place, column = (torch.from_numpy(values).to(device) for values in (joined[0], self._place, joined[1]))
-        return Layout(source, place, column, chunks, pieces)
+
+def _lay_out(spans: list[Span], shape: tuple[int, int], device: torch.device, before: list[int]) -> Layout:
+    """shape: R, L of the padded rows. before: sizes of the chunks of keys that come before those of this layout."""
+    columns = [np.arange(span.first, span.last) for span in spans]
+    sizes = [len(column) for column in columns]
+    chunks, starts = before + sizes, np.cumsum([0, *sizes])
+    source, place, pieces = [], np.zeros(shape, dtype=np.int64), []
+    for span, column, start in zip(spans, columns, starts, strict=False):
+        source.append(span.rows[0] * shape[1] + column)
+        place[list(span.rows), span.first : span.last] = start + np.arange(len(column))
+        known = 0 if span.prefix is None else chunks[span.prefix]
+        size = len(column), known + len(column)
+        mask = torch.ones(size, dtype=torch.bool, device=device).tril(known) if known else None
+        pieces.append(Piece(span.prefix, mask))
+    none = np.zeros(0, dtype=np.int64)
+    arrays = np.concatenate([none, *source]), place, np.concatenate([none, *columns])
+    return Layout(*(torch.from_numpy(array).to(device) for array in arrays), chunks, pieces)
 
 
 def attend(

@@ -287,5 +287,5 @@ def weighted_sum(sums: torch.Tensor, counts: torch.Tensor, weights: Sequence[flo
 
 
 def full_precision(values: torch.Tensor) -> torch.Tensor:
-    """Return `values` of any shape (...) in single precision or better."""
+    """Return `values`, (N,) or of any other shape, in single precision or better."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

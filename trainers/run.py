@@ -45,12 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or after one line on stderr 2 for bad input, 1 for a loss that is no number."""
     try:
         train(parse(sys.argv[1:] if argv is None else argv))
-    except InputError as error:
+    except (InputError, NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteLoss as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InputError) else 1
     return 0
 
 

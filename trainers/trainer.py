@@ -52,7 +52,6 @@ class MMITrainer(WholeCheckpoints):
         groups: Groups,
         sampler: RatioBatchSampler,
         processing_class: ProcessorMixin,
-        callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         check_support(model, prompts_of(processing_class).placeholder_id)
         if args.freeze_vision:
@@ -77,7 +76,7 @@ class MMITrainer(WholeCheckpoints):
             ),
             processing_class=processing_class,
             peft_config=lora_of(args, model),
-            callbacks=[_EpochCallback(sampler), *(callbacks or [])],
+            callbacks=[_EpochCallback(sampler)],
         )
         # compute_loss divides by the counts of the whole step, so the Trainer must not divide again.
         self.model_accepts_loss_kwargs = True
@@ -147,11 +146,11 @@ class MMITrainer(WholeCheckpoints):
 
     def _predict(self, model: nn.Module, inputs: Batch, rows: Rows, tokens: AnswerTokens) -> Prediction:
         """Run the model once; through the inner loop also where another process may have rows to attack."""
-        replays = self._adversary is not None and self._adversary.replays > 0
-        in_step = self.accelerator.num_processes > 1 and replays and model.training
-        adversary = self._adversary if len(rows.attacked) or in_step else None
-        one = ForwardPass(model, inputs, rows, tokens, adversary, self.args.savings)
-        return one.run(self.processing_class.image_processor.model_input_names)
+        adversary = self._adversary
+        others_may = self.accelerator.num_processes > 1 and model.training and adversary and adversary.replays
+        moves = adversary if len(rows.attacked) or others_may else None
+        forward = ForwardPass(model, inputs, rows, tokens, moves, self.args.savings)
+        return forward.run(self.processing_class.image_processor.model_input_names)
 
     def _measure(
         self,

@@ -75,12 +75,13 @@ def shared_images(
         else:
             shown = {name: _take(value, index, tokens) for name, value in images.items()}
             changed = {**shown, "pixel_values": None}
+            order, fills = index, tokens
+            if not share:  # each showing is an image of its own
+                images, order, fills = shown, torch.arange(len(index), device=index.device), tokens[index]
             if "qformer_input_ids" in call:
-                encoded = _read_with_prompts(module, call, images if share else shown, index if share else None)
-            elif share:
-                encoded = _repeat(module.get_image_features(**images, return_dict=True), index, tokens)
+                encoded = _encode_with_prompts(module, call, images, order)
             else:
-                encoded = module.get_image_features(**shown, return_dict=True)
+                encoded = _repeat(module.get_image_features(**images, return_dict=True), order, fills)
         return args, {**call, **changed, ENCODED_IMAGES: {"image": encoded}}
 
     if index is None and not depends_on_prompt(base):
@@ -135,22 +136,21 @@ def _repeat_features(features: Features, index: torch.Tensor, tokens: torch.Tens
     return torch.cat(shown)[None] if isinstance(features, torch.Tensor) else shown
 
 
-def _read_with_prompts(
-    module: nn.Module, call: dict[str, Any], images: dict[str, torch.Tensor], index: torch.Tensor | None
+def _encode_with_prompts(
+    module: nn.Module, call: dict[str, Any], images: dict[str, torch.Tensor], index: torch.Tensor
 ) -> Any:
-    """Features of a Q-Former, which reads each row's prompt; the vision encoder runs before `index` repeats."""
+    """Features of a Q-Former, which reads each row's prompt with what `index` repeats of the vision encoder."""
 
     def repeat(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         output.last_hidden_state = output.last_hidden_state[index]
         return output
 
     prompts = {name: call[name] for name in ("qformer_input_ids", "qformer_attention_mask")}
-    handle = module.vision_model.register_forward_hook(repeat) if index is not None else None
+    handle = module.vision_model.register_forward_hook(repeat)
     try:
         return module.get_image_features(**images, **prompts, return_dict=True)
     finally:
-        if handle is not None:
-            handle.remove()
+        handle.remove()
 
 
 def _encode_unseen(module: nn.Module, images: dict[str, torch.Tensor]) -> Any:

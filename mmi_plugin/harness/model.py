@@ -18,8 +18,8 @@ from tqdm import tqdm
 from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.compat import failed, result
-from mmi_plugin.models.answer import THINKING, Scorer
-from mmi_plugin.models.evaluate import OrderKey, answer_all, query_of, shared_images
+from mmi_plugin.models.answer import THINKING, OrderKey, Scorer, answer_all, shared_images
+from mmi_plugin.models.evaluate import query_of
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.load import fingerprint, load_model, load_processor

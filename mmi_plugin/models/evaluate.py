@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedModel, ProcessorMixin
 
 from mmi_plugin.answers import THOUGHTS, read
 from mmi_plugin.documents import Documents
 from mmi_plugin.items import messages
-from mmi_plugin.models.answer import THINKING, Scorer
+from mmi_plugin.models.answer import THINKING, OrderKey, Scorer, answer_all, shared_images
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.prompt import Chat, Prompts
 from mmi_plugin.results import Record
-
-Found = TypeVar("Found")
 
 
 def evaluate(
@@ -85,79 +81,3 @@ def record_of(
         probabilities=probabilities,
         cut_off=not failure and reading.cut_off,
     )
-
-
-class OrderKey(NamedTuple):
-    """What the order of a prompt depends on. image: what its images are known by, or None. length: in characters."""
-
-    settings: str
-    image: str | None
-    length: int
-
-
-def answer_all(
-    keys: Sequence[OrderKey],
-    size: int,
-    answer: Callable[[list[int]], Sequence[Found]],
-    report: Callable[[int, Found], None] | None = None,
-) -> list[Found]:
-    """Return what `answer` gives for each key, in their order. It gets the places of keys, `size` at most at once.
-
-    report: called with the place and the answer, as they come.
-    """
-    found: dict[int, Found] = {}
-    for batch in batches(keys, size):
-        for place, one in zip(batch, answer(batch), strict=True):
-            found[place] = one
-            if report is not None:
-                report(place, one)
-    return [found[place] for place in range(len(keys))]
-
-
-def shared_images(keys: Sequence[OrderKey]) -> set[str]:
-    """Return the images that more than one prompt shows."""
-    counts = Counter(key.image for key in keys if key.image is not None)
-    return {image for image, count in counts.items() if count > 1}
-
-
-def batches(keys: Sequence[OrderKey], size: int) -> Iterator[list[int]]:
-    """Yield the places of at most `size` prompts of equal settings, the longest first.
-
-    Prompts that share images come in blocks of at most `size` images, so that what is kept of
-    these serves all their prompts, and within a block those of similar length go together.
-    """
-    shared = shared_images(keys)
-
-    def image(place: int) -> str:
-        own = keys[place].image
-        return own if own in shared else ""
-
-    def settings(place: int) -> str:
-        return keys[place].settings
-
-    order = sorted(range(len(keys)), key=lambda place: (settings(place), image(place), -keys[place].length))
-    for _, alike in groupby(order, key=settings):
-        groups = [(name, list(members)) for name, members in groupby(alike, key=image)]
-        for block in _blocks(groups, size):
-            yield from _cut(sorted(block, key=lambda place: -keys[place].length), keys, size)
-
-
-def _blocks(groups: Sequence[tuple[str, list[int]]], size: int) -> Iterator[list[int]]:
-    """Yield the members of `size` images at a time, and of all unshared prompts at once."""
-    yield from (members for name, members in groups if not name)
-    kept = [members for name, members in groups if name]
-    for start in range(0, len(kept), size):
-        yield [place for members in kept[start : start + size] for place in members]
-
-
-def _cut(places: Sequence[int], keys: Sequence[OrderKey], size: int) -> Iterator[list[int]]:
-    """Yield batches; where images are shared, padding is most of what is computed for a prompt of half the length."""
-    batch: list[int] = []
-    for place in places:
-        short = batch and keys[place].image is not None and 2 * keys[place].length < keys[batch[0]].length
-        if len(batch) == size or short:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmi_plugin.trainers import compat
-from tests.foreign import Foreign, check
+from tests.foreign import Foreign, check, private_uses
 
 TRAINERS = Path(compat.__file__).parent
 
@@ -33,21 +33,6 @@ def test_a_name_that_is_gone_is_told(name: Foreign, said: str) -> None:
         check(name)
 
 
-def foreign_privates(text: str) -> set[str]:
-    """The private names that a module takes from others: attributes of what is not its own object, and imports."""
-    tree = ast.parse(text)
-    found = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and node.attr.startswith("_")
-        and not node.attr.endswith("__")
-        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
-    }
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    return found | {alias.name for node in imports for alias in node.names if alias.name.startswith("_")}
-
-
 def overridden(text: str) -> set[str]:
     """The names of FOREIGN that classes of a module define as their own."""
     known = {name.path.rpartition(".")[2] for name in compat.FOREIGN}
@@ -60,15 +45,14 @@ def overridden(text: str) -> set[str]:
 
 
 def test_private_names_of_others_stand_in_compat_alone() -> None:
+    assert private_uses(TRAINERS) == []
     texts = {path.name: path.read_text(encoding="utf-8") for path in TRAINERS.glob("*.py")}
-    own = texts.pop("compat.py")
-    assert {name: found for name, text in texts.items() if (found := foreign_privates(text) | overridden(text))} == {}
-    named = {name.path.rpartition(".")[2] for name in compat.FOREIGN}
-    assert foreign_privates(own) | overridden(own) <= named
+    assert {name for name, text in texts.items() if overridden(text)} == {"compat.py"}
 
 
-def test_the_search_for_private_names_finds_them() -> None:
-    taken = "x._a\nself._b\nself.c._d\nsuper()._e()\nfrom m import _f\ny.__doc__"
-    assert foreign_privates(taken) == {"_a", "_d", "_e", "_f"}
-    defined = "class A(B):\n    _VALID_DICT_FIELDS = []\n    _own = 1\n    def _save_checkpoint(self): ..."
-    assert overridden(defined) == {"_save_checkpoint", "_VALID_DICT_FIELDS"}
+def test_the_search_finds_what_is_private(tmp_path: Path) -> None:
+    text = "class A(B):\n    _VALID_DICT_FIELDS = _own = 1\n    def _save_checkpoint(self):\n        super()._gone()\n"
+    assert overridden(text) == {"_save_checkpoint", "_VALID_DICT_FIELDS"}
+    (tmp_path / "module.py").write_text(f"{text}x._a\nx.b._c\nfrom m import _d\n", encoding="utf-8")
+    places = {"module.py:4 super()._gone", "module.py:5 x._a", "module.py:6 x.b._c", "module.py:7 _d"}
+    assert set(private_uses(tmp_path)) == places

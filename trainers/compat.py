@@ -25,8 +25,6 @@ Result = TypeVar("Result")
 ENCODED_IMAGES = "mm_encoder_outputs"
 VISUAL_PLACES, DEEP_FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
 OWN_MASKS = "create_masks_for_generate"
-
-
 LLAVA, QWEN3_VL = "transformers.models.llava.modeling_llava", "transformers.models.qwen3_vl.modeling_qwen3_vl"
 GEMMA3 = "transformers.models.gemma3.modeling_gemma3"
 FOREIGN = (

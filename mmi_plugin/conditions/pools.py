@@ -72,6 +72,7 @@ class Pools:
     @staticmethod
     @lru_cache
     def default() -> Pools:
+        """Return the pools that the package ships, made once."""
         return Pools()
 
     def digest(self) -> str:

@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from loguru import logger
 from transformers import PreTrainedModel
 
 from mmi_plugin.answers import THOUGHTS
@@ -50,7 +49,7 @@ class Scorer:
         self._prefixes = Prefixes(model, capacity, self._generator.tokens)
         self._obstacle = obstacle(model)
         self._window = window(model) if self._obstacle is None else None
-        self._checked = self._said = False
+        self._checked = False
         self._capacity = capacity
 
     @property
@@ -71,7 +70,9 @@ class Scorer:
             self._obstacle, self._checked = self._differs(rows), True
         if self._obstacle is None:
             return self._share(rows, decoding)
-        self._say()
+        self._prompts.say_once(
+            f"every prompt is computed whole, as {type(self._model).__name__} cannot share images: {self._obstacle}"
+        )
         return self._generator.answers(rows, self._plain(rows), decoding)
 
     def _differs(self, rows: Sequence[Query]) -> str | None:
@@ -96,13 +97,6 @@ class Scorer:
 
     def _first_logits(self, inputs: Tensors) -> torch.Tensor:
         return self._generator.tokens(inputs, 1, output_logits=True).logits[0].float()
-
-    def _say(self) -> None:
-        if not self._said:
-            logger.warning(
-                f"every prompt is computed whole, as {type(self._model).__name__} cannot share images: {self._obstacle}"
-            )
-            self._said = True
 
     def _plain(self, rows: Sequence[Query]) -> Tensors:
         return to_model(self._prompts.inputs([row.chat for row in rows]), self._model.device, self._model.dtype)

@@ -32,7 +32,7 @@ def test_a_batch_computes_what_each_row_alone_does(tiny_llava: Path) -> None:
         bench = load(source)
         for item in bench.items[:2]:
             rows = tuple(get(name)(item, 0, bench.pools) for name in conditions)
-            groups.append(Group(item.id, item.family, rows))
+            groups.append(Group(item.id, rows))
     batch = GroupCollator(processor, None, seed=0)(groups)
     images = [row.images for group in groups for row in group.rows]
     assert list(map(len, images)) == [1, 2, 3, 1, 2, 3] + [1] * 6

@@ -129,7 +129,7 @@ def test_seeds_depend_on_the_row_and_not_on_its_neighbours(
 
 def test_a_free_form_answer_of_many_tokens_without_an_image(processor: LlavaProcessor, groups: list[Group]) -> None:
     item = replace(groups[-1].rows[0], options=(), answer="three and then some more", image=None)
-    batch = GroupCollator(processor, None, seed=0)([Group("x", "vqa", (item,))])
+    batch = GroupCollator(processor, None, seed=0)([Group("x", (item,))])
     labels = batch["labels"][0]
     assert processor.tokenizer.decode(labels[labels != IGNORED]) == "three and then some more</s>"
     assert "pixel_values" not in batch and "image_index" not in batch
@@ -144,4 +144,4 @@ def test_rows_of_a_group_must_have_one_answer(processor: LlavaProcessor, groups:
     first, second = groups[4].rows[0], groups[5].rows[0]
     other = replace(second, options=(), answer="another")
     with pytest.raises(InputError, match="differ in the tokens of the answer"):
-        GroupCollator(processor, None, seed=0)([Group("x", "vqa", (first, other))])
+        GroupCollator(processor, None, seed=0)([Group("x", (first, other))])

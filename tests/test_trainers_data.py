@@ -41,7 +41,7 @@ def test_every_answer_of_a_conversation_is_learned(processor: LlavaProcessor, wi
         turns = (("What is it?", "three dogs"), ("How many?", "three"), ("Why?", "the picture shows three dogs"))
         item = Item("a", "vqa", *turns[2], image=image, history=turns[:2])
         other = Item("b", "vqa", "Which?", "seven", image=image)
-        batch = GroupCollator(processor, None, seed=0)([Group("a/0", "vqa", (item,)), Group("b/0", "vqa", (other,))])
+        batch = GroupCollator(processor, None, seed=0)([Group("a/0", (item,)), Group("b/0", (other,))])
     finally:
         processor.chat_template = template
     labels, ids = batch["labels"][0], batch["input_ids"][0]

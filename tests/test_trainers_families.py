@@ -7,11 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
-from transformers import AutoModelForImageTextToText
 
 from mmi_plugin.trainers import layout
-from mmi_plugin.trainers.trainer import MMITrainer
 from tests import families, training
 from tests.reference import Reference
 
@@ -37,15 +34,6 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return families.save(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def reference_of(trainer: MMITrainer) -> Reference:
-    """The reference with the trainer's weights; loaded anew, as the trainer puts its own forward into its model."""
-    model = AutoModelForImageTextToText.from_pretrained(trainer.args.model_name_or_path, dtype=torch.float32)
-    if isinstance(trainer.model, PeftModel):
-        model = get_peft_model(model, trainer.model.peft_config["default"])
-    model.load_state_dict(trainer.model.state_dict())
-    return Reference(model.double().train(), trainer.processing_class, trainer.args)
-
-
 @pytest.mark.parametrize(("lora", "shared"), [(0, False), (4, False), (0, True)], ids=["full", "lora", "shared"])
 def test_one_step_equals_the_reference(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: int, shared: bool
@@ -61,7 +49,7 @@ def test_one_step_equals_the_reference(
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
     groups = training.step_groups(trainer)
-    reference = reference_of(trainer)
+    reference = Reference.of(trainer)
     seeds = trainer.data_collator(groups)["seeds"]
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
     trainer.train()
@@ -83,7 +71,7 @@ def test_a_replay_is_the_forward_and_moves_the_irrelevant_modality(checkpoint: P
     trainer = training.trainer(training.config(checkpoint, tmp_path, **STEP))
     model = trainer.model.double().train()
     groups = training.step_groups(trainer)
-    reference, seen = reference_of(trainer), []
+    reference, seen = Reference.of(trainer), []
 
     class Still:
         """Moves nothing, and notes what it is told."""

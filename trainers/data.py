@@ -83,8 +83,8 @@ class LengthCheck:
             item = Item("probe", "vqa", "?", "?", image=Image.new("RGB", (width, height)))
             # A processor refuses shapes that it cannot scale, which no row can then have either.
             with suppress(ValueError, ZeroDivisionError):
-                tokens.append(self._loose([Group("", "vqa", (item,))])["input_ids"].shape[1])
-        return max(tokens, default=0) - self._tokens(Group("", "vqa", (Item("probe", "vqa", "?", "?"),))) + SEAM
+                tokens.append(self._loose([Group("", (item,))])["input_ids"].shape[1])
+        return max(tokens, default=0) - self._tokens(Group("", (Item("probe", "vqa", "?", "?"),))) + SEAM
 
 
 def _bytes(row: Item) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,18 +35,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-@dataclass
+@dataclass(frozen=True)
 class DecoderInputs:
     """R rows as the decoder is given them.
 
-    columns: per position, (R, L, ...): `inputs_embeds` (R, L, D), and where the model gives them `attention_mask`
-    (R, L), 1 for a token, `position_ids` (R, L) or, of multimodal RoPE, (R, L, 3), and `visual` (R, L), which of the
-    `deep` features (layers of (N, D)) is added there, -1 for none.
-    masks: attention masks that the model built itself, (R, 1, L, L) by name. rest: other arguments.
+    rows: (R, ...) each: `inputs_embeds` (R, L, D), and where the model gives them `attention_mask` (R, L), 1 for a
+    token, `position_ids` (R, L) or, of multimodal RoPE, (R, L, 3), `visual` (R, L), which of the `deep` features
+    (layers of (N, D)) is added there, -1 for none, and the masks (R, 1, L, L) of a model that builds its own.
+    masks: their names, if there are several. rest: other arguments.
     """
 
-    columns: dict[str, torch.Tensor]
-    masks: dict[str, torch.Tensor]
+    rows: dict[str, torch.Tensor | None]
+    masks: tuple[str, ...]
     deep: list[torch.Tensor]
     rest: Call
 
@@ -54,69 +54,62 @@ class DecoderInputs:
     def of(call: Call) -> DecoderInputs:
         """Read a call's arguments: `inputs_embeds` (R, L, D) and what else the model passes."""
         rest = dict(call)
-        columns, masks = {"inputs_embeds": rest.pop("inputs_embeds")}, {}
-        attention, positions = rest.pop("attention_mask", None), rest.pop("position_ids", None)
-        if isinstance(attention, dict):
-            masks = attention
-        elif attention is not None:
-            (columns if attention.ndim == 2 else masks)["attention_mask"] = attention
+        rows, attention = {"inputs_embeds": rest.pop("inputs_embeds")}, rest.pop("attention_mask", None)
+        rows |= attention if isinstance(attention, dict) else {"attention_mask": attention}
+        positions = rest.pop("position_ids", None)
         if positions is not None:
             positions = positions.movedim(0, -1) if positions.ndim == 3 else positions
-            columns["position_ids"] = positions.expand(len(columns["inputs_embeds"]), *positions.shape[1:])
+            rows["position_ids"] = positions.expand(len(rows["inputs_embeds"]), *positions.shape[1:])
         visual, deep = rest.pop(VISUAL_PLACES, None), rest.pop(DEEP_FEATURES, None)
         if visual is not None:
             number = visual.flatten().cumsum(0).view_as(visual) - 1
-            columns["visual"] = number.masked_fill(~visual, -1)
-        return DecoderInputs(columns, masks, deep or [], rest)
+            rows["visual"] = number.masked_fill(~visual, -1)
+        return DecoderInputs(rows, tuple(attention) if isinstance(attention, dict) else (), deep or [], rest)
 
     @property
     def embeds(self) -> torch.Tensor:
         """(R, L, D)."""
-        return self.columns["inputs_embeds"]
+        return self.rows["inputs_embeds"]
 
     def take(self, rows: torch.Tensor) -> DecoderInputs:
         """Return the rows (A,) of these."""
-        columns = {name: values[rows] for name, values in self.columns.items()}
-        masks = {name: mask if mask is None else mask[rows] for name, mask in self.masks.items()}
-        return DecoderInputs(columns, masks, self.deep, self.rest)
+        return replace(self, rows={name: None if v is None else v[rows] for name, v in self.rows.items()})
 
     def detached(self) -> DecoderInputs:
-        """Return the same rows without a way back for gradients."""
-        alone = self.with_embeds(self.embeds.detach())
-        alone.deep = [layer.detach() for layer in self.deep]
-        return alone
+        """Return the same rows for calls of the decoder by itself: no way back for gradients, no cache."""
+        alone, deep = self.with_embeds(self.embeds.detach()), [layer.detach() for layer in self.deep]
+        return replace(alone, deep=deep, rest={**self.rest, "use_cache": False})
 
     def with_embeds(self, embeds: torch.Tensor) -> DecoderInputs:
         """Return the same rows with other embeddings (R, L, D)."""
-        return DecoderInputs({**self.columns, "inputs_embeds": embeds}, self.masks, self.deep, self.rest)
+        return replace(self, rows={**self.rows, "inputs_embeds": embeds})
 
     def join(self, others: DecoderInputs) -> DecoderInputs:
         """Return these rows and, after them, others of the same call."""
-        columns = {name: torch.cat([values, others.columns[name]]) for name, values in self.columns.items()}
-        masks = {n: mask if mask is None else torch.cat([mask, others.masks[n]]) for n, mask in self.masks.items()}
-        return DecoderInputs(columns, masks, self.deep, self.rest)
+        joined = {name: None if v is None else torch.cat([v, others.rows[name]]) for name, v in self.rows.items()}
+        return replace(self, rows=joined)
 
     def call(self) -> Call:
         """Return the decoder's arguments for padded rows."""
-        masks = self.masks or {"attention_mask": self.columns.get("attention_mask")}
-        attention = masks["attention_mask"] if set(masks) == {"attention_mask"} else masks
-        return self._arguments(self.columns, attention)
+        several = {name: self.rows[name] for name in self.masks}
+        return self._arguments(self.rows, several or self.rows["attention_mask"])
 
     def packed(self, layout: Layout) -> Call:
         """Return the decoder's arguments for the one sequence of a layout."""
-        columns = {name: layout.pack(values) for name, values in self.columns.items()}
+        columns = ("inputs_embeds", "position_ids", "visual")
+        rows = {name: layout.pack(self.rows[name]) for name in columns if name in self.rows}
         unused = torch.zeros(1, 1, 1, 1, device=self.embeds.device)  # keeps the decoder from building a mask
-        return {**self._arguments({"position_ids": layout.column[None], **columns}, unused), "trees": layout}
+        return {**self._arguments({"position_ids": layout.column[None], **rows}, unused), "trees": layout}
 
-    def _arguments(self, columns: dict[str, torch.Tensor], attention: Any) -> Call:
-        call = {**self.rest, "inputs_embeds": columns["inputs_embeds"], "attention_mask": attention}
-        if "position_ids" in columns:
-            positions = columns["position_ids"]
+    def _arguments(self, rows: dict[str, torch.Tensor | None], attention: Any) -> Call:
+        call = {**self.rest, "inputs_embeds": rows["inputs_embeds"], "attention_mask": attention}
+        if "position_ids" in rows:
+            positions = rows["position_ids"]
             call["position_ids"] = positions.movedim(-1, 0) if positions.ndim == 3 else positions
-        if "visual" in columns:
-            shown = columns["visual"] >= 0
+        if "visual" in rows:
+            shown = rows["visual"] >= 0
             call[VISUAL_PLACES] = shown
-            call[DEEP_FEATURES] = [layer[columns["visual"][shown]] for layer in self.deep]
+            call[DEEP_FEATURES] = [layer[rows["visual"][shown]] for layer in self.deep]
         return call
 
 

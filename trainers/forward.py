@@ -115,7 +115,6 @@ class ForwardPass:
         """The inner loop (2) of the method over decoder and head alone: rows (A', L) -> (A', L, D)."""
         mask, seeds, labels = (self._inputs[name][replayed] for name in ("irrelevant", "seeds", "labels"))
         decoder, head, tokens = self._base.get_decoder(), self._base.get_output_embeddings(), AnswerTokens.of(labels)
-        rows.rest["use_cache"] = False
         spared = self._savings.skip_weight_gradients
         extra = [] if spared else [p for p in self._base.parameters() if p.requires_grad]
         sharded = sharded_around(self._model, decoder)

@@ -20,7 +20,6 @@ class Group:
     """Rows of one item, the origin first. `name` is unique to this draw of the item."""
 
     name: str
-    family: str
     rows: tuple[Item, ...]
 
 
@@ -49,7 +48,7 @@ class Groups(Dataset):
         """Return the group of any item in round `turn`."""
         seed = stream("round", self._seed, turn).getrandbits(31)
         rows = tuple(get(name)(item, seed, pools) for name in self._conditions[item.family])
-        return Group(f"{item.id}/{seed}", item.family, rows)
+        return Group(f"{item.id}/{seed}", rows)
 
 
 class RatioBatchSampler(Sampler[list[tuple[int, int]]]):

@@ -10,7 +10,7 @@ Exact, through an attention that keeps to the trees, wherever attention is causa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,15 +59,14 @@ def _agree(one: np.ndarray, other: np.ndarray, limit: int) -> int:
     return int(differ[0]) if len(differ) else limit
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Positions that attend causally to themselves and to all of a prefix.
 
     prefix: which of the layout's chunks that is, if there is one; then mask: (own, prefix + own) bool.
     """
 
     prefix: int | None
-    mask: torch.Tensor | None = field(compare=False, default=None)
+    mask: torch.Tensor | None
 
 
 @dataclass(frozen=True)

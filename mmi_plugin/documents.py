@@ -1,4 +1,4 @@
-"""From a benchmark to the documents of a task: every item under every condition, as text."""
+"""A benchmark in, the documents of a task out: every item under every condition, as text."""
 
 from __future__ import annotations
 

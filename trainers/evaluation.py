@@ -1,4 +1,4 @@
-"""Benchmarks asked during training: accuracy and flip rate as curves."""
+"""Benchmarks and a model in training in, accuracy and flip rate out, as curves."""
 
 from __future__ import annotations
 

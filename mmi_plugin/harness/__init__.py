@@ -1,4 +1,4 @@
-"""Glue to lmms-eval: tasks, our model, the launcher."""
+"""lmms-eval's question for further models in, the manifest of `mmi_hf` out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every flag of lmms-eval's command line, and what becomes of it when tasks of this package are asked."""
+"""lmms-eval's command line in, an InputError out unless every flag acts on the tasks of this package."""
 
 from __future__ import annotations
 

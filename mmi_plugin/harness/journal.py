@@ -1,4 +1,4 @@
-"""What a killed run leaves: every answer given so far, and no results file that is not whole."""
+"""Answers in, a journal and whole results files out: what a killed run leaves, and a later one goes on from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mmi_plugin.harness.compat import Counts, failure_of
 from mmi_plugin.harness.flags import is_ours, key_values
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.load import stamp
-from mmi_plugin.results.files import RESULTS
+from mmi_plugin.results.runs import RESULTS
 
 _CHUNK = 256  # requests given at once to a model that does not report its answers one by one
 _SYNC_SECONDS = 5.0  # what a machine that loses power may lose

@@ -1,4 +1,4 @@
-"""The console script `lmms_eval`: upstream's command line, our tasks, an honest exit status."""
+"""A command line in, lmms-eval's run of it with our tasks and an honest exit status out: the script `lmms_eval`."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def _missing(args: argparse.Namespace, own: dict[str, Any], results: dict[str, A
 
 def _unwritten(args: argparse.Namespace, own: dict[str, Any], date: str) -> list[str]:
     """Return what the files lack. Upstream only warns when it cannot write one."""
-    from mmi_plugin.results.files import newest_results, read_run
+    from mmi_plugin.results.runs import newest_results, read_run
 
     if not newest_results(args.output_path).name.startswith(date):
         return [f"{args.output_path}: the results of this run were not written"]

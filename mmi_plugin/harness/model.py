@@ -1,4 +1,4 @@
-"""`mmi_hf`: any transformers image-text-to-text model as an lmms-eval chat model."""
+"""lmms-eval's requests in, answers out: `mmi_hf`, any image-text-to-text model of transformers as a chat model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lmms-eval task: one benchmark under all its conditions, scored in pairs."""
+"""A task's YAML in, requests out; their answers in, numbers out: a benchmark under all its conditions, in pairs."""
 
 from __future__ import annotations
 

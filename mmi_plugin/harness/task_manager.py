@@ -1,4 +1,4 @@
-"""Find our tasks quickly, and check them before a model is loaded."""
+"""The value of `--tasks` in, our tasks out: found quickly, and checked before a model is loaded."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The models of the harness: one road from an item to its answer."""
+"""A checkpoint spoken to: one way from an item to its answer, in training as in evaluation."""

@@ -1,4 +1,4 @@
-"""What is peculiar to a model family on the way from a chat to the model's inputs, said once.
+"""A processor in, its prompts out, with what is peculiar to its family, said once.
 
 `prompt.Prompts` serves every family without peculiarities; each of the others is one small class.
 """

@@ -1,4 +1,4 @@
-"""Load a checkpoint of any transformers image-text-to-text model, or say in one line why not."""
+"""The name of a checkpoint in, its processor, model or fingerprint out, or one line that says why not."""
 
 from __future__ import annotations
 

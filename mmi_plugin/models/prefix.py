@@ -1,4 +1,4 @@
-"""What prompts have in common up to the end of their image, computed once and kept while it serves."""
+"""Prompts in, what they have in common up to the end of their image out: computed once, kept while it serves."""
 
 from __future__ import annotations
 

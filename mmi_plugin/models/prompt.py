@@ -1,4 +1,4 @@
-"""The one way from an item or a chat, and a processor, to what a model reads and what it is to say.
+"""An item or a chat and a processor in, what a model reads and what it is to say out: the one way there.
 
 Training, length checks, evaluation and the scoring of options all come through here, so that what is trained, what
 is asked and what is scored are the same tokens.

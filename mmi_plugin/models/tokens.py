@@ -1,4 +1,4 @@
-"""From rendered texts to token ids, in which what users wrote is never a special token."""
+"""Rendered texts in, token ids out, in which what users wrote is never a special token."""
 
 from __future__ import annotations
 

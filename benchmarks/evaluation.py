@@ -29,7 +29,7 @@ from mmi_plugin.conditions import get
 from mmi_plugin.harness.launcher import main as lmms_eval
 from mmi_plugin.harness.task_manager import tasks_folder
 from mmi_plugin.items import user_text
-from mmi_plugin.results.files import read_run
+from mmi_plugin.results.runs import read_run
 from mmi_plugin.sources import load
 
 TASKS = {

@@ -1,8 +1,9 @@
-"""An item, one question of a benchmark or of a training set: its check, its hash, and the one format of its prompt."""
+"""An item: one question, the one format of its prompt, its hash, and random streams that depend on names alone."""
 
 from __future__ import annotations
 
 import hashlib
+import random
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,13 @@ from PIL import Image
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.pictures import ImageField, Picture
+
+
+def stream(*names: object) -> random.Random:
+    """Return a generator seeded by the SHA-256 of `names`."""
+    digest = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()
+    return random.Random(int.from_bytes(digest[:8], "big"))
+
 
 Family = Literal["image_heavy", "text_heavy", "vqa"]
 FAMILIES: tuple[str, ...] = get_args(Family)

@@ -14,8 +14,7 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
-from mmi_plugin.results import Record
-from mmi_plugin.results.files import TaskResult
+from mmi_plugin.results import Record, TaskResult
 from tests import tiny
 
 TASKS = Path(__file__).parents[1] / "tasks"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmi_plugin.cli import main
-from mmi_plugin.results.files import newest_results
+from mmi_plugin.results.runs import newest_results
 
 DIGITS = "mmi_demo_digits"
 

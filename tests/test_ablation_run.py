@@ -61,7 +61,7 @@ def test_finished_runs_are_kept_and_others_made_again(out: Path) -> None:
 
 def test_base_answers_as_in_the_harness(tmp_path: Path) -> None:
     from mmi_plugin.harness.launcher import main as lmms_eval
-    from mmi_plugin.results.files import read_run
+    from mmi_plugin.results.runs import read_run
 
     asked = ask_checkpoint(base_folder(), LIMIT)
     for task in TASKS:

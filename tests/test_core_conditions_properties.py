@@ -14,8 +14,7 @@ from PIL import Image, ImageChops
 from mmi_plugin.answers import normalise
 from mmi_plugin.conditions import CONDITIONS, Pools, get
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import INSTRUCTION, Item, check, item_hash, user_text
-from mmi_plugin.seeding import stream
+from mmi_plugin.items import INSTRUCTION, Item, check, item_hash, stream, user_text
 
 POOLS = Pools(images=(Image.new("RGB", (8, 8), (9, 8, 7)), Image.new("L", (5, 4), 3)), canvas=16, draws=3)
 OTHER_STRENGTHS = (

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_images
 
-from mmi_plugin.conditions.pools import photos, sample_photos
+from mmi_plugin.conditions.registry import photos, sample_photos
 from mmi_plugin.sources.demo import digit_images, digits
 
 

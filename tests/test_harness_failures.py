@@ -15,8 +15,7 @@ from lmms_eval.api.instance import Instance
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.harness.model import MmiHf
-from mmi_plugin.results.files import newest_results, read_run
-from mmi_plugin.results.runs import read_runs
+from mmi_plugin.results.runs import newest_results, read_run, read_runs
 from tests.harness_runs import OUR_MODEL, arguments, assert_same_records, raw_answers, save_varied
 
 TASK = "mmi_demo_digits"

@@ -12,7 +12,8 @@ from lmms_eval import __main__ as upstream
 
 from mmi_plugin.harness import flags
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.results.files import TaskResult, newest_results, read_run
+from mmi_plugin.results import TaskResult
+from mmi_plugin.results.runs import newest_results, read_run
 from mmi_plugin.sources import load
 from tests.harness_runs import OUR_MODEL, arguments, raw_answers, save_varied
 from tests.server import Server, serving

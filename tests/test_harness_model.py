@@ -14,7 +14,7 @@ from mmi_plugin.documents import documents
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.models.evaluate import evaluate
 from mmi_plugin.models.load import load_model, load_processor
-from mmi_plugin.results.files import read_run
+from mmi_plugin.results.runs import read_run
 from mmi_plugin.sources import load
 from tests import families
 from tests.harness_runs import (

@@ -10,7 +10,7 @@ import pytest
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.results.files import newest_results, read_run
+from mmi_plugin.results.runs import newest_results, read_run
 from tests.harness_runs import OUR_MODEL, arguments
 
 TASK = "mmi_demo_digits"

@@ -18,8 +18,7 @@ from lmms_eval.api.instance import Instance
 from mmi_plugin.harness.journal import Journal, ResultsLast
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.harness.model import MmiHf
-from mmi_plugin.results.files import read_run
-from mmi_plugin.results.runs import read_runs
+from mmi_plugin.results.runs import read_run, read_runs
 from tests.harness_runs import OUR_MODEL, SCRIPT, arguments, assert_same_records, raw_answers, save_varied
 
 TASKS = ("mmi_demo_digits", "mmi_demo_arith")

@@ -11,7 +11,8 @@ import pytest
 
 from mmi_plugin.documents import perturbed
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.results.files import TaskResult, read_run
+from mmi_plugin.results import TaskResult
+from mmi_plugin.results.runs import read_run
 from mmi_plugin.sources import load
 from tests.harness_runs import OUR_MODEL, arguments, save_varied
 from tests.server import Chat, Server, serving

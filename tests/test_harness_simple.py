@@ -13,7 +13,8 @@ from transformers import InstructBlipForConditionalGeneration, InstructBlipProce
 
 from mmi_plugin.documents import perturbed
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.results.files import TaskResult, read_run
+from mmi_plugin.results import TaskResult
+from mmi_plugin.results.runs import read_run
 from mmi_plugin.sources import load
 from tests import families
 from tests.harness_runs import TASKS, arguments, only_letters, process

@@ -18,7 +18,8 @@ from mmi_plugin.harness.launcher import main
 from mmi_plugin.harness.model import MmiHf
 from mmi_plugin.harness.task import InterferenceTask
 from mmi_plugin.harness.task_manager import QuickTaskManager
-from mmi_plugin.results.files import TaskResult, newest_results, read_run
+from mmi_plugin.results import TaskResult
+from mmi_plugin.results.runs import newest_results, read_run
 from mmi_plugin.sources import SOURCES, load
 from tests.harness_runs import OUR_MODEL, TASKS, arguments, process, raw_answers, save_varied
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmi_plugin.results.files import newest_results
+from mmi_plugin.results.runs import newest_results
 from tests.leaderboard_boards import DIGITS, board, leaderboard, number, samples, samples_file
 
 CAPITALS, ARITH = "mmi_demo_capitals", "mmi_demo_arith"

@@ -10,9 +10,10 @@ import pytest
 
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.harness.task_manager import QuickTaskManager
-from mmi_plugin.results.files import TaskResult, newest_results, read_run
+from mmi_plugin.results import TaskResult
+from mmi_plugin.results.runs import newest_results, read_run
 from mmi_plugin.sources import load
-from mmi_plugin.sources.locate import ROOT
+from mmi_plugin.sources.registry import ROOT
 from tests.harness_runs import OUR_MODEL, TASKS, arguments, save_varied
 from tests.suite import DATA, FAMILIES, ITEMS, at
 

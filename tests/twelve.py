@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.results.files import TaskResult, read_run
+from mmi_plugin.results import TaskResult
+from mmi_plugin.results.runs import read_run
 from mmi_plugin.trainers import run
 from tests.harness_runs import TASKS
 

@@ -10,12 +10,11 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import FAMILIES, Item, target
+from mmi_plugin.items import FAMILIES, Item, stream, target
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import TrainingRow
 from mmi_plugin.models.tokens import Tensors as Batch
 from mmi_plugin.models.tokens import pad
-from mmi_plugin.seeding import stream
 from mmi_plugin.trainers.groups import Group
 from mmi_plugin.trainers.method import IGNORED, irrelevant
 

@@ -10,8 +10,7 @@ from torch.utils.data import Dataset, Sampler
 
 from mmi_plugin.conditions import Pools, get
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import FAMILIES, Item
-from mmi_plugin.seeding import stream
+from mmi_plugin.items import FAMILIES, Item, stream
 from mmi_plugin.sources import Benchmark
 
 

@@ -12,12 +12,10 @@ from typing import Annotated
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mmi_plugin.conditions.pools import Pools
-from mmi_plugin.conditions.registry import condition
+from mmi_plugin.conditions.registry import Pools, condition
 from mmi_plugin.conditions.text import wrong_option
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item
-from mmi_plugin.seeding import stream
+from mmi_plugin.items import Item, stream
 
 IGNORE_PICTURE = "The picture has nothing to do with the question. Ignore it."
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from mmi_plugin.answers import mentions, normalise
-from mmi_plugin.conditions.pools import Pools
-from mmi_plugin.conditions.registry import condition
+from mmi_plugin.conditions.registry import Pools, condition
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item
 

@@ -14,13 +14,11 @@ from PIL import Image, ImageOps
 from mmi_plugin.conditions import REFERENCE
 from mmi_plugin.documents import Selection, perturbed
 from mmi_plugin.errors import InputError, shorten, visible
-from mmi_plugin.items import Item
+from mmi_plugin.items import Item, stream
 from mmi_plugin.report.board import Leaderboard
 from mmi_plugin.report.files import words
-from mmi_plugin.results import Record, group_by_item
-from mmi_plugin.results.files import TaskResult
+from mmi_plugin.results import Record, TaskResult, group_by_item
 from mmi_plugin.results.measures import Outcomes
-from mmi_plugin.seeding import stream
 from mmi_plugin.sources import Benchmark
 
 ITEMS = 1000  # per data set

@@ -38,6 +38,27 @@ class Record:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class TaskResult:
+    """One task of a run. `options` are the task's `dataset_kwargs`; `numbers` are the harness's own,
+    by the names of `measures.task_numbers`; `content_hash` identifies items, conditions and seed, of which
+    `condition_versions` (empty in old results) names a part; `setup` holds what is known of `SETUP`;
+    `records` and their `prompts` are in the order written."""
+
+    task: str
+    family: str
+    options: dict[str, Any]
+    split: str
+    conditions: tuple[str, ...]
+    seed: int
+    content_hash: str
+    condition_versions: dict[str, int]
+    numbers: dict[str, float]
+    setup: dict[str, Any]
+    records: tuple[Record, ...]
+    prompts: tuple[str, ...]
+
+
 def group_by_item(records: Iterable[Record]) -> dict[str, dict[str, Record]]:
     """Return item id -> condition -> record: joined by id, never by position.
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from mmi_plugin.answers import mentions
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import LETTERS, Item
-from mmi_plugin.seeding import stream
+from mmi_plugin.items import LETTERS, Item, stream
 from mmi_plugin.sources.facts import fact_map, template_facts
 from mmi_plugin.sources.registry import SOURCES, Benchmark
 from mmi_plugin.sources.table import ItemOf, Row, Table

@@ -11,10 +11,9 @@ import numpy as np
 from PIL import Image
 
 from mmi_plugin.conditions import Pools
-from mmi_plugin.conditions.pools import scikit_folder
+from mmi_plugin.conditions.registry import scikit_folder
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item
-from mmi_plugin.seeding import stream
+from mmi_plugin.items import Item, stream
 from mmi_plugin.sources.registry import Benchmark, source
 
 T = TypeVar("T")

@@ -13,8 +13,7 @@ from mmi_plugin.answers import mentions
 from mmi_plugin.conditions.text import with_article
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import parse_json
-from mmi_plugin.items import Item
-from mmi_plugin.seeding import stream
+from mmi_plugin.items import Item, stream
 from mmi_plugin.sources.registry import Benchmark
 
 TEMPLATES = (

@@ -1,21 +1,129 @@
-"""The name of a source in, its Benchmark out."""
+"""Sources by name, what a source gives, and where its rows come from: a local copy, else the hub."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmi_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 from PIL import Image
 
 from mmi_plugin.conditions import Pools, for_family, get
-from mmi_plugin.conditions.pools import folder_photos
-from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.conditions.registry import folder_photos
+from mmi_plugin.errors import nearest
 from mmi_plugin.items import Item, item_hash
 from mmi_plugin.pictures import Picture
+
+ROOT = "MMI_DATA_ROOT"
+PUBLISHED = "multiple_choice_data_{}.json"
+_READERS = {".parquet": "parquet", ".jsonl": "json"}
+
+
+def local_copy(name: str, path: str | None) -> Path | None:
+    """Return `path`, else `$MMI_DATA_ROOT/<name>` if it is there, else None: the hub.
+
+    Raises InputError when `path` or the folder that MMI_DATA_ROOT names is missing.
+    """
+    if path is not None:
+        if not Path(path).exists():
+            raise InputError(f"{name}: path {path!r} does not exist")
+        return Path(path)
+    root = os.environ.get(ROOT)
+    if not root:
+        return None
+    if not Path(root).is_dir():
+        raise InputError(f"{name}: {ROOT} is {root!r}, not a folder")
+    found = Path(root) / name
+    return found if found.exists() else None
+
+
+def published_file(place: Path, splits: Sequence[str]) -> Path | None:
+    """Return the published evaluation JSON that `place` is or holds for one of `splits`."""
+    if place.suffix == ".json":
+        return place
+    files = [place / PUBLISHED.format(split) for split in splits]
+    return next((file for file in files if file.is_file()), None)
+
+
+def from_local(name: str, place: Path, config: str | None, splits: Sequence[str]) -> tuple[Dataset, Path]:
+    """Return the rows of the first of `splits` at `place`, and the file or folder that holds them.
+
+    `place` is a .parquet or .jsonl file, or a folder laid out in one of these ways, where CONFIG
+    is the hub's configuration and may be left out, and data/ may stand before it or after it:
+        CONFIG/SPLIT-*.parquet (a hub snapshot), CONFIG/SPLIT.parquet, CONFIG/SPLIT/*.parquet
+        CONFIG/SPLIT.jsonl, with image paths relative to it
+        SPLIT/CLASS/*.jpg or SPLIT/metadata.jsonl with images (imagefolder)
+
+    Raises:
+        InputError: nothing of the kind is there, or it cannot be read.
+    """
+    if place.is_file():
+        if place.suffix not in _READERS:
+            raise InputError(f"{name}: {place}: not a .parquet, .jsonl or .json file")
+        return _read(name, _READERS[place.suffix], [place]), place
+    for base in _bases(place, config):
+        for split in splits:
+            shards = [
+                *base.glob(f"{split}-*.parquet"),
+                *base.glob(f"{split}/*.parquet"),
+                *base.glob(f"{split}.parquet"),
+            ]
+            if shards:
+                return _read(name, "parquet", sorted(shards)), shards[0]
+            if (base / f"{split}.jsonl").is_file():
+                return _read(name, "json", [base / f"{split}.jsonl"]), base / f"{split}.jsonl"
+            if (base / split).is_dir():
+                return _read(name, "imagefolder", [base / split / "**"]), base / split
+    raise InputError(
+        f"{name}: {place} holds no split {' or '.join(map(repr, splits))} as parquet, jsonl or folder of images"
+        f" (found: {', '.join(sorted(file.name for file in place.iterdir())[:8]) or 'nothing'})"
+    )
+
+
+def _bases(place: Path, config: str | None) -> Iterator[Path]:
+    names = [f"{config}", f"data/{config}", f"{config}/data"] if config else []
+    yield from (place / name for name in [*names, "data", "."] if (place / name).is_dir())
+
+
+def _read(name: str, reader: str, files: Sequence[Path]) -> Dataset:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        return load_dataset(reader, data_files={"train": [str(file.absolute()) for file in files]}, split="train")
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        raise InputError(f"{name}: {files[0]}: cannot be read: {_reason(error)}") from error
+
+
+def from_hub(name: str, hub: str, config: str | None, split: str) -> Dataset:
+    """Return a split of a hub data set. Raises InputError that says how to do without the hub."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        return load_dataset(hub, config, split=split)
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        raise InputError(
+            f"{name}: cannot load {hub!r} from the hub: {_reason(error)}; a local copy goes to ${ROOT}/{name}"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what first went wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True, eq=False)

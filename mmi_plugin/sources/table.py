@@ -15,9 +15,8 @@ from tqdm import tqdm
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Family, Item, check
 from mmi_plugin.pictures import Picture
-from mmi_plugin.sources.locate import from_hub, from_local, local_copy, published_file
 from mmi_plugin.sources.records import read_published
-from mmi_plugin.sources.registry import SOURCES, Benchmark
+from mmi_plugin.sources.registry import SOURCES, Benchmark, from_hub, from_local, local_copy, published_file
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features

@@ -22,9 +22,9 @@ from mmi_plugin.report.board import build
 from mmi_plugin.report.items import Example, pick_examples
 from mmi_plugin.report.page import Study, to_html
 from mmi_plugin.report.table import table
-from mmi_plugin.results.files import TaskResult, read_run
+from mmi_plugin.results import TaskResult
 from mmi_plugin.results.measures import task_numbers
-from mmi_plugin.results.runs import as_run
+from mmi_plugin.results.runs import as_run, read_run
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.studies import lmms_eval
 from mmi_plugin.studies.jobs import Job, JobFailed, make_all, offline

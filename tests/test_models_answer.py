@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 from mmi_plugin.conditions import get
 from mmi_plugin.items import LETTERS, messages
 from mmi_plugin.models import prefix
-from mmi_plugin.models.answer import Scorer
+from mmi_plugin.models.evaluate import Scorer
 from mmi_plugin.models.families import prompts_of, side_by_side
 from mmi_plugin.models.generate import Query, Reply
 from mmi_plugin.models.load import load_processor

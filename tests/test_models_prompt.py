@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
 from mmi_plugin.items import Item
-from mmi_plugin.models.answer import Scorer
+from mmi_plugin.models.evaluate import Scorer
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.prompt import Prompts, TrainingRow, images_of

@@ -18,8 +18,7 @@ from tqdm import tqdm
 from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.compat import failed, result
-from mmi_plugin.models.answer import THINKING, OrderKey, Scorer, answer_all, shared_images
-from mmi_plugin.models.evaluate import query_of
+from mmi_plugin.models.evaluate import THINKING, OrderKey, Scorer, answer_all, query_of, shared_images
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.load import fingerprint, load_model, load_processor
@@ -30,7 +29,7 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 class MmiHf(lmms):
     """Greedy answers with the probability of each option; a batch answers as single rows do.
 
-    Prompts that show the same image share it, see `models.answer`.
+    Prompts that show the same image share it, see `models.evaluate.Scorer`.
 
     `device` and `dtype` default to what accelerate chooses and to bf16 on a GPU, fp32 on a CPU.
     Weights are read from safetensors only. chat_template_kwargs: variables of the chat template, a JSON object or

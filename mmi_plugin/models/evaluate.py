@@ -1,20 +1,32 @@
-"""Documents of a benchmark in, records out: the one evaluator, behind lmms-eval and for a model in memory."""
+"""Documents in, records out: the one evaluator, in batches whose prompts share what they have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from mmi_plugin.answers import THOUGHTS, read
 from mmi_plugin.documents import Documents
-from mmi_plugin.items import messages
-from mmi_plugin.models.answer import THINKING, OrderKey, Scorer, answer_all, shared_images
+from mmi_plugin.items import image_hash, messages
+from mmi_plugin.models.compat import cache_argument
+from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.models.generate import Query
-from mmi_plugin.models.prompt import Chat, Prompts
+from mmi_plugin.models.generate import Generator, Query, Reply
+from mmi_plugin.models.prefix import Prefixes, ends, join, looks_ahead, obstacle, window
+from mmi_plugin.models.prompt import Chat, Prompts, images_of
+from mmi_plugin.models.tokens import Tensors, to_model
 from mmi_plugin.results import Record
+
+Found = TypeVar("Found")
+THINKING = 4096  # tokens of a thought, beside those of the answer
+_COMPARED = 4  # rows whose logits are compared between the shared and the plain path
+_TOLERANCE = {torch.float32: 1e-3}  # of a logit, relative to the largest
+_COARSE = 5e-2  # the same in half precision
 
 
 def evaluate(
@@ -81,3 +93,202 @@ def record_of(
         probabilities=probabilities,
         cut_off=not failure and reading.cut_off,
     )
+
+
+class Scorer:
+    """Answers batches. `capacity`: for how many images keys and values are kept, 0 for none.
+
+    Prompts with the same image share it: it is encoded, and run through the decoder with all that
+    stands before it, once. Whether the model allows it is found out from its structure, and on the first
+    such batch by comparison with plain generation; a model that does not allow it answers plainly.
+    `thoughts` and `thinking`: see Generator.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: Prompts,
+        capacity: int,
+        thoughts: Sequence[tuple[str, str]] = THOUGHTS,
+        thinking: int = THINKING,
+    ) -> None:
+        self._model, self._prompts = model, prompts
+        self._generator = Generator(model, prompts, thoughts, thinking)
+        self._image_token = getattr(model.config, "image_token_id", None)
+        self._prefixes = Prefixes(model, capacity, self._generator.tokens)
+        self._obstacle = obstacle(model)
+        self._window = window(model) if self._obstacle is None else None
+        self._checked = False
+        self._capacity = capacity
+
+    @property
+    def opened(self) -> str:
+        """What of a thought the chat template begins in every prompt; empty where it does not."""
+        return self._generator.opened
+
+    @torch.no_grad()  # not inference_mode, whose tensors a model in training could not use
+    def answer(self, rows: Sequence[Query], settings: Mapping[str, Any]) -> list[Reply]:
+        """Return an answer per row; `settings` are lmms-eval's `generation_kwargs`.
+
+        Raises InputError when they ask for anything but greedy decoding.
+        """
+        decoding = Decoding.parse(settings)
+        if not self._capacity or not all(row.shared for row in rows):
+            return self._generator.answers(rows, self._plain(rows), decoding)
+        if self._obstacle is None and not self._checked:
+            self._obstacle, self._checked = self._differs(rows), True
+        if self._obstacle is None:
+            return self._share(rows, decoding)
+        self._prompts.say_once(
+            f"every prompt is computed whole, as {type(self._model).__name__} cannot share images: {self._obstacle}"
+        )
+        return self._generator.answers(rows, self._plain(rows), decoding)
+
+    def _differs(self, rows: Sequence[Query]) -> str | None:
+        """Return why the model cannot share prefixes: it looks ahead, or gives other logits; None if it can."""
+        step = max(1, (len(rows) - 1) // (_COMPARED - 1))
+        compared = [*rows[::step][: _COMPARED - 1], rows[-1]]  # the last is the most padded
+        try:
+            if looks_ahead(self._model, self._plain(rows[:1])):
+                return "within a prompt it attends to what comes later"
+            wanted = self._first_logits(self._plain(compared))
+            found = torch.empty_like(wanted)
+            for part, inputs in self._joined(compared, 1):
+                found[part] = self._first_logits(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:  # of a model that answers plainly
+            return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        apart = ((found - wanted).abs().max() / wanted.abs().max()).item()
+        if apart > _TOLERANCE.get(self._model.dtype, _COARSE):
+            return f"its logits differ by {apart:.1%} when it goes on from a kept image"
+        return None
+
+    def _first_logits(self, inputs: Tensors) -> torch.Tensor:
+        return self._generator.tokens(inputs, 1, output_logits=True).logits[0].float()
+
+    def _plain(self, rows: Sequence[Query]) -> Tensors:
+        return to_model(self._prompts.inputs([row.chat for row in rows]), self._model.device, self._model.dtype)
+
+    def _share(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
+        """Answer rows from the kept prefixes of their prompts, computing those that are missing."""
+        answers: dict[int, Reply] = {}
+        for part, inputs in self._joined(rows, decoding.max_new_tokens):
+            own = self._generator.answers([rows[index] for index in part], inputs, decoding)
+            answers.update(zip(part, own, strict=True))
+        return [answers[index] for index in range(len(rows))]
+
+    def _joined(self, rows: Sequence[Query], steps: int) -> Iterator[tuple[list[int], Tensors]]:
+        """Yield rows that can run side by side, and inputs that go on from the prefixes of their prompts.
+
+        Raises ValueError for prompts that do not show where an image ends.
+        """
+        prompts = self._prompts.inputs([row.chat for row in rows])
+        stops = ends(prompts["input_ids"], self._image_token)
+        starts = (prompts["attention_mask"] == 0).sum(1).tolist()
+        if min(stops) == 0:
+            raise ValueError("no image token in the prompt")
+        ids = prompts["input_ids"].to(self._model.device)
+        rests = [ids[row, stop:] for row, stop in enumerate(stops)]
+        heads = [ids[row, start:stop] for row, (start, stop) in enumerate(zip(starts, stops, strict=True))]
+        keys = [_key(row.chat, head) for row, head in zip(rows, heads, strict=True)]
+        for part in self._level(rests, ids.shape[1] + steps):
+            whole = self._prefixes.get(
+                [keys[index] for index in part],
+                lambda missing, part=part: self._plain([rows[part[i]] for i in missing]),
+            )
+            own = [rests[index] for index in part]
+            yield part, join(whole, own, steps, self._generator.padding, cache_argument(self._model))
+
+    def _level(self, rests: Sequence[torch.Tensor], length: int) -> list[list[int]]:
+        """Return the rows in groups that can run side by side; `length`: of the longest, with its answer.
+
+        Padding stands between prefix and rest, so it would push the prefix out of the sight of a
+        layer that looks back only so far: where one might, rests of equal length go together.
+        """
+        if self._window is None or length + max(map(len, rests)) <= self._window:
+            return [list(range(len(rests)))]
+        groups: dict[int, list[int]] = {}
+        for row, rest in enumerate(rests):
+            groups.setdefault(len(rest), []).append(row)
+        return list(groups.values())
+
+
+def _key(chat: Chat, head: torch.Tensor) -> Hashable:
+    return tuple(map(image_hash, images_of(chat))), tuple(head.tolist())
+
+
+class OrderKey(NamedTuple):
+    """What the order of a prompt depends on. image: what its images are known by, or None. length: in characters."""
+
+    settings: str
+    image: str | None
+    length: int
+
+
+def answer_all(
+    keys: Sequence[OrderKey],
+    size: int,
+    answer: Callable[[list[int]], Sequence[Found]],
+    report: Callable[[int, Found], None] | None = None,
+) -> list[Found]:
+    """Return what `answer` gives for each key, in their order. It gets the places of keys, `size` at most at once.
+
+    report: called with the place and the answer, as they come.
+    """
+    found: dict[int, Found] = {}
+    for batch in batches(keys, size):
+        for place, one in zip(batch, answer(batch), strict=True):
+            found[place] = one
+            if report is not None:
+                report(place, one)
+    return [found[place] for place in range(len(keys))]
+
+
+def shared_images(keys: Sequence[OrderKey]) -> set[str]:
+    """Return the images that more than one prompt shows."""
+    counts = Counter(key.image for key in keys if key.image is not None)
+    return {image for image, count in counts.items() if count > 1}
+
+
+def batches(keys: Sequence[OrderKey], size: int) -> Iterator[list[int]]:
+    """Yield the places of at most `size` prompts of equal settings, the longest first.
+
+    Prompts that share images come in blocks of at most `size` images, so that what is kept of
+    these serves all their prompts, and within a block those of similar length go together.
+    """
+    shared = shared_images(keys)
+
+    def image(place: int) -> str:
+        own = keys[place].image
+        return own if own in shared else ""
+
+    def settings(place: int) -> str:
+        return keys[place].settings
+
+    order = sorted(range(len(keys)), key=lambda place: (settings(place), image(place), -keys[place].length))
+    for _, alike in groupby(order, key=settings):
+        groups = [(name, list(members)) for name, members in groupby(alike, key=image)]
+        for block in _blocks(groups, size):
+            yield from _cut(sorted(block, key=lambda place: -keys[place].length), keys, size)
+
+
+def _blocks(groups: Sequence[tuple[str, list[int]]], size: int) -> Iterator[list[int]]:
+    """Yield the members of `size` images at a time, and of all unshared prompts at once."""
+    yield from (members for name, members in groups if not name)
+    kept = [members for name, members in groups if name]
+    for start in range(0, len(kept), size):
+        yield [place for members in kept[start : start + size] for place in members]
+
+
+def _cut(places: Sequence[int], keys: Sequence[OrderKey], size: int) -> Iterator[list[int]]:
+    """Yield batches; where images are shared, padding is most of what is computed for a prompt of half the length."""
+    batch: list[int] = []
+    for place in places:
+        short = batch and keys[place].image is not None and 2 * keys[place].length < keys[batch[0]].length
+        if len(batch) == size or short:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch

@@ -16,7 +16,7 @@ from mmi_plugin.models.prompt import TrainingRow
 from mmi_plugin.models.tokens import Tensors as Batch
 from mmi_plugin.models.tokens import pad
 from mmi_plugin.trainers.groups import Group
-from mmi_plugin.trainers.method import IGNORED, irrelevant
+from mmi_plugin.trainers.method import IGNORED, irrelevant, origins
 
 OWN_COLUMNS = ("items", "labels", "irrelevant", "origin", "seeds", "image_index", "image_tokens")
 """What a batch holds beside the model's own inputs."""
@@ -67,14 +67,17 @@ class GroupCollator:
         self._check(groups, rows, made)
         input_ids, inside = pad([row.ids for row in made], self._prompts.encoder.padding)
         answer = pad([row.answer for row in made], False)[0].bool()
+        family = torch.tensor([FAMILIES.index(row.family) for row in rows])
+        image, prompt = input_ids == self._prompts.placeholder_id, inside & ~answer
+        streams = [stream("row", self._seed, group.name, i) for group in groups for i in range(len(group.rows))]
         batch |= {
             "input_ids": input_ids,
             "attention_mask": inside.long(),
             "labels": input_ids.masked_fill(~answer, IGNORED),
-            "irrelevant": self._irrelevant(rows, input_ids, inside & ~answer),
-            "origin": _origins(groups),
+            "irrelevant": irrelevant(family, image, prompt, self._after_image, self._whole_prompt),
+            "origin": origins(torch.tensor([len(group.rows) for group in groups])),
             "items": [row.id for row in rows],
-            "seeds": torch.tensor([self._row_seed(g.name, i) for g in groups for i in range(len(g.rows))]),
+            "seeds": torch.tensor([one.getrandbits(62) for one in streams]),
         }
         return batch | self._prompts.columns(chats, input_ids, answer)
 
@@ -102,16 +105,3 @@ class GroupCollator:
             first, *others = [next(rest) for _ in group.rows]
             if any(other != first for other in others):
                 raise InputError(f"item {group.rows[0].id}: the conditions differ in the tokens of the answer")
-
-    def _irrelevant(self, rows: Sequence[Item], input_ids: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-        family = torch.tensor([FAMILIES.index(row.family) for row in rows])
-        image = input_ids == self._prompts.placeholder_id
-        return irrelevant(family, image, prompt, self._after_image, self._whole_prompt)
-
-    def _row_seed(self, name: str, row: int) -> int:
-        return stream("row", self._seed, name, row).getrandbits(62)
-
-
-def _origins(groups: Sequence[Group]) -> torch.Tensor:
-    sizes = torch.tensor([len(group.rows) for group in groups])
-    return torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)

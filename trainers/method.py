@@ -30,8 +30,8 @@ D_AUG is a batch of groups: an item under every condition of its family, the ori
      predicted (3), row 0            - - - - - - - - ^ ^ - - - -   the token at t is read at t - 1, in (4) as in (3)
      compared (4)                    rows 1 to 5 with row 0, first answer token with first, second with second
 
-Shapes: B clean rows, A adversarial copies, R = B + A; L tokens a row; N answer tokens of all R rows, M of those that
-are compared; D the width of embeddings and hidden states; V the vocabulary.
+Shapes: G groups; B clean rows, A adversarial copies, R = B + A; L tokens a row; N answer tokens of all R rows, M of
+those that are compared; D the width of embeddings and hidden states; V the vocabulary.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ from mmi_plugin.items import FAMILIES
 
 IGNORED = -100
 """The label of a token that is not of the answer; what the cross entropy of torch ignores, too."""
+
+
+def origins(sizes: torch.Tensor) -> torch.Tensor:
+    """The row of each row's origin, (B,) int64: the first of its group. sizes: (G,) int64, the rows of each group."""
+    return torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
 
 
 def irrelevant(
@@ -83,8 +88,9 @@ class Rows:
     attacked: torch.Tensor
 
     @staticmethod
-    def of(labels: torch.Tensor, origin: torch.Tensor, attacked: torch.Tensor) -> Rows:
-        """Add copies of the rows `attacked` (A,) to labels (B, L) and origin (B,)."""
+    def of(labels: torch.Tensor, origin: torch.Tensor, moved: torch.Tensor) -> Rows:
+        """Add copies of the rows of which `moved` (B, L), M of (1), has a token to labels (B, L) and origin (B,)."""
+        attacked = moved.any(1).nonzero()[:, 0]
         return Rows(torch.cat([labels, labels[attacked]]), torch.cat([origin, origin[attacked]]), attacked)
 
     @property

@@ -118,20 +118,20 @@ class MMITrainer(WholeCheckpoints):
         rows = self._rows(inputs, model.training)
         tokens = AnswerTokens.of(rows.labels)
         predicted = self._predict(model, inputs, rows, tokens)
-        losses = answer_losses(predicted.logits, tokens)
-        clean = tokens.row < rows.clean
+        # The sums of (3) and (4), and their weighted mean (5).
+        losses, clean = answer_losses(predicted.logits, tokens), tokens.row < rows.clean
         consistency = consistency_sum(
             args.consistency, predicted.logits, predicted.hidden, tokens, rows, args.temperature
         )
         sums = torch.stack([losses[clean].sum(), losses[~clean].sum(), consistency])
-        sources = rows.source[tokens.row]
-        check_finite(sums, losses, sources, inputs["items"], self.state.global_step + 1, self.accelerator)
         counts = rows.counts(args.consistency)
-        self._measure(inputs, sums, counts, losses[torch.isin(tokens.row, rows.attacked)].sum(), predicted.delta)
         whole = counts if num_items_in_batch is None else num_items_in_batch
         loss = weighted_sum(sums, whole, (1.0, args.adv_weight, args.consistency_weight))
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # data parallelism averages gradients
+        step = self.state.global_step + 1
+        check_finite(sums, losses, rows.source[tokens.row], inputs["items"], step, self.accelerator)
+        self._measure(inputs, sums, counts, losses[torch.isin(tokens.row, rows.attacked)].sum(), predicted.delta)
         return (loss, {"logits": predicted.logits}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -141,8 +141,8 @@ class MMITrainer(WholeCheckpoints):
 
     def _rows(self, inputs: Batch, training: bool) -> Rows:
         """Return the batch's rows with adversarial copies of those that the adversary, if there is one, can move."""
-        attackable = inputs["irrelevant"].any(1) & (self._adversary is not None and training)
-        return Rows.of(inputs["labels"], inputs["origin"], attackable.nonzero()[:, 0])
+        moved = inputs["irrelevant"] & (self._adversary is not None and training)
+        return Rows.of(inputs["labels"], inputs["origin"], moved)
 
     def _predict(self, model: nn.Module, inputs: Batch, rows: Rows, tokens: AnswerTokens) -> Prediction:
         """Run the model once; through the inner loop also where another process may have rows to attack."""

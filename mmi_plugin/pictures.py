@@ -3,31 +3,97 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import warnings
 import weakref
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.files import read_bytes
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others start programs, or are hardly tried by anybody
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+PIXELS = 64_000_000  # at most
+BYTES = 8 * PIXELS  # of a file, at most
 # Keeps the last few images alive, so that looking twice in a row decodes once.
 _recent: deque[Image.Image] = deque(maxlen=4)
 _JPEG_END = b"\xff\xd9"
-_BROKEN = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
+# What Pillow raises at bytes that somebody made up.
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError, RuntimeError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
 
 
 @contextmanager
-def _strict() -> Iterator[None]:
-    """Within, a cut image is an error. lmms-eval tells Pillow to fill what is missing with grey."""
-    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Open an encoded image of FORMATS with at most PIXELS, not decoded yet.
+
+    Within, a cut image is an error: lmms-eval tells Pillow to fill what is missing with grey.
+    """
+    before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+    ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, PIXELS
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd tags
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(data), formats=FORMATS) as encoded:
+                yield encoded
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a pixel is one number of more than 8 bits."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale one number a pixel to 0..255, with alpha where a value stands for nothing. Raises ValueError for NaN.
+
+    16 bits are 0..65535. Longer numbers say no range: it is the first of 0..1 (for fractions), 0..255,
+    0..65535 that holds them all, else from the least to the greatest.
+    """
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("some pixels are no numbers")
+    low, high = 0.0, 65535.0
+    if image.mode in ("I", "F"):
+        least, most = values.min(), values.max()
+        tops = [top for top in ((1, 255, 65535) if image.mode == "F" else (255, 65535)) if most <= top]
+        low, high = (0.0, float(tops[0])) if tops and least >= 0 else (least, most)
+    scaled = np.floor((values - low) * 255 / max(high - low, 1e-300) + 0.5).astype(np.uint8)
+    grey = Image.fromarray(scaled)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _shown(image: Image.Image) -> Image.Image:
+    """Return an image as a white page shows it, upright and RGB."""
+    image = ImageOps.exif_transpose(image)
+    if _is_deep(image):
+        image = _eight_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def read_picture(path: Path) -> bytes:
+    """Return the bytes of a picture file. Raises OSError for what is no regular file or too large."""
+    return read_bytes(path, BYTES)
 
 
 class Picture:
@@ -44,15 +110,15 @@ class Picture:
         return Picture, (self._read, self._where)
 
     def open(self) -> Image.Image:
-        """Return the image as RGB, upright; the same object as long as anybody holds it.
+        """Return the image as RGB, upright, over white; the same object as long as anybody holds it.
 
         Raises InputError when it cannot be read or does not decode.
         """
         image = self._decoded()
         if image is None:
             try:
-                with _strict(), Image.open(BytesIO(self._read())) as encoded:
-                    image = ImageOps.exif_transpose(encoded).convert("RGB")
+                with _opened(self._read()) as encoded:
+                    image = _shown(encoded)
             except _BROKEN as error:
                 raise self._fault(error) from error
             self._decoded = weakref.ref(image)
@@ -60,21 +126,31 @@ class Picture:
         return image
 
     def digest(self) -> str:
-        """SHA-256 of the encoded bytes. Raises InputError when they are not a whole image."""
-        return hashlib.sha256(self.encoded()).hexdigest()
+        """SHA-256 of the encoded bytes. Raises InputError when they are not a whole image.
+
+        Of more, where alpha or more than 8 bits were once shown in another way: results on what was
+        seen then are not those on what is seen now.
+        """
+        data, plain = self._whole()
+        return hashlib.sha256(data if plain else b"over white, scaled:" + data).hexdigest()
 
     def encoded(self) -> bytes:
         """Return the bytes of the image file. Raises InputError when they are not a whole image."""
+        return self._whole()[0]
+
+    def _whole(self) -> tuple[bytes, bool]:
+        """Return the bytes, and whether every pixel is opaque and of 8 bits a colour."""
         try:
             data = self._read()
-            with _strict(), Image.open(BytesIO(data)) as encoded:
+            with _opened(data) as encoded:
+                plain = not (_is_deep(encoded) or encoded.has_transparency_data)
                 encoded.verify()
         except _BROKEN as error:
             raise self._fault(error) from error
-        # verify() does not read JPEG data; one without its end marker is cut off, unless it decodes.
-        if encoded.format == "JPEG" and _JPEG_END not in data[-4096:]:
+        # verify() reads PNG alone. A JPEG without its end marker is cut off, unless it decodes.
+        if encoded.format != "PNG" and not (encoded.format in ("JPEG", "MPO") and _JPEG_END in data[-4096:]):
             self.open()
-        return data
+        return data, plain
 
     def _fault(self, error: Exception) -> InputError:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -68,7 +68,7 @@ class Key(NamedTuple):
 @dataclass(frozen=True)
 class Leaderboard:
     """`runs` stand best first; `ranks` are equal where worst-case accuracies are; `numbers` of every model;
-    `changes` from the baseline to the others, which were corrected together."""
+    `changes` from the baseline to the others, corrected by `corrected_by_family`."""
 
     runs: tuple[Run, ...]
     ranks: Mapping[str, int]
@@ -123,7 +123,20 @@ def build(runs: Sequence[Run], baseline: str | None = None) -> Leaderboard:
     first = {run.name: run for run in reversed(runs)}
     ordered = sorted(first.values(), key=lambda run: (-worst[run.name], -best[run.name], run.name))
     ranks = {name: 1 + sum(other > share for other in worst.values()) for name, share in worst.items()}
-    return Leaderboard(tuple(ordered), ranks, scopes, numbers, corrected(changes), baseline)
+    return Leaderboard(tuple(ordered), ranks, scopes, numbers, corrected_by_family(changes), baseline)
+
+
+def corrected_by_family(changes: Mapping[Key, Difference]) -> dict[Key, Difference]:
+    """Return the changes with Holm's correction over the primary tests, those of the worst case, and apart from them
+    over all others: what is looked at beside the question does not make its answer weaker."""
+    primary = {key: change for key, change in changes.items() if is_primary(key)}
+    found = corrected(primary) | corrected({key: change for key, change in changes.items() if key not in primary})
+    return {key: found[key] for key in changes}
+
+
+def is_primary(key: Key) -> bool:
+    """Whether a test is one of the primary family: of what models are ranked by."""
+    return key.measure.name == RANKED_BY.name
 
 
 def _values(trainings: Sequence[Run]) -> dict[str, dict[Measure, PerItem]]:

@@ -12,7 +12,7 @@ from typing import Any
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import visible
 from mmi_plugin.files import versions
-from mmi_plugin.report.board import OVERALL, Key, Leaderboard, Scope
+from mmi_plugin.report.board import OVERALL, Key, Leaderboard, Scope, is_primary
 from mmi_plugin.results.estimates import Difference, Estimate
 from mmi_plugin.results.measures import LABELS, Measure
 from mmi_plugin.results.runs import differences, unknown
@@ -141,6 +141,7 @@ def to_json(board: Leaderboard) -> str:
         "differences": [one._asdict() for one in differences(board.runs)],
         "unknown": unknown(board.runs),
         "tests": len(board.changes),
+        "primary_tests": sum(map(is_primary, board.changes)),
         "tasks": tasks,
         "versions": versions(),
         "numbers": rows(board),
@@ -192,13 +193,16 @@ def to_markdown(board: Leaderboard) -> str:
 def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
     """Return what a reader must know of the numbers, in one paragraph."""
     text = (
-        "Percent with 95% intervals (Wilson; bootstrap over items for means and differences), JS in bits times 100. "
+        "Percent with 95% intervals over items (Wilson for shares, Tango for their differences, bootstrap for others; "
+        "over data sets MOVER), JS in bits times 100. "
         "Ranked by worst case: right under every condition, mean over the perturbed data sets. * not used in training."
     )
     if board.baseline is not None:
+        primary = sum(map(is_primary, board.changes))
         text += (
             f" Δ: difference to {show(board.baseline)} in points, paired by item, with p "
-            f"(McNemar's exact test; permutation for means) after Holm's correction over {len(board.changes)} tests."
+            "(McNemar's exact test; exchanges of the two models for the rest) after Holm's correction over "
+            f"{primary} tests of the worst case, and apart from them over {len(board.changes) - primary} others."
         )
     if found := differences(board.runs):
         text += f" Not all were asked in the same way: {'; '.join(one.say(show) for one in found)}."

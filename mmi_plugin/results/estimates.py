@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TypeVar
@@ -11,42 +11,10 @@ from typing import TypeVar
 import numpy as np
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.results.intervals import pooled_interval
 from mmi_plugin.results.measures import Outcomes, PerItem
+from mmi_plugin.results.permutation import sign_flip_p
 
-RESAMPLES = 2000
-PERMUTATIONS = 9999
-_BATCH = 4_000_000  # numbers held at a time
-
-
-def bootstrap_means(sample: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the means of `RESAMPLES` samples drawn from `sample` (items,) with replacement."""
-    values, counts = np.unique(sample, return_counts=True)
-    n = len(sample)
-    drawn = [rng.multinomial(n, counts / n, size) @ values for size in _batches(RESAMPLES, len(values))]
-    return np.concatenate(drawn) / n
-
-
-def sign_flip_p(changes: np.ndarray) -> float:
-    """Return the two-sided p-value of the sum of `changes` (items,) when each sign is a fair coin's."""
-    sizes, counts = np.unique(np.abs(changes[changes != 0]).round(15), return_counts=True)
-    if not len(sizes):
-        return 1.0
-    rng, total = np.random.default_rng(0), abs(changes.sum())
-    extreme = 0
-    for size in _batches(PERMUTATIONS, len(sizes)):
-        heads = rng.binomial(counts, 0.5, (size, len(sizes)))
-        extreme += int((np.abs((2 * heads - counts) @ sizes) >= total * (1 - 1e-9)).sum())
-    return (extreme + 1) / (PERMUTATIONS + 1)
-
-
-def _batches(draws: int, width: int) -> Iterator[int]:
-    """Yield numbers of draws that add up to `draws`, each of `width` numbers, so that a batch fits."""
-    size = max(1, _BATCH // width)
-    for start in range(0, draws, size):
-        yield min(size, draws - start)
-
-
-CONFIDENCE = 0.95
 ALPHA = 0.05
 
 
@@ -65,39 +33,14 @@ class Estimate:
 
 
 def estimate(parts: Sequence[PerItem]) -> Estimate:
-    """Return the mean over data sets of their means over items.
-
-    One data set of binary values: the Wilson interval, which stays honest near 0 and 1. Everything
-    else: the percentile bootstrap over items, stratified by data set, with a fixed seed.
-    """
+    """Return the mean over data sets of their means over items, with the interval of `results.intervals`."""
     samples = [part.values[~np.isnan(part.values)] for part in parts]
     n = sum(map(len, samples))
     if not all(map(len, samples)):
         return Estimate(math.nan, math.nan, math.nan, n)
     value = float(np.mean([sample.mean() for sample in samples]))
     seeds = tuple(map(fmean, zip(*(part.seeds for part in parts), strict=True)))
-    one_share = len(parts) == 1 and parts[0].binary
-    return Estimate(value, *(_wilson(samples[0]) if one_share else bootstrap_interval(samples)), n, seeds)
-
-
-def _wilson(sample: np.ndarray) -> tuple[float, float]:
-    from statsmodels.stats.proportion import proportion_confint  # slow to import
-
-    low, high = proportion_confint(round(sample.sum()), len(sample), alpha=1 - CONFIDENCE, method="wilson")
-    return max(float(low), 0.0), min(float(high), 1.0)
-
-
-def bootstrap_interval(samples: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Return the percentile interval of the mean of the samples' means, each resampled on its own.
-
-    NaN twice when a sample has a single value.
-    """
-    if min(map(len, samples)) < 2:
-        return math.nan, math.nan
-    rng = np.random.default_rng(0)
-    means = np.mean([bootstrap_means(sample, rng) for sample in samples], axis=0)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    return Estimate(value, *pooled_interval(samples, parts[0].lowest), n, seeds)
 
 
 MCNEMAR, PERMUTATION = "McNemar, exact", "sign-flip permutation"
@@ -105,9 +48,9 @@ MCNEMAR, PERMUTATION = "McNemar, exact", "sign-flip permutation"
 
 @dataclass(frozen=True)
 class Difference:
-    """Second model minus first, with its 95% bootstrap interval over `n` pairs and the two-sided p.
+    """Second model minus first, with its 95% interval over `n` pairs and the two-sided p.
 
-    `p_holm`: p after Holm's correction, of all tests of a comparison together. `seeds`: the difference in each seed.
+    `p_holm`: p after Holm's correction, of all tests of a family together. `seeds`: the difference in each seed.
     """
 
     value: float
@@ -157,7 +100,7 @@ def difference(first: Sequence[PerItem], second: Sequence[PerItem]) -> Differenc
 
     Takes one part per data set, the items of both models in the same order; items that do not count
     for one of them are left out. Binary values of one data set are tested with McNemar's exact test,
-    everything else by exchanging the two models within items at random.
+    everything else by exchanging the two models within items, as at random.
     """
     pairs = [_pair(old, new) for old, new in zip(first, second, strict=True)]
     n = sum(len(old) for old, _ in pairs)
@@ -170,7 +113,7 @@ def difference(first: Sequence[PerItem], second: Sequence[PerItem]) -> Differenc
     p = _mcnemar(*pairs[0]) if exact else sign_flip_p(weighed)
     value = float(np.mean([change.mean() for change in changes]))
     seeds = tuple(map(fmean, zip(*map(_by_seed, first, second), strict=True)))
-    return Difference(value, *bootstrap_interval(changes), n, p, test, seeds=seeds)
+    return Difference(value, *pooled_interval(changes, -1), n, p, test, seeds=seeds)
 
 
 def _by_seed(old: PerItem, new: PerItem) -> list[float]:

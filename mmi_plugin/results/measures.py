@@ -152,18 +152,20 @@ LOWER_IS_BETTER = frozenset(LABELS) - {
 @dataclass(frozen=True)
 class PerItem:
     """Values of shape (items,); NaN where an item does not count. `binary`: each is 0 or 1. `seeds`: the mean of each
-    seed, where the values are themselves means over trainings with several."""
+    seed, where the values are themselves means over trainings with several; `lowest`: what no value is below."""
 
     values: np.ndarray
     binary: bool = True
     seeds: tuple[float, ...] = ()
+    lowest: float = 0.0
 
 
 def over_seeds(trainings: Sequence[PerItem]) -> PerItem:
     """Return each item's mean over trainings that differ in their seed alone."""
     values = trainings[0].values if len(trainings) == 1 else np.mean([one.values for one in trainings], 0)
     binary = len(trainings) == 1 and trainings[0].binary
-    return PerItem(values, binary, tuple(_mean(one.values[~np.isnan(one.values)]) for one in trainings))
+    seeds = tuple(_mean(one.values[~np.isnan(one.values)]) for one in trainings)
+    return PerItem(values, binary, seeds, trainings[0].lowest)
 
 
 def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
@@ -206,7 +208,7 @@ def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[
     right_before, right_after = before == outcomes.gold[:, reference], after == outcomes.gold[:, column]
     changed, named = before != after, outcomes.named[:, column]
     found = {
-        "drop": PerItem(right_before.astype(float) - right_after, binary=False),
+        "drop": PerItem(right_before.astype(float) - right_after, binary=False, lowest=-1.0),
         "flip_rate": _binary(changed),
         "right_to_wrong": _binary(right_before & ~right_after),
         "wrong_to_right": _binary(~right_before & right_after),

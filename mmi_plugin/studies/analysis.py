@@ -79,7 +79,7 @@ class Analysis:
 def analyse(trials: Sequence[Trial]) -> Analysis:
     """Return the numbers of trials that were all asked the same items.
 
-    Intervals resample items, not seeds: they say how far the mean over these seeds would move with
+    Intervals are over items, not seeds: they say how far the mean over these seeds would move with
     other items. The tests exchange the two settings within items; Holm's correction is over all of them.
     """
     by_setting: dict[Setting, list[Trial]] = {}

@@ -62,7 +62,7 @@ not used in training among them. *Worst case*: right under every condition of th
 
 A cell is the mean over seeds in percent, [its 95% interval], and (lowest to highest seed). Intervals and tests are
 over items, an item's value being its mean over seeds: they say what other items might change, the range of the
-seeds what another seed might. A value *differs* from the config's own where the paired 95% bootstrap interval of the
+seeds what another seed might. A value *differs* from the config's own where the paired 95% interval of the
 difference leaves out 0 and the paired test ({test}) has p < 0.05 after Holm's correction over all {tests} tests here.
 Attack strength: adversarial minus clean loss in nats, as last logged, mean over seeds."""
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import signal
+import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class InputError(ValueError):
@@ -30,6 +33,34 @@ class BadRows:
             self.lines.append(str(error))
 
 
+class Stopped(KeyboardInterrupt):
+    """The process was asked to end. `status`: what it ends with."""
+
+    status = 128 + signal.SIGTERM
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within, SIGTERM raises Stopped, as Ctrl-C raises KeyboardInterrupt, so that both can be answered in one line."""
+
+    def stop(*_: Any) -> None:
+        raise Stopped("SIGTERM")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def stopped(stop: KeyboardInterrupt) -> tuple[str, int]:
+    """Return by what a process was asked to end, and the status that it ends with."""
+    return ("SIGTERM", stop.status) if isinstance(stop, Stopped) else ("Ctrl-C", 128 + signal.SIGINT)
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a hint for a misspelt `name`: the nearest valid one, or all of them."""
     options = sorted(valid)
@@ -46,6 +77,11 @@ _DECEPTIVE = frozenset(
 def visible(text: str) -> str:
     """Return `text` with control characters, direction marks and lone surrogates spelt out as ⟨U+202E⟩."""
     return "".join(f"⟨U+{ord(c):04X}⟩" if _hidden(c) else c for c in text)
+
+
+def plain(text: str) -> str:
+    """Return `text` on one line, hidden characters spelt out: what may be printed, whoever wrote it."""
+    return " ".join(visible(text).split())
 
 
 def _hidden(character: str) -> bool:

@@ -63,7 +63,7 @@ def test_resuming_equals_never_having_stopped(tiny_llava: Path, tmp_path: Path, 
     }
     whole = training.trained(tiny_llava, tmp_path / "whole", **fields)
     saved = training.config(tiny_llava, tmp_path / "cut", **fields, save_strategy="steps", save_steps=stop)
-    training.trainer(saved).train()
+    run.train(saved)
     for later in {2, 3, 4, 5} - {stop}:  # as if the run had been killed after the save at `stop`
         shutil.rmtree(tmp_path / "cut" / f"checkpoint-{later}", ignore_errors=True)
     resumed = run.train(training.config(tiny_llava, tmp_path / "cut", **fields, resume_from_checkpoint="true"))

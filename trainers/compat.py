@@ -19,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
+from mmi_plugin.disk import writing
 from mmi_plugin.models.compat import Foreign
 
 Result = TypeVar("Result")
@@ -31,6 +32,7 @@ FOREIGN = (
     Foreign("transformers:Trainer._save_checkpoint", "4.57", "a checkpoint moves to its place when it is whole"),
     Foreign("transformers:Trainer._get_output_dir", "4.57", "where a checkpoint is written meanwhile"),
     Foreign("transformers.trainer_utils:rotate_checkpoints", "5.10", "old ones go when the new one is in its place"),
+    Foreign("transformers:Trainer._run_epoch", "5.22", "no step after the last one of a checkpoint"),
     Foreign("transformers:Trainer._load_from_checkpoint", "4.57", "weights go by their names in the file"),
     Foreign(
         "transformers:Trainer.get_batch_samples",
@@ -71,6 +73,8 @@ class WholeCheckpoints(SFTTrainer):
 
     STAGE = ".saving"
     _staging = False
+    seal: Callable[[Path], None] | None = None
+    """Writes into a checkpoint, last of all, what says that it is whole."""
 
     def save_checkpoint(self) -> Path:
         """Save the state after the last step, if it is not saved yet; return its folder."""
@@ -84,23 +88,37 @@ class WholeCheckpoints(SFTTrainer):
         return str(Path(folder) / self.STAGE) if self._staging else folder
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        home = Path(self._get_output_dir(trial))
+        home, name = Path(self._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             shutil.rmtree(home / self.STAGE, ignore_errors=True)  # what a killed run left
         self.accelerator.wait_for_everyone()
         self._staging = True
         try:
-            super()._save_checkpoint(model, trial)
+            with writing(home, name):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    self._publish(home, name)
         finally:
             self._staging = False
+            if self.args.should_save:
+                shutil.rmtree(home / self.STAGE, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
-            shutil.rmtree(home / name, ignore_errors=True)
-            (home / self.STAGE / name).rename(home / name)
-            shutil.rmtree(home / self.STAGE)
-            rotate_checkpoints(str(home), self.args.save_total_limit, use_mtime=True)
-        self.accelerator.wait_for_everyone()
+
+    def _publish(self, home: Path, name: str) -> None:
+        if self.seal is not None:
+            self.seal(home / self.STAGE / name)
+        shutil.rmtree(home / name, ignore_errors=True)
+        (home / self.STAGE / name).rename(home / name)
+        rotate_checkpoints(str(home), self.args.save_total_limit, use_mtime=True)
+
+    def _run_epoch(self, **options: Any) -> None:
+        """Take the steps of an epoch, or none where a checkpoint had all steps of the run: the Trainer looks only
+        after a step whether it was the last."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**options)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights as from_pretrained does: the Trainer matches raw names, and a LLaVA is saved

@@ -6,27 +6,28 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import ProcessorMixin
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
-from mmi_plugin.errors import BadRows, InputError
-from mmi_plugin.files import versions
-from mmi_plugin.models.load import fingerprint
+from mmi_plugin.disk import NotWritten, locked, writing
+from mmi_plugin.errors import BadRows, InputError, stoppable, stopped
+from mmi_plugin.files import versions, write_whole
+from mmi_plugin.models.load import fingerprint, weights_hash
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.config import MMIConfig, parse
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.evaluation import EvaluationCallback
+from mmi_plugin.trainers.resume import RECORD, check_same, checkpoint_to_resume, code_hash, last_checkpoint, seal
 from mmi_plugin.trainers.saving import NonFiniteLoss, finish, load_checkpoint, save_state
 from mmi_plugin.trainers.trainer import MMITrainer
 
-RECORD = "training.json"
 SKIPPED = "skipped_rows.txt"
-TRAINED = ".trained"
+TRAINED, FINISHED = ".trained", ".finished"  # what is not in its place yet
 CITATION = """@misc{modality-interference,
   title         = {Diagnosing and Mitigating Modality Interference in Multimodal Large Language Models},
   year          = {2025},
@@ -42,13 +43,30 @@ TIMES = ("rows_per_second", "tokens_per_second", "epoch", "step")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or after one line on stderr 2 for bad input, 1 for a loss that is no number."""
+    """Run the command line; return 0, or after one line on stderr 2 for bad input, 1 for a loss that is no number or a
+    disk that takes no more, 128 + N after signal N."""
+    args = None
     try:
-        train(parse(sys.argv[1:] if argv is None else argv))
-    except (InputError, NonFiniteLoss) as error:
-        print(f"error: {error}", file=sys.stderr)
+        args = parse(sys.argv[1:] if argv is None else argv)
+        with stoppable():
+            train(args)
+    except (InputError, NonFiniteLoss, NotWritten) as error:
+        left = f"; {_left(args)}" if args and isinstance(error, NotWritten) else ""
+        print(f"error: {error}{left}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt as stop:
+        name, status = stopped(stop)
+        print(f"error: stopped by {name}" + (f"; {_left(args)}" if args else ""), file=sys.stderr)
+        return status
     return 0
+
+
+def _left(args: MMIConfig) -> str:
+    """Return what there is to go on from, for someone whose run has ended early."""
+    last = last_checkpoint(Path(args.output_dir))
+    if last is None:
+        return f"no checkpoint was saved in {args.output_dir}"
+    return f"the last checkpoint is {last}: --resume_from_checkpoint true goes on from there"
 
 
 def train(args: MMIConfig) -> MMITrainer:
@@ -57,37 +75,58 @@ def train(args: MMIConfig) -> MMITrainer:
     benchmarks = load_benchmarks(args, bad)
     evaluation = EvaluationCallback(args)
     sampler_of(args, make_groups(args, benchmarks))  # a mix that does not fit is known before the model is loaded
-    resume = _checkpoint_to_resume(args)
+    writer = args.process_index == 0
+    with locked(Path(args.output_dir), "another training") if writer else nullcontext():
+        return _train(args, benchmarks, bad, evaluation)
+
+
+def _train(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, evaluation: EvaluationCallback) -> MMITrainer:
+    resume = checkpoint_to_resume(args)
+    if resume:
+        check_same(resume, _setup(args))
     model, processor = load_checkpoint(args)
     benchmarks = check_rows(args, benchmarks, processor, bad)
+    record = run_record(args, benchmarks, bad, processor)
+    if resume:
+        check_same(resume, record)
     _list_skipped(args, bad)
     groups = make_groups(args, benchmarks)
-    sampler = sampler_of(args, groups)
-    trainer = MMITrainer(model, args, groups, sampler, processor)
+    trainer = MMITrainer(model, args, groups, sampler_of(args, groups), processor)
+    trainer.seal = partial(seal, record=record)
     evaluation.attach(trainer)
     try:
-        trainer.train(resume_from_checkpoint=resume)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except NonFiniteLoss as error:
         error.args = (f"{error}; state before it saved in {save_state(trainer, error)}",)
         raise
-    _save(trainer, benchmarks, bad)
+    _save(trainer, record)
     return trainer
 
 
-def _save(trainer: MMITrainer, benchmarks: list[Benchmark], bad: BadRows) -> None:
-    """Leave the model, the record of the run and, last, the model card in the output folder."""
+def _save(trainer: MMITrainer, record: Mapping[str, Any]) -> None:
+    """Leave the model, the record of the run and, last, the model card in the output folder, each file whole."""
     args, out = trainer.args, Path(trainer.args.output_dir)
-    unfinished = args.merge_lora or args.base_share > 0
-    trainer.save_model(str(out / TRAINED) if unfinished else None)
-    if unfinished and trainer.is_world_process_zero():
-        finish(args, out / TRAINED).save_pretrained(out)
-        trainer.processing_class.save_pretrained(out)
-        shutil.rmtree(out / TRAINED)
-    if trainer.is_world_process_zero():
-        record = run_record(args, benchmarks, bad, trainer.processing_class)
-        text = json.dumps(record, indent=2, sort_keys=True, default=str)
-        (out / RECORD).write_text(text + "\n", encoding="utf-8")
-        (out / "README.md").write_text(model_card(args, record, trainer.state.log_history), encoding="utf-8")
+    trained, whole = out / TRAINED, out / FINISHED
+    with writing(out, "the trained model"):
+        try:
+            trainer.save_model(str(trained))
+            if trainer.is_world_process_zero():
+                if args.merge_lora or args.base_share > 0:
+                    finish(args, trained).save_pretrained(whole)
+                    trainer.processing_class.save_pretrained(whole)
+                _move(whole if whole.is_dir() else trained, out)
+                write_whole(out / RECORD, json.dumps(record, indent=2, sort_keys=True, default=str) + "\n")
+                write_whole(out / "README.md", model_card(args, record, trainer.state.log_history))
+        finally:
+            if trainer.is_world_process_zero():
+                for folder in (trained, whole):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: Path, out: Path) -> None:
+    """Move all files of a folder into another one, the weights last."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+        path.replace(out / path.name)
 
 
 def _list_skipped(args: MMIConfig, bad: BadRows) -> None:
@@ -100,31 +139,22 @@ def _list_skipped(args: MMIConfig, bad: BadRows) -> None:
 
 
 def run_record(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, processor: ProcessorMixin) -> dict[str, Any]:
-    """Return what made the checkpoint: resolved config, versions, data, processor and template, seeds."""
+    """Return what made the checkpoint: config, code, versions, start, data, processor and template, seeds."""
     items = {bench.name: len(bench.items) for bench in benchmarks}
     return {
-        "config": args.to_dict(),
+        **_setup(args),
         "conditions": {bench.family: args.conditions_of(bench.family) for bench in benchmarks},
         "data": {"hash": data_hash(args, benchmarks), "items": items, "skipped": len(bad.lines)},
         "processor": fingerprint(processor),
-        "seeds": {"seed": args.seed, "data_seed": args.data_seed},
-        "versions": versions(),
+        "start": weights_hash(str(args.model_name_or_path)),
     }
 
 
-def _checkpoint_to_resume(args: MMIConfig) -> str | None:
-    """Return the checkpoint folder that `resume_from_checkpoint` (true or a path) means."""
-    wanted = args.resume_from_checkpoint
-    if not wanted or str(wanted).lower() == "false":
-        return None
-    if str(wanted).lower() != "true":
-        if not (Path(wanted) / TRAINER_STATE_NAME).is_file():
-            raise InputError(f"field 'resume_from_checkpoint': no whole checkpoint in {wanted}")
-        return str(wanted)
-    last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    if last is None:
-        raise InputError(f"field 'resume_from_checkpoint': no checkpoint in {args.output_dir}")
-    return last
+def _setup(args: MMIConfig) -> dict[str, Any]:
+    """Return the part of the record that is known before anything is loaded."""
+    seeds = {"seed": args.seed, "data_seed": args.data_seed}
+    made = {"config": args.to_dict(), "code": code_hash(), "versions": versions()}
+    return {"seeds": seeds, **made, "processes": args.world_size}
 
 
 def model_card(args: MMIConfig, record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import logging
 
+from mmi_plugin.disk import sampled_hash
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.models.compat import image_settings
 
@@ -41,6 +42,12 @@ def stamp(pretrained: str, revision: str | None = None) -> str:
         with suppress(HFValidationError):  # no hub id either
             parts.append(str(try_to_load_from_cache(pretrained, "config.json", revision=revision)))
     return _hash(parts)
+
+
+def weights_hash(name: str) -> str:
+    """Return a hash of the weights of a local checkpoint, wherever it lies, or the cached commit of a hub id."""
+    files = sorted(Path(name).glob("*.safetensors"))
+    return _hash([[file.name, sampled_hash(file)] for file in files]) if files else stamp(name)
 
 
 def check_folder(folder: Path) -> None:

@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args
 from PIL import Image
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.files import is_text
 from mmi_plugin.pictures import ImageField, Picture
 
 
 def stream(*names: object) -> random.Random:
     """Return a generator seeded by the SHA-256 of `names`."""
-    digest = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()
+    digest = hashlib.sha256("\x1f".join(map(str, names)).encode(errors="surrogatepass")).digest()
     return random.Random(int.from_bytes(digest[:8], "big"))
 
 
@@ -82,6 +83,7 @@ def check(item: Item, where: str) -> Item:
     """Return `item` without white space around its texts, or raise an InputError that begins with `where` and names
     the field. An answer with a blank before it would be other tokens than the one that is asked for."""
     item = _stripped(item)
+    _check_texts(item, where)
     if not item.id:
         raise InputError(f"{where}: field 'id' is empty")
     if item.family not in FAMILIES:
@@ -101,6 +103,20 @@ def check(item: Item, where: str) -> Item:
     if not all(text for turn in item.history for text in turn):
         raise InputError(f"{where}: field 'history' has an empty text")
     return item
+
+
+def _check_texts(item: Item, where: str) -> None:
+    texts = {
+        "id": (item.id,),
+        "question": (item.question,),
+        "answer": (item.answer,),
+        "options": item.options,
+        "facts": (text for fact in item.facts.items() for text in fact),
+        "history": (text for turn in item.history for text in turn),
+    }
+    for name, parts in texts.items():
+        if not all(map(is_text, parts)):
+            raise InputError(f"{where}: field {name!r} is not UTF-8, or has a lone surrogate")
 
 
 def _stripped(item: Item) -> Item:

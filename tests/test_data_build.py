@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from pyarrow import parquet
 
-from mmi_plugin import cli
+from mmi_plugin import cli, files
 from mmi_plugin.data import build as building
 from mmi_plugin.data.build import read_recipe
 from mmi_plugin.items import Item, image_hash
@@ -160,7 +160,7 @@ def test_a_stream_holds_few_items_at_a_time(tmp_path: Path, monkeypatch: pytest.
     """Memory does not grow with the file: items are written as they come, and the JSON is read in pieces."""
     file = tmp_path / "talks.json"
     file.write_text(json.dumps([talk(f"Question {i}?", "An answer.") for i in range(500)]))
-    monkeypatch.setattr(llava_instruct, "CHUNK", 1000)
+    monkeypatch.setattr(files, "CHUNK", 1000)
     real, live, most = llava_instruct._item, set(), []
 
     def counted(*args: object) -> Item:

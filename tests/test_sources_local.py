@@ -238,7 +238,7 @@ def test_what_cannot_be_found_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
         load("mmlu", "test", path=str(tmp_path / "notes.txt"))
     with pytest.raises(InputError, match=r"^mmbench: unknown split 'train': valid: test"):
         load("mmbench", "train", path=at("mmbench"))
-    with pytest.raises(InputError, match=r"test\.jsonl: cannot be read: "):
+    with pytest.raises(InputError, match=r"test\.jsonl, row 2: not JSON: "):
         (tmp_path / "test.jsonl").write_text('{"question": "What?"}\nnot json\n')
         load("mmlu", "test", path=str(tmp_path))
     monkeypatch.setenv(ROOT, str(tmp_path / "gone"))

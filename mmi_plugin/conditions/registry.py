@@ -9,7 +9,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image
 
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Family, Item, image_hash, stream
-from mmi_plugin.pictures import Picture
+from mmi_plugin.pictures import SUFFIXES, Picture, read_picture
 
 PHOTOS = ("china.jpg", "flower.jpg")
 
@@ -57,11 +57,10 @@ def sample_photos(crops_per_photo: int = 12, size: int = 224) -> tuple[Image.Ima
 @lru_cache
 def folder_photos(folder: str) -> tuple[Picture, ...]:
     """Every image file at or below `folder`, by name. Raises InputError when there is none."""
-    known = Image.registered_extensions()
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in known and path.is_file())
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
         raise InputError(f"pool {folder!r}: the folder holds no image")
-    return tuple(Picture(path.read_bytes, f"pool image {path}") for path in files)
+    return tuple(Picture(partial(read_picture, path), f"pool image {path}") for path in files)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmi_plugin.answers import normalise
 from mmi_plugin.errors import BadRows, InputError, nearest
-from mmi_plugin.files import file_hash, read_mapping, versions, write_whole
+from mmi_plugin.files import file_hash, parse_json, read_mapping, read_text, versions, write_whole
 from mmi_plugin.items import Item, image_hash, stream
 from mmi_plugin.sources import SOURCES, llava_instruct, load
 from mmi_plugin.sources.records import split_options
@@ -143,7 +143,7 @@ def build(recipe: Recipe, out: Path) -> dict[str, Any]:
         InputError: `out` holds another recipe's build; a bad row, unless the recipe skips those.
     """
     wanted = json.loads(json.dumps(asdict(recipe)))
-    if (out / RECIPE).is_file() and json.loads((out / RECIPE).read_text()) != wanted:
+    if (out / RECIPE).is_file() and _read(out / RECIPE) != wanted:
         raise InputError(f"{out}: holds the build of another recipe; remove it or choose another folder")
     _write(out / RECIPE, wanted)
     leaks = Leaks(recipe.exclude)
@@ -159,7 +159,7 @@ def _build_part(part: Part, recipe: Recipe, out: Path, leaks: Leaks) -> dict[str
     folder.mkdir(exist_ok=True)
     state: dict[str, Any] = {"read": 0, "skipped": 0, "refused": 0, "items": {}, "shards": [], "done": False}
     if (folder / STATE).is_file():
-        state = json.loads((folder / STATE).read_text())
+        state = _read(folder / STATE)
     rows = iter(()) if state["done"] else islice(part.rows(), state["read"], None)
     while not state["done"]:
         sieve = _Sieve(part, recipe, leaks)
@@ -205,6 +205,10 @@ class _Sieve:
             else:
                 self.families[item.family] += 1
                 yield item
+
+
+def _read(file: Path) -> Any:
+    return parse_json(read_text(file), str(file))
 
 
 def _write(file: Path, content: Any) -> None:

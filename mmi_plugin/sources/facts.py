@@ -12,7 +12,7 @@ from typing import Any
 from mmi_plugin.answers import mentions
 from mmi_plugin.conditions.text import with_article
 from mmi_plugin.errors import InputError
-from mmi_plugin.files import parse_json
+from mmi_plugin.files import is_text, json_lines, parse_json, read_bytes
 from mmi_plugin.items import Item, stream
 from mmi_plugin.sources.registry import Benchmark
 
@@ -42,6 +42,8 @@ def fact_map(facts: Any, where: str, padded: bool = False) -> dict[str, str]:
     kinds = (str, type(None)) if padded else str
     if not isinstance(facts, dict) or not all(isinstance(text, kinds) for text in facts.values()):
         raise InputError(f"{where}: field 'facts' is not a map from option to text")
+    if not all(is_text(part) for fact in facts.items() for part in fact if part):
+        raise InputError(f"{where}: field 'facts' is not UTF-8, or has a lone surrogate")
     return {option: text for option, text in facts.items() if text or not padded}
 
 
@@ -60,16 +62,16 @@ class FactsFile:
         self._path = path
         self.facts: dict[str, Facts] = {}
         try:
-            data = path.read_bytes() if path.exists() else b""
+            data = read_bytes(path) if path.exists() else b""
         except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
         self._whole = data.rfind(b"\n") + 1  # bytes
-        for number, line in enumerate(data[: self._whole].splitlines(), start=1):
+        for number, line in json_lines(data[: self._whole]):
             self._take(line, f"{path}, row {number}")
 
     def _take(self, line: bytes, where: str) -> None:
         row = parse_json(line, where)
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not is_text(row["id"]):
             raise InputError(f"{where}: field 'id' is missing or no text")
         facts = fact_map(row.get("facts"), where)
         if row["id"] in self.facts:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.files import json_list
 from mmi_plugin.items import Item, check
 from mmi_plugin.sources.records import picture_of, without_mark
 from mmi_plugin.sources.registry import ROOT, local_copy
@@ -16,7 +16,6 @@ from mmi_plugin.sources.registry import ROOT, local_copy
 NAME = "llava_instruct"
 FILE = "llava_v1_5_mix665k.json"
 SPEAKERS = ("human", "gpt")
-CHUNK = 1 << 20  # characters
 
 
 def readers(path: str | None = None) -> Iterator[Callable[[], Item]]:
@@ -34,37 +33,6 @@ def readers(path: str | None = None) -> Iterator[Callable[[], Item]]:
     file = place / FILE if place.is_dir() else place
     for number, record in enumerate(json_list(file), start=1):
         yield partial(_item, record, f"{file}, row {number}", f"{NAME}-{number:06d}", file.parent)
-
-
-def json_list(path: Path) -> Iterator[Any]:
-    """Yield the elements of a JSON list, holding one piece of the file at a time.
-
-    Raises InputError when the file cannot be read or is no list of objects.
-    """
-    decoder, number = json.JSONDecoder(), 0
-    try:
-        with path.open(encoding="utf-8") as file:
-            text, place = file.read(CHUNK), 0
-            if not text.lstrip().startswith("["):
-                raise InputError(f"{path}: not a JSON list of records")
-            place = text.index("[") + 1
-            while True:
-                while place < len(text) and text[place] in " \t\r\n,":
-                    place += 1
-                if text.startswith("]", place):
-                    return
-                try:
-                    record, place = decoder.raw_decode(text, place)
-                except json.JSONDecodeError as error:
-                    more = file.read(CHUNK)
-                    if not more:
-                        raise InputError(f"{path}, row {number + 1}: not JSON: {error.msg}") from error
-                    text, place = text[place:] + more, 0
-                    continue
-                number += 1
-                yield record
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
 
 
 def _item(record: Any, where: str, name: str, folder: Path) -> Item:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmi_plugin.answers import normalise
 from mmi_plugin.errors import BadRows, InputError, nearest
-from mmi_plugin.files import parse_json, read_text
+from mmi_plugin.files import json_lines, json_list, parse_json, read_bytes
 from mmi_plugin.items import FAMILIES, LETTERS, Family, Item, check
-from mmi_plugin.pictures import Picture
+from mmi_plugin.pictures import Picture, read_picture
 from mmi_plugin.sources.facts import fact_map, template_facts
 
 _LABELLED = re.compile(r"\(?([A-Z])[:.)](?:\s+|$)(.*)")
@@ -51,20 +52,26 @@ def _labelled(lines: list[str]) -> list[int]:
 def option_of(answer: str, options: tuple[str, ...], where: str) -> str:
     """Return the option that `answer` is: its letter, its text, or both ("B: dog").
 
-    Raises an InputError that begins with `where` otherwise.
+    Raises an InputError that begins with `where` otherwise, also where letter and text are two options.
     """
     by_letter = dict(zip(LETTERS, options, strict=False))
     labelled = _LABELLED.fullmatch(answer.strip())
     letter = labelled[1] if labelled else answer.strip(" ().")
     said = labelled[2] if labelled else ""
-    if letter in by_letter and said in ("", by_letter[letter]):
-        return by_letter[letter]
     same = [option for option in options if normalise(option) == normalise(answer)]
+    if letter in by_letter and said in ("", by_letter[letter]):
+        if not said and any(option != by_letter[letter] for option in same):
+            raise InputError(_ambiguous(where, answer, by_letter[letter], same[0]))
+        return by_letter[letter]
     if len(same) != 1:
         raise InputError(
             f"{where}: field 'answer' is {answer!r}, neither a letter nor one of the options {list(options)}"
         )
     return same[0]
+
+
+def _ambiguous(where: str, answer: str, by_letter: str, by_text: str) -> str:
+    return f"{where}: field 'answer' is {answer!r}, which is {by_letter!r} by its letter and {by_text!r} by its text"
 
 
 FIELDS = ("id", "type", "image", "question", "options", "answer", "facts", "history")
@@ -93,7 +100,7 @@ def read_records(
     for number, content in _records(path):
         where = f"{path}, row {number}"
         with bad.watch():
-            record = parse_json(content, where) if path.suffix == ".jsonl" else content
+            record = parse_json(content, where) if isinstance(content, bytes) else content
             item = item_of(record, where, _whole_picture(record, where, folder))
             if item.id in rows:
                 raise InputError(f"{where}: field 'id' {item.id!r} is already in row {rows[item.id]}")
@@ -105,19 +112,15 @@ def read_records(
 
 
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (row from 1, record), where a record of a .jsonl file is still text."""
-    text = read_text(path)
-    if path.suffix == ".jsonl":
-        yield from ((number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip())
-    else:
-        yield from enumerate(_list(text, str(path)), start=1)
-
-
-def _list(text: str, where: str) -> list[Any]:
-    records = parse_json(text, where)
-    if not isinstance(records, list):
-        raise InputError(f"{where}: holds {type(records).__name__}, not a list of records")
-    return records
+    """Yield (row from 1, record), where a record of a .jsonl file is still bytes."""
+    if path.suffix.lower() != ".jsonl":
+        yield from enumerate(json_list(path), start=1)
+        return
+    try:
+        data = read_bytes(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    yield from json_lines(data)
 
 
 def item_of(record: Any, where: str, picture: Picture | None) -> Item:
@@ -177,8 +180,8 @@ def without_mark(question: str) -> str:
 def _facts(facts: Any, options: tuple[str, ...], where: str) -> dict[str, str]:
     """Return option -> sentence; an option may be named by its letter or in another case."""
     facts = fact_map(facts, where)
-    names = {normalise(option): option for option in options}
-    names |= dict(zip(map(normalise, LETTERS), options, strict=False)) | {option: option for option in options}
+    names = dict(zip(map(normalise, LETTERS), options, strict=False))
+    names |= {normalise(option): option for option in options} | {option: option for option in options}
     for name, text in facts.items():
         if options and name not in names and normalise(name) not in names:
             raise InputError(f"{where}: field 'facts' has {name!r}, not among the options {list(options)}")
@@ -192,19 +195,23 @@ def _are_texts(value: Any) -> bool:
 
 
 def picture_of(record: dict[str, Any], where: str, folder: Path) -> Picture | None:
-    """Return the image at the path in field `image`, relative to `folder`; None where there is none."""
+    """Return the image at the path in field `image`, relative to `folder`; None where there is none.
+
+    Raises an InputError that begins with `where` for what is no path.
+    """
     name = record.get("image")
-    return Picture((folder / str(name)).read_bytes, f"{where}: field 'image' {name!r}") if name else None
+    if not name:
+        return None
+    if not isinstance(name, str):
+        raise InputError(f"{where}: field 'image' is {type(name).__name__}, not a path")
+    return Picture(partial(read_picture, folder / name), f"{where}: field 'image' {name!r}")
 
 
 def _whole_picture(record: Any, where: str, folder: Path) -> Picture | None:
     """The same, with the file read and found to be an image."""
-    if not isinstance(record, dict) or not record.get("image"):
-        return None
-    if not isinstance(record["image"], str):
-        raise InputError(f"{where}: field 'image' is {type(record['image']).__name__}, not a path")
-    picture = picture_of(record, where, folder)
-    picture.digest()
+    picture = picture_of(record, where, folder) if isinstance(record, dict) else None
+    if picture:
+        picture.digest()
     return picture
 
 
@@ -216,16 +223,16 @@ def read_published(path: Path, name: str, family: Family) -> list[Item]:
     "multiple_choices_answer", "image"?, "facts"?}.
 
     `multiple_choices` maps letters to options, or lists the options; the answer is a letter or an
-    option; `image` is a path relative to the file.
+    option; in a list, which has no letters of its own, an option before a letter. `image` is a path
+    relative to the file.
 
     Raises:
         InputError: the first bad row, with file, row (from 1) and field.
     """
     where = f"{name}: {path}"
-    records = _list(read_text(path, where), where)
     return [
         _published_item(record, f"{where}, row {number}", path.parent, name, family)
-        for number, record in enumerate(records, start=1)
+        for number, record in enumerate(json_list(path, where), start=1)
     ]
 
 
@@ -235,23 +242,33 @@ def _published_item(record: Any, where: str, folder: Path, name: str, family: Fa
     for field in PUBLISHED_FIELDS:
         if record.get(field) is None:
             raise InputError(f"{where}: field {field!r} is missing")
+    for field in ("id", "question", "multiple_choices_answer"):
+        if type(record[field]) not in ((str, int) if field == "id" else (str,)):
+            raise InputError(f"{where}: field {field!r} is {type(record[field]).__name__}, not text")
     lettered = _lettered(record["multiple_choices"], where)
-    answer = str(record["multiple_choices_answer"]).strip()
-    answer = lettered.get(answer, answer)
     options = tuple(lettered.values())
+    answer = _chosen(record["multiple_choices_answer"].strip(), lettered, record["multiple_choices"], where)
     facts = fact_map(record.get("facts") or {}, where, padded=True)
     if family == "image_heavy" and not facts:
         facts = template_facts(options, answer)
     item = Item(
         id=f"{name}-{record['id']}",
         family=family,
-        question=str(record["question"]).strip(),
+        question=record["question"].strip(),
         answer=answer,
         options=options,
         image=picture_of(record, where, folder),
         facts=facts,
     )
     return check(item, where)
+
+
+def _chosen(answer: str, lettered: dict[str, str], choices: Any, where: str) -> str:
+    """Return the option that `answer` names. Raises InputError where letter and text are two options of a map."""
+    by_letter, by_text = lettered.get(answer), answer if answer in lettered.values() else None
+    if by_letter and by_text and by_letter != by_text and isinstance(choices, dict):
+        raise InputError(_ambiguous(where, answer, by_letter, by_text))
+    return by_text or by_letter or answer
 
 
 def _lettered(choices: Any, where: str) -> dict[str, str]:

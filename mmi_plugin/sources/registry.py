@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from mmi_plugin.errors import InputError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+import glob
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mmi_plugin.conditions import Pools, for_family, get
 from mmi_plugin.conditions.registry import folder_photos
-from mmi_plugin.errors import nearest
+from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.files import is_text, json_lines, parse_json, read_bytes
 from mmi_plugin.items import Item, item_hash
 from mmi_plugin.pictures import Picture
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 ROOT = "MMI_DATA_ROOT"
 PUBLISHED = "multiple_choice_data_{}.json"
+# What `load_dataset` raises, besides its own errors, at files that are damaged, empty or of no one type.
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, NotImplementedError, StopIteration)
 _READERS = {".parquet": "parquet", ".jsonl": "json"}
 
 
@@ -50,7 +52,7 @@ def local_copy(name: str, path: str | None) -> Path | None:
 
 def published_file(place: Path, splits: Sequence[str]) -> Path | None:
     """Return the published evaluation JSON that `place` is or holds for one of `splits`."""
-    if place.suffix == ".json":
+    if place.suffix.lower() == ".json":
         return place
     files = [place / PUBLISHED.format(split) for split in splits]
     return next((file for file in files if file.is_file()), None)
@@ -69,16 +71,16 @@ def from_local(name: str, place: Path, config: str | None, splits: Sequence[str]
         InputError: nothing of the kind is there, or it cannot be read.
     """
     if place.is_file():
-        if place.suffix not in _READERS:
+        if place.suffix.lower() not in _READERS:
             raise InputError(f"{name}: {place}: not a .parquet, .jsonl or .json file")
-        return _read(name, _READERS[place.suffix], [place]), place
+        return _read(name, _READERS[place.suffix.lower()], [place]), place
+    if not place.is_dir():
+        raise InputError(f"{name}: {place}: neither a regular file nor a folder")
     for base in _bases(place, config):
         for split in splits:
-            shards = [
-                *base.glob(f"{split}-*.parquet"),
-                *base.glob(f"{split}/*.parquet"),
-                *base.glob(f"{split}.parquet"),
-            ]
+            named = glob.escape(split)
+            patterns = (f"{named}-*.parquet", f"{named}/*.parquet", f"{named}.parquet")
+            shards = [file for pattern in patterns for file in base.glob(pattern) if file.is_file()]
             if shards:
                 return _read(name, "parquet", sorted(shards)), shards[0]
             if (base / f"{split}.jsonl").is_file():
@@ -98,22 +100,50 @@ def _bases(place: Path, config: str | None) -> Iterator[Path]:
 
 def _read(name: str, reader: str, files: Sequence[Path]) -> Dataset:
     from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
+    from datasets.exceptions import DatasetsError
 
+    # A .jsonl file is read in one piece: the types of a column are those of all its rows.
+    options = {"chunksize": min(_check_lines(name, files[0]), 1 << 30)} if reader == "json" else {}
     try:
-        return load_dataset(reader, data_files={"train": [str(file.absolute()) for file in files]}, split="train")
-    except (DatasetGenerationError, OSError, ValueError) as error:
+        return load_dataset(reader, data_files={"train": list(map(data_file, files))}, split="train", **options)
+    except (*UNREADABLE, DatasetsError) as error:
         raise InputError(f"{name}: {files[0]}: cannot be read: {_reason(error)}") from error
+
+
+def data_file(path: Path) -> str:
+    """Return what `load_dataset` takes for this one path, which may have brackets and stars in it; a last part
+    `**` stands for all that is below."""
+    whole = path.absolute()
+    return str(Path(glob.escape(str(whole.parent))) / whole.name) if whole.name == "**" else glob.escape(str(whole))
+
+
+def _check_lines(name: str, file: Path) -> int:
+    """Return the bytes of a .jsonl file. Raises InputError with the row of what `load_dataset` refuses without it,
+    or reads as something else."""
+    try:
+        data = read_bytes(file)
+    except OSError as error:
+        raise InputError(f"{name}: {file}: cannot be read: {error}") from error
+    for number, line in json_lines(data):
+        where = f"{name}: {file}, row {number}"
+        record = parse_json(line, where)
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: is {type(record).__name__}, not a record")
+        if b"\\u" in line and not is_text(json.dumps(record, ensure_ascii=False)):
+            raise InputError(f"{where}: a text has a lone surrogate")
+        if any(isinstance(value, int) and value.bit_length() > 63 for value in record.values()):
+            raise InputError(f"{where}: an integer of more than 64 bits")
+    return max(len(data), 1)
 
 
 def from_hub(name: str, hub: str, config: str | None, split: str) -> Dataset:
     """Return a split of a hub data set. Raises InputError that says how to do without the hub."""
     from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
+    from datasets.exceptions import DatasetsError
 
     try:
         return load_dataset(hub, config, split=split)
-    except (DatasetGenerationError, OSError, ValueError) as error:
+    except (*UNREADABLE, DatasetsError) as error:
         raise InputError(
             f"{name}: cannot load {hub!r} from the hub: {_reason(error)}; a local copy goes to ${ROOT}/{name}"
         ) from error
@@ -123,6 +153,8 @@ def _reason(error: BaseException) -> str:
     """The first line of what first went wrong."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, StopIteration):
+        return "it holds no row"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

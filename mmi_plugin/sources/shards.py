@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import partial
 from itertools import islice
@@ -13,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.files import parse_json, read_text
 from mmi_plugin.items import Item
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources.records import item_of
+from mmi_plugin.sources.registry import data_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -83,16 +84,20 @@ def read_built(folder: str | Path) -> list[tuple[str, Item]]:
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder}: no {MANIFEST}, so this is no finished build; run mmi data build again")
-    parts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["parts"]
-    shards = [shard for part in parts.values() for shard in part["shards"]]
+    shards = _shards(folder / MANIFEST)
     for shard in shards:
+        file = folder / shard["file"]
         try:
-            rows = pq.read_metadata(folder / shard["file"]).num_rows
+            found = pq.read_metadata(file) if file.is_file() else None
         except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"{folder / shard['file']}: cannot be read: {error}") from error
-        if rows != shard["rows"]:
-            raise InputError(f"{folder / shard['file']}: has {rows} rows, {MANIFEST} says {shard['rows']}")
-    files = [str((folder / shard["file"]).absolute()) for shard in shards]
+            raise InputError(f"{file}: cannot be read: {error}") from error
+        if found is None:
+            raise InputError(f"{file}: cannot be read: no such file")
+        if found.num_rows != shard["rows"]:
+            raise InputError(f"{file}: has {found.num_rows} rows, {MANIFEST} says {shard['rows']}")
+        if (names := found.schema.to_arrow_schema().names) != SCHEMA.names:
+            raise InputError(f"{file}: has the columns {', '.join(names)}, not {', '.join(SCHEMA.names)}")
+    files = [data_file(folder / shard["file"]) for shard in shards]
     data = load_dataset("parquet", data_files={"train": files}, split="train")
     places = [f"{folder / shard['file']}, row {row}" for shard in shards for row in range(1, shard["rows"] + 1)]
     encoded = data.select_columns(["image"]).with_format("arrow")
@@ -104,12 +109,30 @@ def read_built(folder: str | Path) -> list[tuple[str, Item]]:
     ]
 
 
+def _shards(manifest: Path) -> list[dict[str, Any]]:
+    """Return the {"file", "rows"} of every shard. Raises InputError that names the manifest."""
+    content = parse_json(read_text(manifest), str(manifest))
+    parts = content.get("parts") if isinstance(content, dict) else None
+    entries = list(parts.values()) if isinstance(parts, dict) else [None]
+    shards = [part.get("shards") if isinstance(part, dict) else None for part in entries]
+    if not all(isinstance(listed, list) for listed in shards):
+        raise InputError(f"{manifest}: field 'parts' is no map to lists of 'shards'")
+    found = [shard for listed in shards for shard in listed]
+    for shard in found:
+        kinds = [type(shard.get(name)) for name in ("file", "rows")] if isinstance(shard, dict) else None
+        if kinds != [str, int]:
+            raise InputError(f"{manifest}: a shard is {shard!r}, not a 'file' and its 'rows'")
+    if not found:
+        raise InputError(f"{manifest.parent}: holds no rows")
+    return found
+
+
 def _item(values: dict[str, Any], where: str, encoded: Dataset, image: int | None) -> Item:
     picture = None if image is None else Picture(partial(_bytes, encoded, image), f"{where}: field 'image'")
     record = {
         **values,
-        "facts": {fact["option"]: fact["text"] for fact in values["facts"]},
-        "history": [[turn["question"], turn["answer"]] for turn in values["history"]],
+        "facts": {fact["option"]: fact["text"] for fact in values["facts"] or ()},
+        "history": [[turn["question"], turn["answer"]] for turn in values["history"] or ()],
     }
     return item_of(record, where, picture)
 

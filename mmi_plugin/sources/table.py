@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Family, Item, check
-from mmi_plugin.pictures import Picture
+from mmi_plugin.pictures import Picture, read_picture
 from mmi_plugin.sources.records import read_published
 from mmi_plugin.sources.registry import SOURCES, Benchmark, from_hub, from_local, local_copy, published_file
 
@@ -39,8 +39,8 @@ KINDS: dict[str, tuple[str, set[str]]] = {
 def held(feature: Any) -> str:
     """Return in a word or two what a feature of `datasets` holds."""
     if isinstance(feature, dict):
-        columns = [held(feature.get(name)) for name in ("text", "label")]
-        return "choices" if columns == ["list of text"] * 2 else "other"
+        columns = {held(feature.get(name)) for name in ("text", "label")}
+        return "choices" if columns <= {"list of text", "list of null", "null"} else "other"
     name = type(feature).__name__
     if name == "List":
         return f"list of {held(feature.feature)}"
@@ -48,16 +48,21 @@ def held(feature: Any) -> str:
         return "text"
     if name == "Value" and "int" in feature.dtype:
         return "integer"
+    if name == "Value" and feature.dtype == "null":
+        return "null"
     return {"ClassLabel": "class", "Image": "image"}.get(name, "other")
 
 
 def check_columns(features: Features, columns: Mapping[str, str], where: str) -> None:
-    """Raise an InputError that names the first column that is missing or of another kind."""
+    """Raise an InputError that names the first column that is missing or of another kind.
+
+    One that is null throughout says no kind; what must not be null is found at its row.
+    """
     for name, kind in columns.items():
         if name not in features:
             raise InputError(f"{where}: column {name!r} is missing: {nearest(name, features)}")
         wanted, accepted = KINDS[kind]
-        if held(features[name]) not in accepted:
+        if held(features[name]) not in accepted | {"null", "list of null"}:
             raise InputError(f"{where}: column {name!r} is {features[name]}, not {wanted}")
 
 
@@ -100,9 +105,10 @@ class Row:
     def choices(self, column: str) -> dict[str, str]:
         """Return label -> option of a cell {"text": [...], "label": [...]}."""
         value = self.values[column]
-        if not value or not value["text"] or len(value["text"]) != len(value["label"]):
+        texts, labels = (value or {}).get("text") or (), (value or {}).get("label") or ()
+        if not texts or None in texts or len(texts) != len(labels) or len(set(labels)) != len(labels):
             raise InputError(f"{self.where}: field {column!r} is {value}")
-        return {label: text.strip() for label, text in zip(value["label"], value["text"], strict=True)}
+        return {label: text.strip() for label, text in zip(labels, texts, strict=True)}
 
     def absent(self, column: str) -> bool:
         """Whether a text is null, empty or "nan", which the hub's tables write for nothing."""
@@ -203,10 +209,10 @@ def _bytes(encoded: Dataset, number: int, column: str, folder: Path | None) -> b
     cell = encoded[number][column][0].as_py()
     cell = cell[0] if isinstance(cell, list) and cell else cell
     if isinstance(cell, str):
-        return ((folder or Path()) / cell).read_bytes()
+        return read_picture((folder or Path()) / cell)
     if not cell or not (cell["bytes"] or cell["path"]):
         raise ValueError("there is no image")
-    return cell["bytes"] or Path(cell["path"]).read_bytes()
+    return cell["bytes"] or read_picture(Path(cell["path"]))
 
 
 def _usable(rows: Iterable[Row], item_of: ItemOf, where: str) -> Iterator[Item]:

@@ -16,8 +16,8 @@ from mmi_plugin.items import Item, image_hash
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources.records import read_records
 from mmi_plugin.trainers import run
+from mmi_plugin.trainers.checks import RowCheck
 from mmi_plugin.trainers.collator import GroupCollator
-from mmi_plugin.trainers.data import LengthCheck
 from mmi_plugin.trainers.groups import Group
 from mmi_plugin.trainers.method import IGNORED
 from tests import training
@@ -147,23 +147,28 @@ def test_a_row_may_have_max_length_tokens_and_not_one_more(
     """Whatever shortcut the check takes, its limit is the length that the collator makes."""
     item = read_records(write_published(tmp_path))[number][1]
     args = training.config(tiny_llava, tmp_path, sources=["demo_arith"], mix=[0, 0, 1], per_device_train_batch_size=1)
-    draw = partial(training.groups_of(args).draw, pools=Pools.default(), turn=0)
-    longest = GroupCollator(processor, None, args.data_seed)([draw(item)])["input_ids"].shape[1]
+    draw = partial(training.groups_of(args).draw, pools=Pools.default())
+    longest = GroupCollator(processor, None, args.data_seed)([draw(item, turn=0)])["input_ids"].shape[1]
     args.max_length = longest
-    LengthCheck(args, processor).check(item, draw, "here")
+    RowCheck(args, processor).check_draws(item, draw, range(1), "here")
     args.max_length = longest - 1
     with pytest.raises(
         InputError, match=rf"here: field '(question|answer)': .* {longest} tokens, max_length is {longest - 1}"
     ):
-        LengthCheck(args, processor).check(item, draw, "here")
+        RowCheck(args, processor).check_draws(item, draw, range(1), "here")
 
 
-def test_no_picture_is_looked_at_for_a_short_row(
+def test_a_picture_is_decoded_once_for_all_draws(
     processor: LlavaProcessor, tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = read_records(write_published(tmp_path))[0][1]
     args = training.config(tiny_llava, tmp_path, sources=["demo_arith"], mix=[0, 0, 1], per_device_train_batch_size=1)
-    draw = partial(training.groups_of(args).draw, pools=Pools.default(), turn=0)
-    monkeypatch.setattr(Picture, "open", lambda picture: pytest.fail("decoded"))
-    for args.max_length in (1000, 10_000, None):
-        LengthCheck(args, processor).check(item, draw, "here")
+    draw = partial(training.groups_of(args).draw, pools=Pools.default())
+    opened, open_ = [], Picture.open
+    monkeypatch.setattr(Picture, "open", lambda picture: opened.append(picture) or open_(picture))
+    check = RowCheck(args, processor)
+    check.pictures.decode([item.picture])
+    check.check_item(item, "here")
+    for check._most in (1000, 10_000, 300, None):
+        check.check_draws(item, draw, range(9), "here")
+    assert len(opened) == 1

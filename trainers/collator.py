@@ -63,8 +63,8 @@ class GroupCollator:
         rows = [row for group in groups for row in group.rows]
         chats = [self._prompts.chat(row, target(row)) for row in rows]
         batch, expansions = self._images(rows)
-        made = self._prompts.rows(chats, expansions, [f"item {row.id}" for row in rows])
-        self._check(groups, rows, made)
+        made = self._prompts.rows(chats, expansions, [f"item {row.id}" for row in rows], self._max_length)
+        self._check(groups, made)
         input_ids, inside = pad([row.ids for row in made], self._prompts.encoder.padding)
         answer = pad([row.answer for row in made], False)[0].bool()
         family = torch.tensor([FAMILIES.index(row.family) for row in rows])
@@ -94,11 +94,8 @@ class GroupCollator:
         inputs["image_tokens"] = torch.tensor([text.count(self._prompts.placeholder) for (text,) in texts])
         return inputs, [[texts[i][0] for i in own] for own in index]
 
-    def _check(self, groups: Sequence[Group], rows: Sequence[Item], made: Sequence[TrainingRow]) -> None:
-        """Raise InputError for a row that is too long, or a group whose rows have different answers."""
-        for row, one in zip(rows, made, strict=True):
-            if self._max_length and len(one.ids) > self._max_length:
-                raise InputError(f"item {row.id}: a row has {len(one.ids)} tokens, max_length is {self._max_length}")
+    def _check(self, groups: Sequence[Group], made: Sequence[TrainingRow]) -> None:
+        """Raise InputError for a group whose rows have different answers."""
         # The consistency compares rows token by token.
         rest = iter([[token for token, said in zip(one.ids, one.answer, strict=True) if said] for one in made])
         for group in groups:

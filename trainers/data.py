@@ -3,93 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from math import ceil
 from pathlib import Path
 
-from PIL import Image
+from tqdm import tqdm
 from transformers import ProcessorMixin
 
 from mmi_plugin.errors import BadRows, InputError
-from mmi_plugin.items import FAMILIES, Item, target, user_text
-from mmi_plugin.models.families import prompts_of
+from mmi_plugin.items import FAMILIES
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.records import read_records
 from mmi_plugin.sources.shards import read_built
-from mmi_plugin.trainers.collator import GroupCollator
+from mmi_plugin.trainers.checks import BAR_AFTER, RowCheck
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.groups import Group, Groups, RatioBatchSampler
-
-SIDES = (64, 4096)  # pixels: no image has more tokens than one of such sides
-SEAM = 4  # tokens by which those around an image may differ from text without it
-_STAND_IN = Image.new("RGB", (32, 32))
-
-
-class LengthCheck:
-    """Holds items against `max_length`. Most need no image for it, and many no tokenizer: a text has no
-    more tokens than bytes, an image no more than the largest."""
-
-    def __init__(self, args: MMIConfig, processor: ProcessorMixin) -> None:
-        self._most = args.max_length
-        turns = {"system_prompt": args.system_prompt, "chat_template_kwargs": args.chat_template_kwargs}
-        self._exact = GroupCollator(processor, args.max_length, args.data_seed, **turns)
-        self._loose = GroupCollator(processor, None, args.data_seed, **turns)
-        self._prompts = prompts_of(processor, *turns.values())
-        self._turn = len(self._prompts.said(self._prompts.chat(Item("", "vqa", "", ""), "")).text.encode())
-        self._turns = {0}  # of earlier turns, numbers that the chat template is known to render
-        self._image = self._most_image_tokens() if self._most else 0
-
-    def check(self, item: Item, draw: Callable[[Item], Group], where: str) -> None:
-        """Raise an InputError that begins with `where` if a row of the item has too many tokens, or earlier turns
-        that the chat template refuses or rewrites.
-
-        draw: from the item, or the item with another image, to its group.
-        """
-        if len(item.history) not in self._turns:
-            self._check_turns(item, where)
-        if self._most is None:
-            return
-        # Conditions that add text do not look at the image, and would decode it.
-        light = draw(replace(item, image=_STAND_IN) if isinstance(item.picture, Picture) else item)
-        room = self._most - self._image * max(len(row.pictures) for row in light.rows)
-        if max(map(_bytes, light.rows)) + self._turn * (1 + len(item.history)) <= room:
-            return
-        try:
-            if self._tokens(light) > room:
-                self._exact([draw(item)])
-        except InputError as error:
-            longest = max(("answer", "question"), key=lambda name: len(getattr(item, name)))
-            raise InputError(f"{where}: field '{longest}': {error}") from error
-
-    def _check_turns(self, item: Item, where: str) -> None:
-        try:
-            self._prompts.said(self._prompts.chat(replace(item, image=None), target(item)), f"item {item.id}")
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-        self._turns.add(len(item.history))
-
-    def _tokens(self, group: Group) -> int:
-        """Return the tokens of the group's longest row without its images."""
-        bare = tuple(replace(row, image=None, added_images=()) for row in group.rows)
-        return self._loose([replace(group, rows=bare)])["input_ids"].shape[1]
-
-    def _most_image_tokens(self) -> int:
-        tokens = []
-        for width, height in product(SIDES, SIDES):
-            item = Item("probe", "vqa", "?", "?", image=Image.new("RGB", (width, height)))
-            # A processor refuses shapes that it cannot scale, which no row can then have either.
-            with suppress(ValueError, ZeroDivisionError):
-                tokens.append(self._loose([Group("", (item,))])["input_ids"].shape[1])
-        return max(tokens, default=0) - self._tokens(Group("", (Item("probe", "vqa", "?", "?"),))) + SEAM
-
-
-def _bytes(row: Item) -> int:
-    texts = [user_text(row), target(row), *(text for turn in row.history for text in turn)]
-    return sum(len(text.encode()) for text in texts)
+from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
 
 
 def load_benchmarks(args: MMIConfig, bad: BadRows | None = None) -> list[Benchmark]:
@@ -117,25 +48,47 @@ def load_benchmarks(args: MMIConfig, bad: BadRows | None = None) -> list[Benchma
 def check_rows(
     args: MMIConfig, benchmarks: list[Benchmark], processor: ProcessorMixin, bad: BadRows | None = None
 ) -> list[Benchmark]:
-    """Return the benchmarks without rows that cannot be made into tokens: an image placeholder in a
-    text, or more tokens than `max_length`, as the conditions are drawn in the first round.
+    """Return the benchmarks without rows at which training would stop, under any draw of a condition that it makes.
 
     Raises:
         InputError: the first such row, with its place and field; with `bad`, as that says.
     """
-    bad = bad or BadRows()
-    lengths, placeholder = LengthCheck(args, processor), prompts_of(processor).placeholder
-    checked = []
-    for bench in benchmarks:
-        draw = partial(make_groups(args, [bench]).draw, pools=bench.pools, turn=0)
-        kept = []
-        for item in bench.items:
-            with bad.watch():
-                _check_placeholder(item, placeholder, bench.place(item))
-                lengths.check(item, draw, bench.place(item))
-                kept.append(item)
-        checked.append(bench if len(kept) == len(bench.items) else replace(bench, items=tuple(kept)))
-    return [bench for bench in checked if bench.items]
+    bad, check = bad or BadRows(), RowCheck(args, processor)
+    pictures = (item.picture for bench in benchmarks for item in bench.items)
+    check.pictures.decode(picture for picture in pictures if isinstance(picture, Picture))
+    rounds = dict.fromkeys(FAMILIES, 0)
+    while True:
+        todo = {name: range(rounds[name], needed) for name, needed in _rounds(args, benchmarks).items()}
+        if not any(todo.values()):
+            return benchmarks
+        benchmarks = [_checked(args, bench, check, todo[bench.family], bad) for bench in benchmarks]
+        benchmarks = [bench for bench in benchmarks if bench.items]
+        # Where rows are left out, the others may come round more often.
+        rounds = {name: max(rounds[name], turns.stop) for name, turns in todo.items()}
+
+
+def _checked(args: MMIConfig, bench: Benchmark, check: RowCheck, rounds: range, bad: BadRows) -> Benchmark:
+    """Return the benchmark without items that cannot be trained on in `rounds`."""
+    groups = make_groups(args, [bench])
+    kept = []
+    bar = tqdm(bench.items, f"checking {bench.name}", delay=BAR_AFTER, disable=check.quiet, leave=False)
+    for item in bar:
+        with bad.watch():
+            if rounds.start == 0:
+                check.check_item(item, bench.place(item))
+            check.check_draws(item, partial(groups.draw, pools=bench.pools), rounds, bench.place(item))
+            kept.append(item)
+    return bench if len(kept) == len(bench.items) else replace(bench, items=tuple(kept))
+
+
+def _rounds(args: MMIConfig, benchmarks: Sequence[Benchmark]) -> dict[str, int]:
+    """Return how often, by family, the run goes through its items, the last time perhaps in part; at least once."""
+    groups = make_groups(args, benchmarks)
+    if any(share and name not in groups.families for name, share in zip(FAMILIES, args.mix, strict=True)):
+        return dict.fromkeys(FAMILIES, 1)  # the sampler refuses it
+    sampler = sampler_of(args, groups)
+    steps = args.max_steps if args.max_steps > 0 else ceil(args.num_train_epochs * sampler.steps)
+    return {name: max(1, sampler.rounds(name, steps)) for name in FAMILIES}
 
 
 def make_groups(args: MMIConfig, benchmarks: Sequence[Benchmark]) -> Groups:
@@ -169,17 +122,3 @@ def _distinct(benchmarks: list[Benchmark], bad: BadRows) -> list[Benchmark]:
         if len(kept) < len(bench.items):
             benchmarks[number] = replace(bench, items=tuple(kept))
     return [bench for bench in benchmarks if bench.items]
-
-
-def _check_placeholder(item: Item, placeholder: str, where: str) -> None:
-    """Raise an InputError if a text holds what stands for an image in the prompt."""
-    texts = {
-        "question": [item.question],
-        "answer": [item.answer],
-        "options": item.options,
-        "facts": item.facts.values(),
-        "history": [text for turn in item.history for text in turn],
-    }
-    for name, parts in texts.items():
-        if any(placeholder in part for part in parts):
-            raise InputError(f"{where}: field '{name}' contains {placeholder!r}")

@@ -102,6 +102,10 @@ class RatioBatchSampler(Sampler[list[tuple[int, int]]]):
                 spread.append(((i + 0.5) / count, self._place(family, number * count + i)))
         return [place for _, place in sorted(spread, key=lambda entry: entry[0])]
 
+    def rounds(self, family: str, steps: int) -> int:
+        """Return how many rounds of a family's items the first `steps` optimizer steps begin."""
+        return -(-steps * self._counts[family] // max(1, len(self._indices[family])))
+
     def _place(self, family: str, draw: int) -> tuple[int, int]:
         turn, position = divmod(draw, len(self._indices[family]))
         return self._order(family, turn)[position], turn

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -204,30 +203,47 @@ class Prompts:
         return batch | self.columns(chats, ids, torch.zeros_like(inside))
 
     def rows(
-        self, chats: Sequence[Chat], expansions: Sequence[Sequence[str]], names: Sequence[str]
+        self, chats: Sequence[Chat], expansions: Sequence[Sequence[str]], names: Sequence[str], most: int | None = None
     ) -> list[TrainingRow]:
         """Return chats that end with the model's turn as rows to train on; `names` begin errors.
 
         The tokens before the last answer are those that `inputs` gives for the chat without it.
-        Raises InputError for an earlier answer that merges with what is around it.
+        Raises InputError for more than `most` tokens, or an earlier answer that merges with what is around it.
         """
         said = [self.said(chat, name) for chat, name in zip(chats, names, strict=True)]
-        cuts = [[place for span in one.spans for place in span] for one in said]
-        texts = [(one.text[:cut], own) for one, own, cs in zip(said, expansions, cuts, strict=True) for cut in cs]
-        encoded = iter(self.encode(*map(list, zip(*texts, strict=True))))
+        texts = [text for one in said for text in (one.text[: one.spans[-1][0]], one.text)]
+        encoded = iter(self.encode(texts, [own for own in expansions for _ in range(2)]))
         rows = []
-        for one, own, name in zip(said, cuts, names, strict=True):
-            *stages, prompt, whole = [next(encoded) for _ in own]
+        for one, own, name in zip(said, expansions, names, strict=True):
+            prompt, whole = next(encoded), next(encoded)
             if self.answer_apart or whole[: len(prompt)] != prompt or len(whole) == len(prompt):
                 start, end = one.spans[-1]
                 whole = prompt + self._continuation(prompt, one.text[:start], one.text[start:end])
-            if any(after[: len(before)] != before for before, after in pairwise([*stages, prompt])):
-                raise InputError(f"{name}: field 'history': the tokens of an answer merge with the text around it")
-            answer, ends = [False] * len(whole), [*map(len, stages), len(prompt), len(whole)]
+            if most and len(whole) > most:
+                raise InputError(f"{name}: a row has {len(whole)} tokens, max_length is {most}")
+            answer, ends = [False] * len(whole), [*self._ends(one, own, prompt, name), len(prompt), len(whole)]
             for start, end in zip(ends[::2], ends[1::2], strict=True):
                 answer[start:end] = [True] * (end - start)
             rows.append(TrainingRow(whole, answer))
         return rows
+
+    def _ends(self, said: Rendered, expansions: Sequence[str], prompt: list[int], name: str) -> list[int]:
+        """Return how many tokens of the `prompt` precede the begin and the end of each earlier answer."""
+        *earlier, (start, _) = said.spans
+        cuts = [place for span in earlier for place in span]
+        if not cuts:
+            return []
+        places = None
+        if self.placeholder not in said.text[cuts[0] : start]:
+            # One look at the whole: as many looks as turns would take minutes for a thousand of them.
+            whole = with_images(self.processor, said.text[:start], expansions)
+            places = self.encoder.places(whole, [cut + len(whole) - start for cut in cuts], prompt)
+        if places is None:
+            stages = (self.encode([said.text[:cut]], [expansions])[0] for cut in cuts)
+            places = [len(before) if prompt[: len(before)] == before else -1 for before in stages]
+        if -1 in places:
+            raise InputError(f"{name}: field 'history': the tokens of an answer merge with the text around it")
+        return places
 
     def _continuation(self, before: list[int], text: str, more: str) -> list[int]:
         if self.answer_apart:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -47,6 +49,25 @@ class Encoder:
         """Return text, or lists and dicts of texts, with the control tokens in it marked as text."""
         return mark_control_tokens(values, self._control)
 
+    def marks(self, text: str) -> bool:
+        """Whether a text holds what would be a control token, or a mark."""
+        return self.mark(text) != text
+
+    def places(self, text: str, cuts: Sequence[int], ids: Sequence[int]) -> list[int] | None:
+        """Return how many of the `ids` of a text stand before each of the `cuts`, which are places in it in order.
+
+        -1 for one that is inside of a token; None where the tokenizer does not say where its tokens are from.
+        """
+        framed = self._framed(text)
+        if _MARK in text or not self._tokenizer.is_fast or (framed and self.frame[1]):
+            return None
+        made = self._tokenizer(text, add_special_tokens=framed, return_offsets_mapping=True)
+        if made["input_ids"] != list(ids):
+            return None
+        starts, ends = (list(accumulate(side, max)) for side in zip(*made["offset_mapping"], strict=True))
+        counts = [bisect_left(starts, cut) for cut in cuts]
+        return [-1 if count and ends[count - 1] > cut else count for count, cut in zip(counts, cuts, strict=True)]
+
     def first_special(self, text: str) -> re.Match[str] | None:
         """Return the first special token in a text without marks."""
         return self._special.search(text)
@@ -58,8 +79,7 @@ class Encoder:
         with the first one, as `apply_chat_template` has it, but for each text by itself.
         Raises InputError for a text that the tokenizer cannot encode without its special tokens.
         """
-        bos = self._tokenizer.bos_token
-        framed = [bos is None or not text.startswith(bos) if special is None else special for text in texts]
+        framed = [self._framed(text) if special is None else special for text in texts]
         ids: list[list[int]] = [[] for _ in texts]
         for add in (True, False):
             places = [place for place, text in enumerate(texts) if framed[place] == add and _MARK not in text]
@@ -71,6 +91,10 @@ class Encoder:
             if _MARK in text:
                 ids[place] = self._encode_marked(text, framed[place])
         return ids
+
+    def _framed(self, text: str) -> bool:
+        bos = self._tokenizer.bos_token
+        return bos is None or not text.startswith(bos)
 
     def _encode_marked(self, text: str, framed: bool) -> list[int]:
         try:

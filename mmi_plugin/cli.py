@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmi_plugin
-from mmi_plugin.errors import InputError
+from mmi_plugin.errors import InputError, plain
 
 Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
         return args.run(args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         return 2
 
 
@@ -70,6 +70,11 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
     board.add_argument("--json", type=Path, metavar="F", help="write every number with provenance")
     board.add_argument("--md", type=Path, metavar="F", help="write Markdown tables")
     board.add_argument("--html", type=Path, metavar="F", help="write one self-contained page with an item browser")
+    board.add_argument(
+        "--pictures",
+        action="store_true",
+        help="show the pictures of data sets beyond the embedded ones: reads what the results name, folders and hub",
+    )
     board.add_argument("--plots", type=Path, metavar="DIR", help="write the figures as PNG and SVG")
     board.set_defaults(run=_leaderboard)
     return commands.add_parser("data", help="prepare data")
@@ -140,7 +145,7 @@ def _demo(args: argparse.Namespace) -> int:
     try:
         demo(args.out, rows, args.seeds or (3 if args.ablation else 1), base)
     except JobFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         return 1
     return 0
 
@@ -170,20 +175,20 @@ def _leaderboard(args: argparse.Namespace) -> int:
     if args.html:
         from mmi_plugin.report.page import to_html
 
-        _write(args.html, to_html(board))
+        _write(args.html, to_html(board, pictures=args.pictures))
     if args.plots:
         from mmi_plugin.report.figures import figures, save_figures
 
         save_figures(figures(board), args.plots)
-    print(files.overview(board, files.plain))
-    print("\n".join(textwrap.wrap(files.note(board, files.plain), 120)))
+    print(files.overview(board, plain))
+    print("\n".join(textwrap.wrap(files.note(board, plain), 120)))
     return 0
 
 
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names of files that are no UTF-8
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 

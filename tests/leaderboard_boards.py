@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmi_plugin.cli import main
+from mmi_plugin.results import Record
+from mmi_plugin.results.measures import task_numbers
 from mmi_plugin.results.runs import newest_results
 
 DIGITS = "mmi_demo_digits"
@@ -49,7 +51,7 @@ def edited(
     config: Callable[[dict], object] | None = None,
     rows: Callable[[list[dict]], list[dict]] | None = None,
 ) -> Path:
-    """Copy a results folder, with the digits task's config or samples changed."""
+    """Copy a results folder, with the digits task's config or samples changed, and its numbers as the samples say."""
     shutil.copytree(folder, copy)
     if config:
         path = newest_results(copy)
@@ -59,4 +61,17 @@ def edited(
     if rows:
         changed = rows(samples(copy))
         samples_file(copy).write_text("".join(json.dumps(row) + "\n" for row in changed), encoding="utf-8")
+        recount(copy, changed)
     return copy
+
+
+def recount(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the numbers of `rows` into the results of the digits task."""
+    path = newest_results(folder)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    conditions = content["configs"][DIGITS]["dataset_kwargs"]["conditions"]
+    numbers = task_numbers(
+        [Record.from_dict({**row, "probabilities": None}) for row in rows], "image_heavy", conditions
+    )
+    content["results"][DIGITS].update({f"{name},none": value for name, value in numbers.items()})
+    path.write_text(json.dumps(content), encoding="utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mmi_plugin.documents import Selection
 from mmi_plugin.sources import load
 from tests.leaderboard_boards import DIGITS, board, edited, leaderboard, number, samples
 from tests.report_pages import HOSTILE, Page
@@ -36,7 +37,7 @@ def hostile(evaluated: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
         ids = sorted({row["item_id"] for row in rows})
         for row in rows:
             bad = HOSTILE[ids.index(row["item_id"]) % len(HOSTILE)]
-            row.update(raw=bad, input=bad, item_id=f"{row['item_id']} {bad[:2000]}")
+            row.update(raw=bad, input=bad, item_id=f"{row['item_id']} {bad[:2000]}", options=None)
         return rows
 
     runs = [edited(run, folder / f"run{index}", rows=spoil) for index, run in enumerate(evaluated)]
@@ -86,14 +87,42 @@ def test_the_item_browser_has_the_exact_prompts_answers_and_pictures(path: Path,
 
 
 def test_without_the_data_set_the_page_says_so(evaluated: list[Path], tmp_path: Path) -> None:
-    for change, reason in (
-        (lambda c: c["dataset_kwargs"].update(source="<gone>"), f"No pictures: {DIGITS}: unknown source '<gone>'"),
-        (lambda c: c["metadata"].update(content_hash="0" * 64), "No pictures: the data set at hand is not the one"),
+    gone, other = ({"source": "<gone>"}, ["--pictures"]), ({}, [])
+    for (options, flags), reason in (
+        (gone, f"No pictures: {DIGITS}: unknown source '<gone>'"),
+        (other, "No pictures: the data set at hand is not the one"),
     ):
+
+        def change(config: dict, options: dict = options) -> None:
+            config["dataset_kwargs"].update(options)
+            config["metadata"]["content_hash"] = "0" * 64
+
         folder = edited(evaluated[0], tmp_path / f"run{len(reason)}", config=change)
-        assert leaderboard(folder, "--html", tmp_path / "page.html") == 0
+        assert leaderboard(folder, "--html", tmp_path / "page.html", *flags) == 0
         data = _items((tmp_path / "page.html").read_text(encoding="utf-8"))
         assert data["remark"].startswith(reason) and not data["images"] and data["texts"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"source": "mmmlu"}, {"pool": "/"}, {"facts": "/etc/passwd"}, {"source": "imagenet", "path": "/"}, {"draws": 1}],
+)
+def test_a_page_reads_nothing_that_only_the_results_name(
+    evaluated: list[Path], tmp_path: Path, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from a folder, not from the hub; the sources that are in the package are none of theirs."""
+
+    parse = Selection.parse
+
+    def watched(found: dict, split: str, task: str) -> Selection:
+        assert task != DIGITS, "read"
+        return parse(found, split, task)
+
+    monkeypatch.setattr("mmi_plugin.report.items.Selection.parse", watched)
+    folder = edited(evaluated[0], tmp_path / "run", config=lambda config: config["dataset_kwargs"].update(options))
+    assert leaderboard(folder, "--html", tmp_path / "page.html") == 0
+    data = _items((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "only with --pictures" in data["remark"] and not data["images"] and data["texts"]
 
 
 def test_the_page_allows_nothing_but_its_own_style_and_script(path: Path, hostile: Path) -> None:

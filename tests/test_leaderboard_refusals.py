@@ -22,10 +22,17 @@ def _drop_item(rows: list[dict]) -> list[dict]:
     return [row for row in rows if row["item_id"] != rows[0]["item_id"]]
 
 
+def _reseed(rows: list[dict]) -> list[dict]:
+    return [{**row, "seed": 1} for row in rows]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"config": lambda c: c["dataset_kwargs"].update(seed=1)}, "drawn with seed 0 and seed 1"),
+        (
+            {"config": lambda c: c["dataset_kwargs"].update(seed=1), "rows": _reseed},
+            "drawn with seed 0 and seed 1",
+        ),
         ({"config": lambda c: c["metadata"].update(content_hash="f" * 64)}, "content hashes"),
         (
             {"config": lambda c: c["metadata"]["condition_versions"].update(misleading_text=7)},

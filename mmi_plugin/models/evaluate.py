@@ -92,6 +92,7 @@ def record_of(
         failure=failure,
         probabilities=probabilities,
         cut_off=not failure and reading.cut_off,
+        options=tuple(document["options"]),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmi_plugin.conditions import get
-from mmi_plugin.errors import visible
+from mmi_plugin.errors import plain, visible
 from mmi_plugin.files import versions
 from mmi_plugin.report.board import OVERALL, Key, Leaderboard, Scope, is_primary
 from mmi_plugin.results.estimates import Difference, Estimate
@@ -47,11 +47,6 @@ def p_value(p: float) -> str:
 
 
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
-
-
-def plain(text: str) -> str:
-    """Return `text` on one line, hidden characters spelt out."""
-    return " ".join(visible(text).split())
 
 
 def escape(text: str) -> str:
@@ -110,8 +105,16 @@ def to_csv(board: Leaderboard) -> str:
     found, text = rows(board), io.StringIO()
     writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in found)
     return text.getvalue()
+
+
+def csv_cell(value: Any) -> Any:
+    """Return what stands in a cell: hidden characters spelt out (a lone \\r would end the row), an apostrophe before a
+    text that spreadsheets would take for a formula."""
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if value.startswith(tuple("=+-@\t\r\n")) else visible(value)
 
 
 def to_json(board: Leaderboard) -> str:
@@ -206,8 +209,23 @@ def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
         )
     if found := differences(board.runs):
         text += f" Not all were asked in the same way: {'; '.join(one.say(show) for one in found)}."
+    text += _letters(board, show)
     if lacking := unknown(board.runs):
         text += f" Unknown of some, and so not compared: {', '.join(lacking)}."
+    return text
+
+
+def _letters(board: Leaderboard, show: Callable[[str], str]) -> str:
+    """Return which models' letters could not be read anew from their answers, and whose were others than logged."""
+    text = ""
+    for run in board.runs:
+        logged, changed = (
+            sum(getattr(result, name) for result in run.results.values()) for name in ("as_logged", "read_anew")
+        )
+        if logged:
+            text += f" {logged} letters of {show(run.name)} are as logged: its results are old and hold no options."
+        if changed:
+            text += f" {changed} letters of {show(run.name)}, read anew from its answers, are others than logged."
     return text
 
 

@@ -21,6 +21,7 @@ from mmi_plugin.results import Record, TaskResult, group_by_item
 from mmi_plugin.results.measures import Outcomes
 from mmi_plugin.sources import Benchmark
 
+EMBEDDED = ("demo_digits", "demo_capitals", "demo_arith")
 ITEMS = 1000  # per data set
 THUMBNAIL = 160  # longest side in pixels
 PROMPT_LIMIT, ANSWER_LIMIT, NAME_LIMIT = 4000, 300, 80  # characters
@@ -40,18 +41,19 @@ class _Table:
         return self._index[value]
 
 
-def browser_data(board: Leaderboard, task: str) -> dict[str, Any]:
+def browser_data(board: Leaderboard, task: str, anywhere: bool = False) -> dict[str, Any]:
     """Return the items of `task`, at most `ITEMS`, preferring those with the most changed answers.
 
     Texts and pictures are indices into `texts` and `images`; conditions stand as in the outcomes,
     the reference first, models in the order of rank. Pictures are made anew from the data set where
-    it is at hand and the same by its content hash; `remark` says so where it is not.
+    it is at hand and the same by its content hash; `remark` says so where it is not. `anywhere`: also of a data set
+    that only the results name, from wherever they say.
     """
     outcomes = board.outcomes[task]
     results = [run.results[task] for run in board.runs]
     groups = [group_by_item(result.records) for result in results]
     prompts = {(r.item_id, r.condition): p for r, p in zip(results[0].records, results[0].prompts, strict=True)}
-    benchmark, remark = _benchmark(results[0])
+    benchmark, remark = _benchmark(results[0], anywhere)
     pictures = {item.id: item for item in benchmark.items} if benchmark else {}
     texts, images = _Table(), _Table()
 
@@ -103,8 +105,15 @@ def _answer(record: Record, texts: _Table) -> list[Any]:
     return [record.parsed, raw, shares]
 
 
-def _benchmark(result: TaskResult) -> tuple[Benchmark | None, str]:
-    """Return the data set of `result`, or None and the reason."""
+def _benchmark(result: TaskResult, anywhere: bool) -> tuple[Benchmark | None, str]:
+    """Return the data set of `result`, or None and the reason.
+
+    Whoever wrote the results named its source: unless the reader asks for it, only those are loaded that are in the
+    package, and so need no folder and no network.
+    """
+    embedded = result.options.get("source") in EMBEDDED and set(result.options) <= {"source", "conditions", "seed"}
+    if not (embedded or anywhere):
+        return None, "No pictures: they are read from where the results say only with --pictures."
     try:
         benchmark = Selection.parse(result.options, result.split, result.task).benchmark()
     except InputError as error:

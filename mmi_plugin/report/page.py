@@ -47,15 +47,15 @@ class Study:
     examples: Sequence[Example] = ()
 
 
-def to_html(board: Leaderboard, study: Study | None = None) -> str:
+def to_html(board: Leaderboard, study: Study | None = None, pictures: bool = False) -> str:
     """Return the page. All text is escaped, characters that would hide or reorder others are spelt out; it loads
-    nothing, and runs only its own script."""
+    nothing, and runs only its own script. pictures: also those of data sets that only the results name."""
     style, script = ((FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            view=BoardView(board),
+            view=BoardView(board, pictures),
             study=study and StudyView(board, study),
             style=Markup(style),
             script=Markup(script),
@@ -70,8 +70,8 @@ def to_html(board: Leaderboard, study: Study | None = None) -> str:
 class BoardView:
     """What the template asks of a board."""
 
-    def __init__(self, board: Leaderboard) -> None:
-        self.board = board
+    def __init__(self, board: Leaderboard, pictures: bool = False) -> None:
+        self.board, self._pictures = board, pictures
         self.names, self.baseline, self.ranks = board.names, board.baseline, board.ranks
         self.note = note(board, lambda name: shorten(plain(name), NAME_LIMIT))
         self.columns = overview_columns(board)
@@ -90,7 +90,7 @@ class BoardView:
         return found if 2 < len(self.names) > len(found) else frozenset()
 
     def script_data(self, scope: Scope) -> Markup:
-        return Markup(to_script(browser_data(self.board, scope.name)))
+        return Markup(to_script(browser_data(self.board, scope.name, self._pictures)))
 
 
 class Pair(NamedTuple):

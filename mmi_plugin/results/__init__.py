@@ -13,7 +13,8 @@ from mmi_plugin.errors import InputError
 class Record:
     """One answer: an item under one condition. `parsed` and `named` are letters or None;
     `probabilities` of the options, in their order, where the model gave them; `failure` says why
-    there is no answer where the model failed; `cut_off`: it ran out of tokens within a thought."""
+    there is no answer where the model failed; `cut_off`: it ran out of tokens within a thought;
+    `options`: the texts that the letters stand for, which old results do not hold."""
 
     item_id: str
     condition: str
@@ -25,6 +26,7 @@ class Record:
     probabilities: Sequence[float] | None = None
     failure: str | None = None
     cut_off: bool = False
+    options: Sequence[str] | None = None
 
     @property
     def right(self) -> bool:
@@ -43,7 +45,8 @@ class TaskResult:
     """One task of a run. `options` are the task's `dataset_kwargs`; `numbers` are the harness's own,
     by the names of `measures.task_numbers`; `content_hash` identifies items, conditions and seed, of which
     `condition_versions` (empty in old results) names a part; `setup` holds what is known of `SETUP`;
-    `records` and their `prompts` are in the order written."""
+    `records` and their `prompts` are in the order written. `as_logged`: how many of their letters could not be read
+    anew, for want of their options; `read_anew`: how many letters were, and were others."""
 
     task: str
     family: str
@@ -57,6 +60,8 @@ class TaskResult:
     setup: dict[str, Any]
     records: tuple[Record, ...]
     prompts: tuple[str, ...]
+    as_logged: int = 0
+    read_anew: int = 0
 
 
 def group_by_item(records: Iterable[Record]) -> dict[str, dict[str, Record]]:

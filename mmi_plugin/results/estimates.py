@@ -93,6 +93,11 @@ def check_comparable(first: Outcomes, second: Outcomes, names: tuple[str, str]) 
     if first.content_hash != second.content_hash:
         hashes = f"{first.content_hash[:12]} and {second.content_hash[:12]}"
         refuse(f"the items, their images or the conditions' versions differ (content hashes {hashes})")
+    for words, one, other in (("gold", first.gold, second.gold), ("named", first.named, second.named)):
+        if (odd := np.argwhere(one != other)).size:
+            row, column = odd[0]
+            under = f"item {first.items[row]}, condition {first.conditions[column]!r}"
+            refuse(f"field {words!r} is {one[row, column]!r} and {other[row, column]!r} ({under})")
 
 
 def difference(first: Sequence[PerItem], second: Sequence[PerItem]) -> Difference:

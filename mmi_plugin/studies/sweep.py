@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 
 from mmi_plugin.conditions import REFERENCE, check_names, get
-from mmi_plugin.errors import InputError
+from mmi_plugin.errors import InputError, plain
 from mmi_plugin.files import versions, write_whole
 from mmi_plugin.harness.task_manager import TaskFile, find_task
 from mmi_plugin.models.load import stamp
 from mmi_plugin.report.board import Key, curve_numbers, sweeps
 from mmi_plugin.report.figures import dose_figures, save_figures
+from mmi_plugin.report.files import csv_cell
 from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.measures import Outcomes
 from mmi_plugin.results.runs import read_runs
@@ -98,11 +99,11 @@ def _report(out: Path, task: str) -> None:
     with (out / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     for row in rows:
         if row["task"] == task and row["measure"] in ("accuracy", "flip_rate"):
             shown = f"{100 * row['share']:5.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-            print(f"{row['model']}  {row['strength']}={row['value']}  {row['measure']:9}  {shown}")
+            print(f"{plain(row['model'])}  {row['strength']}={row['value']}  {row['measure']:9}  {shown}")
     print(f"curve: {out}/dose_*.png, numbers: {out / 'sweep.csv'}")
 
 

@@ -69,7 +69,11 @@ class MMIConfig(JsonFields):
         InputError: a field whose value is out of range, or a condition that does not exist.
     """
 
-    model_name_or_path: str | None = option(None, "Checkpoint to train: a folder or a hub id.")
+    model_name_or_path: str | None = option(
+        None,
+        "Checkpoint to train: a folder or a hub id. The adapters of a folder are trained further with their own lora_r"
+        " and lora_alpha; with lora_r 0 they are merged in, and all weights learn.",
+    )
     processor_kwargs: dict | str | None = option(
         None, "What the processor is loaded with, as a JSON object: {max_pixels: 200704}."
     )

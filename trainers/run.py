@@ -17,13 +17,13 @@ from transformers import ProcessorMixin
 from mmi_plugin.disk import NotWritten, locked, writing
 from mmi_plugin.errors import BadRows, InputError, stoppable, stopped
 from mmi_plugin.files import versions, write_whole
-from mmi_plugin.models.load import fingerprint, weights_hash
+from mmi_plugin.models.load import base_of, fingerprint, weights_hash
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.config import MMIConfig, parse
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.evaluation import EvaluationCallback
 from mmi_plugin.trainers.resume import RECORD, check_same, checkpoint_to_resume, code_hash, last_checkpoint, seal
-from mmi_plugin.trainers.saving import NonFiniteLoss, finish, load_checkpoint, save_state
+from mmi_plugin.trainers.saving import NonFiniteLoss, finish, go_on_with_adapters, load_checkpoint, save_state
 from mmi_plugin.trainers.trainer import MMITrainer
 
 SKIPPED = "skipped_rows.txt"
@@ -38,6 +38,10 @@ USE = """from transformers import AutoModelForImageTextToText, AutoProcessor
 
 model = AutoModelForImageTextToText.from_pretrained("FOLDER")
 processor = AutoProcessor.from_pretrained("FOLDER")"""
+ADAPTERS_USE = """These are LoRA adapters and no model of their own: `{base}`, which must still be what it was, is
+loaded with them. With `peft` installed the lines below do so, and so does `mmi_hf`. `--lora_r {r} --model_name_or_path
+FOLDER` trains them further; with `--lora_r 0` they are merged in, and all weights learn. `--merge_lora true` saves a
+whole model."""
 COMMON = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed", "data_seed")
 TIMES = ("rows_per_second", "tokens_per_second", "epoch", "step")
 
@@ -92,6 +96,7 @@ def _train(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, evaluatio
     _list_skipped(args, bad)
     groups = make_groups(args, benchmarks)
     trainer = MMITrainer(model, args, groups, sampler_of(args, groups), processor)
+    go_on_with_adapters(args, trainer.model)
     trainer.seal = partial(seal, record=record)
     evaluation.attach(trainer)
     try:
@@ -171,6 +176,7 @@ def model_card(args: MMIConfig, record: Mapping[str, Any], history: Sequence[Map
         },
         sort_keys=False,
     )
+    name = str(args.model_name_or_path)
     config = {name: getattr(args, name) for name in (*MMIConfig.__annotations__, *COMMON)}
     items = {name: f"{count} items" for name, count in record["data"]["items"].items()}
     last = {name: value for log in history for name, value in log.items() if isinstance(value, (int, float))}
@@ -188,6 +194,11 @@ def model_card(args: MMIConfig, record: Mapping[str, Any], history: Sequence[Map
         "Last logged values; `eval_` are shares on the first test items of a task, a sanity check and not a result.",
         _table(("metric", "last"), {name: f"{value:.4g}" for name, value in last.items() if name not in TIMES}),
         "## Use",
+        *(
+            [ADAPTERS_USE.format(base=base_of(name) or name, r=args.lora_r)]
+            if args.lora_r and not args.merge_lora
+            else []
+        ),
         f"```python\n{USE}\n```",
         "Diagnosed again with `lmms_eval --model mmi_hf --model_args pretrained=FOLDER --tasks mmi_all`.",
         "## Citation",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.integrations.deepspeed import (
     deepspeed_config,
@@ -18,8 +20,17 @@ from transformers.integrations.deepspeed import (
 )
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.files import read_mapping
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.models.load import load_model, load_processor
+from mmi_plugin.models.load import (
+    ADAPTER_WEIGHTS,
+    ADAPTERS,
+    base_of,
+    check_adapters,
+    load_model,
+    load_processor,
+    with_adapters,
+)
 from mmi_plugin.trainers.compat import WholeCheckpoints
 from mmi_plugin.trainers.config import MMIConfig
 
@@ -31,9 +42,12 @@ NAMED = 8  # items that an error lists
 def load_checkpoint(args: MMIConfig, name: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Return model (fp32 unless `model_init_kwargs` says otherwise) and processor of `name` or `model_name_or_path`.
 
+    Adapters are merged into their base, but for a run that goes on with them: it gets the base, see `adapters_of`.
+
     Raises:
         InputError: missing, corrupt or incomplete, or not supported; ZeRO-3 that would not save the model.
     """
+    going_on = name is None and adapters_of(args) is not None
     name = name or args.model_name_or_path
     if not name:
         raise InputError("field 'model_name_or_path' is missing")
@@ -43,7 +57,10 @@ def load_checkpoint(args: MMIConfig, name: str | None = None) -> tuple[PreTraine
     try:
         processor = load_processor(name, trust_remote_code=args.trust_remote_code, **(args.processor_kwargs or {}))
         prompts_of(processor, args.system_prompt, args.chat_template_kwargs)
-        model = load_model(name, **kwargs)
+        base = base_of(name)
+        model = load_model(name if base is None else base, **kwargs)
+        if base is not None and not going_on:
+            model = with_adapters(model, name).merge_and_unload().requires_grad_(True)  # peft froze it
     except InputError as error:
         raise InputError(f"field 'model_name_or_path': {error}") from error
     return model, processor
@@ -60,7 +77,7 @@ def finish(args: MMIConfig, trained: Path) -> PreTrainedModel:
     if args.merge_lora:
         model = PeftModel.from_pretrained(model, trained).merge_and_unload()
     if args.base_share:
-        start = dict(load_checkpoint(args)[0].named_parameters())
+        start = dict(load_checkpoint(args, args.model_name_or_path)[0].named_parameters())
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 weight.lerp_(start[name], args.base_share)
@@ -85,6 +102,34 @@ def lora_of(args: MMIConfig, base: PreTrainedModel) -> LoraConfig | None:
             f"field 'lora_targets': the decoder {type(decoder).__name__} has no module {args.lora_targets}"
         )
     return LoraConfig(r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=targets)
+
+
+def adapters_of(args: MMIConfig) -> dict[str, Any] | None:
+    """Return the config of the adapters that a run goes on with: those of `model_name_or_path`, where it has LoRA.
+
+    Raises:
+        InputError: the run's LoRA is another one.
+    """
+    if not args.lora_r or not args.model_name_or_path or base_of(args.model_name_or_path) is None:
+        return None
+    config = read_mapping(Path(args.model_name_or_path) / ADAPTERS, "a config of adapters")
+    for name, theirs in (("lora_r", "r"), ("lora_alpha", "lora_alpha")):
+        if getattr(args, name) != config.get(theirs):
+            given = getattr(args, name)
+            raise InputError(f"field {name!r} is {given}, and {config.get(theirs)} in {args.model_name_or_path}")
+    return config
+
+
+def go_on_with_adapters(args: MMIConfig, model: PeftModel) -> None:
+    """Let the adapters of a new run begin as those of `model_name_or_path` end, if it has some and the run, too.
+
+    Raises:
+        InputError: they are on other modules.
+    """
+    if adapters_of(args) is None:
+        return
+    check_adapters(model, str(args.model_name_or_path))
+    set_peft_model_state_dict(model, load_file(Path(str(args.model_name_or_path)) / ADAPTER_WEIGHTS))
 
 
 def _join_processes(args: MMIConfig) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -28,6 +29,7 @@ from mmi_plugin.disk import sampled_hash
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.models.compat import image_settings
 
+ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -35,6 +37,8 @@ def stamp(pretrained: str, revision: str | None = None) -> str:
     """Return a short name that changes when a local checkpoint does, or the cached commit of a hub id."""
     path = Path(pretrained)
     parts = [pretrained]
+    if (base := base_of(pretrained)) is not None:
+        parts.append(stamp(base))
     if path.exists():
         files = sorted(file for file in [path, *path.rglob("*")] if file.is_file())
         parts += [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
@@ -45,9 +49,27 @@ def stamp(pretrained: str, revision: str | None = None) -> str:
 
 
 def weights_hash(name: str) -> str:
-    """Return a hash of the weights of a local checkpoint, wherever it lies, or the cached commit of a hub id."""
-    files = sorted(Path(name).glob("*.safetensors"))
-    return _hash([[file.name, sampled_hash(file)] for file in files]) if files else stamp(name)
+    """Return a hash of the weights of a local checkpoint, wherever it lies, or the cached commit of a hub id.
+
+    Adapters are hashed with their base.
+    """
+    base, files = base_of(name), sorted(Path(name).glob("*.safetensors"))
+    under = [] if base is None else [weights_hash(base)]
+    return _hash([*under, *([file.name, sampled_hash(file)] for file in files)]) if files else stamp(name)
+
+
+def base_of(name: str) -> str | None:
+    """Return the checkpoint that a local folder's adapters belong to; None where it has none.
+
+    Raises InputError when its adapter_config.json cannot be read or names no checkpoint.
+    """
+    config = Path(name) / ADAPTERS
+    if not config.is_file():
+        return None
+    base = _read_json(config).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base or Path(base).resolve() == Path(name).resolve():
+        raise InputError(f"{config}: field 'base_model_name_or_path' is {base!r}, not a checkpoint")
+    return base
 
 
 def check_folder(folder: Path) -> None:
@@ -55,6 +77,9 @@ def check_folder(folder: Path) -> None:
 
     Reads only the heads of the weight files, so it takes no time for any size.
     """
+    if base_of(str(folder)) is not None:
+        _check_weights(folder / ADAPTER_WEIGHTS)
+        return
     config = folder / "config.json"
     if not config.is_file():
         raise InputError(f"{config}: missing, so this is no checkpoint folder")
@@ -90,6 +115,8 @@ def load_processor(name: str, revision: str = "main", trust_remote_code: bool = 
 
     Raises InputError when it cannot be used, or has no such setting.
     """
+    if (base := base_of(name)) is not None and not any((Path(name) / file).is_file() for file in _PROCESSORS):
+        name = base
     with _loading(name, "processor"):
         processor = AutoProcessor.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code, **settings
@@ -129,11 +156,13 @@ def _check_settings(name: str, processor: Any, settings: Mapping[str, Any]) -> N
 
 def load_model(name: str, revision: str = "main", images: bool = True, **options: Any) -> Any:
     """Return the model in evaluation mode, one for images and text or, without `images`, for text alone. `options` go
-    to `from_pretrained`.
+    to `from_pretrained`. A folder of adapters is its base with them.
 
     Raises InputError when it does not load, or when a weight of the architecture is missing, which
     transformers would fill with random numbers.
     """
+    if (base := base_of(name)) is not None:
+        return with_adapters(load_model(base, images=images, **options), name).get_base_model().eval()
     auto = AutoModelForImageTextToText if images else AutoModelForCausalLM
     with _loading(name, "model"):
         model, info = auto.from_pretrained(
@@ -143,6 +172,25 @@ def load_model(name: str, revision: str = "main", images: bool = True, **options
     if missing:
         raise InputError(f"{name}: {len(missing)} weights are missing, the first is {missing[0]}")
     return model.eval()
+
+
+def with_adapters(model: Any, name: str) -> PeftModel:
+    """Return `model` with the adapters of a local folder, which do not learn.
+
+    Raises InputError when they do not load, or do not fit the model in every part.
+    """
+    with _loading(name, "set of adapters"):
+        adapted = PeftModel.from_pretrained(model, name)
+        check_adapters(adapted, name)
+    return adapted
+
+
+def check_adapters(adapted: PeftModel, name: str) -> None:
+    """Raise InputError when a folder has not exactly the adapters of a model."""
+    with safe_open(Path(name) / ADAPTER_WEIGHTS, framework="pt") as file:
+        other = sorted(set(file.keys()) ^ set(get_peft_model_state_dict(adapted)))
+    if other:
+        raise InputError(f"{name}: adapters and model do not fit: {len(other)} names, the first is {other[0]}")
 
 
 @contextmanager
@@ -164,6 +212,9 @@ def _loading(name: str, part: str) -> Iterator[None]:
         raise InputError(f"{name}: the {part} does not load: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
 def fingerprint(processor: Any) -> dict[str, str]:

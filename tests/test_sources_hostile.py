@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset
@@ -409,5 +410,27 @@ def test_a_built_set_may_stand_in_a_folder_of_any_name(tmp_path: Path) -> None:
     assert [item_hash(item) for _, item in read_built(folder)] == [item_hash(item) for item in items]
     (folder / "0.parquet").unlink()
     Dataset.from_list([{"id": "a"}]).to_parquet(folder / "0.parquet")
-    with pytest.raises(InputError, match=r"0\.parquet: .*column"):
+    with pytest.raises(InputError, match=r"0\.parquet: (has 1 rows|column 'type')"):
         read_built(folder)
+    (folder / "0.parquet").unlink()
+    os.mkfifo(folder / "0.parquet")
+    with pytest.raises(InputError, match=r"0\.parquet: cannot be read: not a regular file"):
+        read_built(folder)
+
+
+def not_utf8(*texts: bytes) -> pa.Array:
+    """A column of texts, whatever their bytes: Parquet does not look at them."""
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends.tobytes()), pa.py_buffer(b"".join(texts)))
+
+
+def test_a_text_of_a_table_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    options = pa.array([{"text": ["x", "y"], "label": ["A", "B"]}] * 3)
+    columns = {"id": pa.array(["1", "2", "3"]), "choices": options, "answerKey": pa.array(["A"] * 3)}
+    parquet.write_table(pa.table(columns | {"question": not_utf8(b"a", b"b\xff", b"c")}), tmp_path / "test.parquet")
+    with pytest.raises(InputError, match=r"^arc_challenge: .*test\.parquet, row 2: a text is not UTF-8"):
+        load("arc_challenge", "test", path=str(tmp_path / "test.parquet"))
+    columns = {"image": pa.array([None] * 3, pa.string()), "label": not_utf8(b"a", b"b\xff", b"c")}
+    parquet.write_table(pa.table(columns), tmp_path / "validation.parquet")
+    with pytest.raises(InputError, match=r"^food101.* row 2: a text is not UTF-8"):
+        load("food101", "test", path=str(tmp_path / "validation.parquet"))

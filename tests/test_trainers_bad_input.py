@@ -113,13 +113,31 @@ def test_a_bad_row_names_file_row_and_field(
     line = complaint(capsys, *base, "--train_file", data)
     assert re.search(rf"rows\.{kind}, row 2: .*{BAD_ROWS[case][1]}", line), line
     assert len(line) < 1000
-    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "out").glob("[!.]*")) == []  # nothing but the mark that the folder was in use
 
 
 def test_a_line_that_is_no_json_is_a_bad_row(base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = write(tmp_path, "jsonl", [GOOD])
     data.write_text(data.read_text() + "\n\n{")
     assert "rows.jsonl, row 3: not JSON" in complaint(capsys, *base, "--train_file", data)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"id": "b", "question": "Wh\xffch?"}', "not JSON: 'utf-8'"),
+        (b"[" * 200_000, "not JSON: nested too deeply"),
+        (b'{"id": ' + b"1" * 5000 + b"}", "not JSON: .*digits"),
+        (json.dumps({**GOOD, "id": "b", "question": "\ud800"}).encode(), "field 'question' .*lone surrogate"),
+        (json.dumps({**GOOD, "id": "b", "image": "/dev/zero"}).encode(), "field 'image' '/dev/zero' .*regular file"),
+    ],
+)
+def test_a_hostile_line_is_one_line_for_the_user(
+    base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, line: bytes, said: str
+) -> None:
+    good = json.dumps({**GOOD, "question": "one\u2028two\x85three"}, ensure_ascii=False).encode()
+    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + good + b"\n" + line)
+    assert re.search(rf"rows\.jsonl, row 2: {said}", complaint(capsys, *base, "--train_file", tmp_path / "rows.jsonl"))
 
 
 def test_bad_rows_can_be_skipped_and_are_listed(base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -15,7 +15,7 @@ from mmi_plugin.answers import mentions
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import LETTERS, Item, stream
 from mmi_plugin.sources.facts import fact_map, template_facts
-from mmi_plugin.sources.registry import SOURCES, Benchmark
+from mmi_plugin.sources.registry import SOURCES, Benchmark, decoded_rows
 from mmi_plugin.sources.table import ItemOf, Row, Table
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ class Classes(Table):
     def _questions(self, data: Dataset, options: int, hard: bool) -> ItemOf:
         """Return what makes an item of a row with `image`, `label` and perhaps `facts`."""
         feature = data.features["label"]
-        names = feature.names if hasattr(feature, "names") else sorted({str(name) for name in data["label"]})
+        if hasattr(feature, "names"):
+            names = feature.names
+        else:
+            names = sorted({str(row["label"]) for row in decoded_rows(data.select_columns(["label"]), self.name)})
         words = {name: self.spoken(name) for name in names}
         quiz = Quiz(options, hard, sorted(set(words.values())))
 

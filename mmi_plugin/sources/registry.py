@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -107,7 +107,7 @@ def _read(name: str, reader: str, files: Sequence[Path]) -> Dataset:
     try:
         return load_dataset(reader, data_files={"train": list(map(data_file, files))}, split="train", **options)
     except (*UNREADABLE, DatasetsError) as error:
-        raise InputError(f"{name}: {files[0]}: cannot be read: {_reason(error)}") from error
+        raise InputError(f"{name}: {files[0]}: cannot be read: {first_cause(error)}") from error
 
 
 def data_file(path: Path) -> str:
@@ -136,6 +136,17 @@ def _check_lines(name: str, file: Path) -> int:
     return max(len(data), 1)
 
 
+def decoded_rows(data: Dataset, where: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows. Raises InputError with the row (from 1) whose text is not UTF-8, which Parquet does not check."""
+    number = 0
+    try:
+        for values in data:
+            number += 1
+            yield values
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}, row {number + 1}: a text is not UTF-8: {error}") from error
+
+
 def from_hub(name: str, hub: str, config: str | None, split: str) -> Dataset:
     """Return a split of a hub data set. Raises InputError that says how to do without the hub."""
     from datasets import load_dataset
@@ -145,11 +156,11 @@ def from_hub(name: str, hub: str, config: str | None, split: str) -> Dataset:
         return load_dataset(hub, config, split=split)
     except (*UNREADABLE, DatasetsError) as error:
         raise InputError(
-            f"{name}: cannot load {hub!r} from the hub: {_reason(error)}; a local copy goes to ${ROOT}/{name}"
+            f"{name}: cannot load {hub!r} from the hub: {first_cause(error)}; a local copy goes to ${ROOT}/{name}"
         ) from error
 
 
-def _reason(error: BaseException) -> str:
+def first_cause(error: BaseException) -> str:
     """The first line of what first went wrong."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.files import parse_json, read_text
+from mmi_plugin.files import open_regular, parse_json, read_text
 from mmi_plugin.items import Item
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources.records import item_of
-from mmi_plugin.sources.registry import data_file
+from mmi_plugin.sources.registry import UNREADABLE, data_file, decoded_rows, first_cause
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,33 +80,42 @@ def read_built(folder: str | Path) -> list[tuple[str, Item]]:
             rows that the manifest says; a row that is no record.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder}: no {MANIFEST}, so this is no finished build; run mmi data build again")
     shards = _shards(folder / MANIFEST)
     for shard in shards:
-        file = folder / shard["file"]
-        try:
-            found = pq.read_metadata(file) if file.is_file() else None
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"{file}: cannot be read: {error}") from error
-        if found is None:
-            raise InputError(f"{file}: cannot be read: no such file")
-        if found.num_rows != shard["rows"]:
-            raise InputError(f"{file}: has {found.num_rows} rows, {MANIFEST} says {shard['rows']}")
-        if (names := found.schema.to_arrow_schema().names) != SCHEMA.names:
-            raise InputError(f"{file}: has the columns {', '.join(names)}, not {', '.join(SCHEMA.names)}")
+        _check_shard(folder / shard["file"], shard["rows"])
     files = [data_file(folder / shard["file"]) for shard in shards]
-    data = load_dataset("parquet", data_files={"train": files}, split="train")
+    try:
+        data = load_dataset("parquet", data_files={"train": files}, split="train")
+    except (*UNREADABLE, DatasetsError) as error:
+        raise InputError(f"{folder}: cannot be read: {first_cause(error)}") from error
     places = [f"{folder / shard['file']}, row {row}" for shard in shards for row in range(1, shard["rows"] + 1)]
     encoded = data.select_columns(["image"]).with_format("arrow")
     texts = data.remove_columns("image")
     present = encoded.data.column("image").is_valid().to_pylist()
     return [
         (where, _item(values, where, encoded, number if present[number] else None))
-        for number, (where, values) in enumerate(zip(places, texts, strict=True))
+        for number, (where, values) in enumerate(zip(places, decoded_rows(texts, str(folder)), strict=True))
     ]
+
+
+def _check_shard(file: Path, rows: int) -> None:
+    """Raise an InputError unless `file` is a shard as `write_shard` leaves it, of so many rows."""
+    try:
+        with open_regular(file) as opened:
+            found = pq.ParquetFile(opened)
+            schema, number = found.schema_arrow, found.metadata.num_rows
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
+    if number != rows:
+        raise InputError(f"{file}: has {number} rows, {MANIFEST} says {rows}")
+    for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
+        if name not in schema.names or schema.field(name).type != kind:
+            raise InputError(f"{file}: column {name!r} is missing or not {kind}")
 
 
 def _shards(manifest: Path) -> list[dict[str, Any]]:

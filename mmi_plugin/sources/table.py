@@ -16,7 +16,15 @@ from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Family, Item, check
 from mmi_plugin.pictures import Picture, read_picture
 from mmi_plugin.sources.records import read_published
-from mmi_plugin.sources.registry import SOURCES, Benchmark, from_hub, from_local, local_copy, published_file
+from mmi_plugin.sources.registry import (
+    SOURCES,
+    Benchmark,
+    decoded_rows,
+    from_hub,
+    from_local,
+    local_copy,
+    published_file,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -194,8 +202,9 @@ class Table:
         images = [name for name, kind in self.columns.items() if kind in ("image", "images")]
         encoded = data.select_columns(images).with_format("arrow")  # Arrow cells hold the bytes as they are
         texts = data.select_columns([name for name, feature in data.features.items() if "Image(" not in repr(feature)])
+        rows = decoded_rows(texts, where)
         hidden = None if sys.stderr.isatty() else True
-        for number, values in enumerate(tqdm(texts, desc=where, total=len(data), delay=3, disable=hidden)):
+        for number, values in enumerate(tqdm(rows, desc=where, total=len(data), delay=3, disable=hidden)):
             place = f"{where}, row {number + 1}"
             pictures = {
                 name: Picture(partial(_bytes, encoded, number, name, folder), f"{place}: field {name!r}")

@@ -146,13 +146,14 @@ class RowCheck:
         seen.add((text, sizes))
         images = self.pictures.texts(sizes)
         texts = [text, target(row), *(part for turn in row.history for part in turn)]
-        # Answers of earlier turns may merge with what is around them, and a control token may have no other spelling.
-        if not row.history and not any(map(self._prompts.encoder.marks, texts)):
-            at_most = sum(map(_bytes, texts)) + self._turn + sum(map(self._image_tokens, images))
-            if self._most is None or at_most <= self._most:
+        at_most = sum(map(_bytes, texts)) + self._turn * (1 + len(row.history)) + sum(map(self._image_tokens, images))
+        shown = _blank(row)
+        if self._most is None or at_most <= self._most:
+            # Answers of earlier turns may merge with what is around them, a control token have no other spelling.
+            if not row.history and not any(map(self._prompts.encoder.marks, texts)):
                 return
-        chat = self._prompts.chat(_blank(row), target(row))
-        self._prompts.rows([chat], [images], [f"item {row.id}"], self._most)
+            shown, images = replace(row, image=None, added_images=()), []
+        self._prompts.rows([self._prompts.chat(shown, target(row))], [images], [f"item {row.id}"], self._most)
 
     def _image_tokens(self, text: str) -> int:
         """The tokens of an image at most."""

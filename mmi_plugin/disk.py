@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
+import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from mmi_plugin.errors import InputError
 
@@ -31,39 +32,54 @@ def writing(folder: Path, what: str) -> Iterator[None]:
     except Exception as error:
         # Writers in C++ and Rust tell in words of their own, or not at all, that the disk is full.
         known = isinstance(error, OSError) and error.errno is not None
-        full = error.errno in FULL if known else "No space left" in str(error) or _free(folder) < LITTLE
+        full = error.errno in FULL if known else is_full(folder, str(error))
         if not known and not full:
             raise
         reason = "no space left on the disk" if full else error.strerror
         raise NotWritten(f"{folder}: {what} cannot be written: {reason}") from error
 
 
-def _free(folder: Path) -> int:
+def is_full(folder: Path, said: str = "") -> bool:
+    """Whether a disk has no room, or what writes on it `said` so."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return "No space left" in said or shutil.disk_usage(folder).free < LITTLE
 
 
 LOCK_SECONDS = 8.0  # data loaders hold the lock of a killed process for up to 5 more
 
 
 @contextmanager
-def locked(folder: Path, user: str) -> Iterator[None]:
+def locked(folder: Path, user: str, name: str = ".lock") -> Iterator[None]:
     """Within, `folder`, which is made, is this process's own; the lock ends with the process, however that ends.
+
+    name: of the file that is locked, one for each use of the folder.
 
     Raises InputError that names `user` of the folder, when that is another one and stays; NotWritten.
     """
-    lock = FileLock(folder / ".lock", timeout=LOCK_SECONDS)
-    with writing(folder, "the lock"):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise InputError(f"{folder}: {user} is writing here; give this one another folder") from error
-    try:
+    until, path = time.monotonic() + LOCK_SECONDS, folder / name
+    with ExitStack() as held:
+        with writing(folder, "the lock"):
+            while not _lock(path, held):
+                if time.monotonic() > until:
+                    raise InputError(f"{folder}: {user} is writing here; give this one another folder")
+                time.sleep(0.1)
         yield
-    finally:
-        lock.release()
+
+
+def _lock(path: Path, held: ExitStack) -> bool:
+    """Whether a file that is still there could be locked; `held` then holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as opened:
+        file = opened.enter_context(path.open("a"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+            return False
+        held.enter_context(opened.pop_all())
+    return True
 
 
 SAMPLES, BLOCK = 64, 2**18  # bytes a block

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import socket
 import subprocess
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,15 @@ from typing import Any
 import pytest
 import torch
 from lmms_eval.api.instance import Instance
+from lmms_eval.loggers import evaluation_tracker
 
-from mmi_plugin.harness.journal import Journal, ResultsLast
+from mmi_plugin import disk
+from mmi_plugin.harness import journal
+from mmi_plugin.harness.journal import Journal
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.harness.model import MmiHf
-from mmi_plugin.results.runs import read_run, read_runs
+from mmi_plugin.harness.published import ResultsLast
+from mmi_plugin.results.runs import read_results, read_run, read_runs
 from tests.harness_runs import OUR_MODEL, SCRIPT, arguments, assert_same_records, raw_answers, save_varied
 
 TASKS = ("mmi_demo_digits", "mmi_demo_arith")
@@ -221,3 +228,152 @@ def test_resume_needs_the_folder(varied: Path, capsys: pytest.CaptureFixture[str
     flags = ["--model_args", f"pretrained={varied}", "--tasks", "mmi_demo_arith", "--resume"]
     assert main([*OUR_MODEL, *flags]) == 2
     assert "--resume needs the --output_path" in capsys.readouterr().err
+
+
+def _full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class _HalfWritten:
+    """A file on a disk that is full after half of what is written first."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __enter__(self) -> _HalfWritten:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, text: str) -> None:
+        self._file.write(text[: len(text) // 2])
+        self._file.flush()
+        _full()
+
+
+def _full_at_samples(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        evaluation_tracker,
+        "open",
+        lambda path, mode, **more: _HalfWritten(Path(path).open(mode, **more)),  # noqa: SIM115
+        raising=False,
+    )
+
+
+def _full_at_results(patch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def opened(self: Path, mode: str = "r", *args: Any, **more: Any) -> Any:
+        file = real(self, mode, *args, **more)
+        return _HalfWritten(file) if mode == "w" and self.name.endswith("_results.json") else file
+
+    patch.setattr(Path, "open", opened)
+
+
+def _full_at_an_answer(patch: pytest.MonkeyPatch) -> None:
+    real, count = json.dumps, iter(range(10**6))
+
+    def dumped(value: Any, **more: Any) -> str:
+        if isinstance(value, dict) and "counts" in value and next(count) == 9:
+            _full()
+        return real(value, **more)
+
+    patch.setattr("mmi_plugin.harness.journal.json.dumps", dumped)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kept"),
+    [(_full_at_samples, RECORDS), (_full_at_results, RECORDS), (_full_at_an_answer, 9)],
+    ids=["samples", "results", "answer"],
+)
+def test_a_full_disk_leaves_nothing_torn(
+    varied: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[pytest.MonkeyPatch], None],
+    kept: int,
+) -> None:
+    command = _command(varied, tmp_path)
+    with monkeypatch.context() as patch:
+        spoil(patch)
+        assert main(command) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and "no space left on the disk" in line
+    assert f"{kept} answers are kept: the same command with --resume goes on" in line
+    assert not list(tmp_path.rglob("*_results.json")) and not list(tmp_path.rglob(".unfinished-*"))
+    assert all(len(list(map(json.loads, path.open()))) == 20 for path in tmp_path.rglob("*_samples_*"))
+    assert _resumed(monkeypatch, command) == (0, RECORDS - kept)
+    _same(tmp_path, whole)
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_run_that_is_stopped_says_what_it_kept(
+    varied: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    name: str,
+) -> None:
+    command = _command(varied, tmp_path)
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        correct, count = Journal.add_partial, iter(range(10**6))
+
+        def stopping(self: Journal, kind: str, request: Any, answer: Any) -> None:
+            correct(self, kind, request, answer)
+            if next(count) == 6:
+                os.kill(os.getpid(), number)
+
+        Journal.add_partial = stopping
+        os._exit(main(command))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    line = f"error: stopped by {name}; 7 answers are kept: the same command with --resume goes on"
+    assert said.strip().splitlines()[-1] == line
+    assert _resumed(monkeypatch, command) == (0, RECORDS - 7)
+    _same(tmp_path, whole)
+
+
+def test_one_command_runs_once_at_a_time(
+    varied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(disk, "LOCK_SECONDS", 0.2)
+    command = _command(varied, tmp_path)
+    _killed(command, _at_answer(5))
+    with disk.locked(_journals(tmp_path)[0], "x"):
+        assert main([*command, "--resume"]) == 2
+    assert "another evaluation by this command is writing here" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+
+
+def test_no_two_runs_have_one_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that are at work at once, each with its journal and no results yet."""
+    clock = iter(["20300101_000000"] * 5 + ["20300101_000001"] * 3 + ["20300101_000002"])
+    monkeypatch.setattr(journal, "get_datetime_str", lambda timezone: next(clock))
+    folders = [tmp_path / f".journal-{number}" for number in range(3)]
+    taken = []
+    for folder in folders:
+        folder.mkdir()
+        run = journal.Evaluation(Namespace(timezone="UTC"), {}, False)
+        taken.append(run._claim_second(folder))
+    assert taken == ["20300101_000000", "20300101_000001", "20300101_000002"]
+
+
+def test_two_evaluations_at_once_lose_nothing(varied: Path, tmp_path: Path) -> None:
+    settings = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    commands = [[SCRIPT, *_command(varied, tmp_path, "--system_instruction", text)] for text in ("one", "two")]
+    both = [subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL) for command in commands]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    results = list(tmp_path.rglob("*_results.json"))
+    assert len(results) == 2
+    said = {json.loads(path.read_text())["system_instruction"] for path in results}
+    assert said == {"one", "two"}
+    assert [len(read_results(path)["mmi_demo_arith"].records) for path in results] == [20, 20]

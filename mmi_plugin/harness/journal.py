@@ -1,4 +1,4 @@
-"""Answers in, a journal and whole results files out: what a killed run leaves, and a later one goes on from."""
+"""Answers in, a journal of them out: what a killed run leaves, and a later one goes on from."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance, unwrap_generation_output
 from lmms_eval.loggers import EvaluationTracker
+from lmms_eval.utils import get_datetime_str
 from loguru import logger
 
+from mmi_plugin.disk import locked, writing
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import versions
 from mmi_plugin.harness.compat import Counts, failure_of
 from mmi_plugin.harness.flags import is_ours, key_values
+from mmi_plugin.harness.published import ResultsLast
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.load import stamp
-from mmi_plugin.results.runs import RESULTS
 
 _CHUNK = 256  # requests given at once to a model that does not report its answers one by one
 _SYNC_SECONDS = 5.0  # what a machine that loses power may lose
@@ -47,7 +49,7 @@ class Journal:
     def __init__(
         self, folder: Path, tasks: Mapping[str, Any], rank: int = 0, resume: bool = False, cache: Any = None
     ) -> None:
-        self._tasks, self._cache = tasks, cache
+        self._tasks, self._cache, self._folder = tasks, cache, folder
         self._found = dict(_read(folder)) if resume else {}
         self._file = _open(folder / f"rank{rank}.jsonl")
         self._synced = time.monotonic()
@@ -89,11 +91,12 @@ class Journal:
         if failure_of(text):
             return
         line = {"key": key, "text": text, "counts": None if counts is None else asdict(counts)}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()  # a killed process loses nothing
-        if time.monotonic() - self._synced > _SYNC_SECONDS:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        with writing(self._folder, "an answer"):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()  # a killed process loses nothing
+            if time.monotonic() - self._synced > _SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
 
     def _keys(self, requests: Sequence[Instance]) -> Iterator[str | None]:
         """Yield what identifies each request of ours; None for one of another package's task."""
@@ -159,6 +162,7 @@ class Evaluation:
     resume: bool
     trackers: list[ResultsLast] = field(default_factory=list)
     journal: Path | None = None
+    _held: ExitStack = field(default_factory=ExitStack)
 
     def tracker(self, **options: Any) -> ResultsLast:
         """Return what writes the results; called in place of lmms-eval's class.
@@ -186,6 +190,11 @@ class Evaluation:
             if self.resume and not self.journal.exists():
                 logger.warning(f"--resume: no answers of this command in {self.args.output_path}; it starts anew")
             rank, cache = int(os.environ.get("RANK", 0)), options.get("response_cache")
+            if rank == 0:
+                self._held.enter_context(locked(self.journal, "another evaluation by this command"))
+                date = self._claim_second(self.journal)
+                for tracker in self.trackers:
+                    tracker.date = date
             options["response_cache"] = Journal(self.journal, self.own, rank, self.resume, cache)
         results = theirs(**options)
         if results is not None:
@@ -196,6 +205,18 @@ class Evaluation:
             ]
             results["mmi"] = self._setup(model)
         return results
+
+    def _claim_second(self, journal: Path) -> str:
+        """Return the time that names the files of this run, of a second that no other run into the folder has."""
+        folder = journal.parent
+        with locked(folder, "another evaluation", ".names"):
+            while True:
+                date = get_datetime_str(self.args.timezone)
+                name = date.replace(":", "-")
+                if not any(folder.glob(f"*/{name}_*")) and not any(folder.glob(f".journal-*/{name}")):
+                    (journal / name).touch()
+                    return date
+                time.sleep(0.1)
 
     def _agree_on_thoughts(self, model: Any) -> None:
         """Let our model look for the end of a thought where the tasks do. Raises InputError when these differ."""
@@ -226,33 +247,11 @@ class Evaluation:
         if self.journal is not None:
             shutil.rmtree(self.journal, ignore_errors=True)
 
+    def close(self) -> None:
+        """Let others write the journal."""
+        self._held.close()
 
-class ResultsLast(EvaluationTracker):
-    """Writes what lmms-eval's tracker does, but the results file last and at once.
-
-    Whoever finds one finds all its samples.
-    """
-
-    _given: dict[str, Any] | None = None
-
-    def save_results_aggregated(self, results: dict[str, Any], samples: Any, datetime_str: str) -> None:
-        self.date_id = datetime_str.replace(":", "-")
-        self._given = {"results": results, "samples": samples, "datetime_str": datetime_str}
-        if self.push_results_to_hub or not self.output_path:
-            self.publish()
-
-    def publish(self) -> None:
-        """Write the results file, if there is one to write."""
-        given, self._given, final = self._given, None, self.output_path
-        if given is None:
-            return
-        if not final:
-            return super().save_results_aggregated(**given)
-        folder = Path(final, self.general_config_tracker.model_name_sanitized)
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
-            self.output_path = unfinished
-            super().save_results_aggregated(**given)
-            for path in Path(unfinished).rglob(f"*{RESULTS}"):
-                path.replace(folder / path.name)
-        self.output_path = final
+    def kept(self) -> str:
+        """Return what there is to go on from, for someone whose evaluation has ended early."""
+        keys = {key for key, _ in _read(self.journal)} if self.journal else ()
+        return f"{len(keys)} answers are kept: the same command with --resume goes on" if keys else "no answer is kept"

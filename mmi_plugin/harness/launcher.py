@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 from lmms_eval.cli import dispatch
 
-from mmi_plugin.errors import InputError
+from mmi_plugin.disk import NotWritten
+from mmi_plugin.errors import InputError, stoppable, stopped
 
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run lmms-eval's command line with `argv` (default: the process's own) and return the status.
 
     One flag is ours: `--resume` goes on from the answers that a run of the same command left.
-    0: everything was evaluated and written. 2: bad input, said in one line. 1: anything else.
+    0: everything was evaluated and written. 2: bad input, said in one line. 128 + N: ended by signal N. 1: the rest.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     resume = "--resume" in arguments
@@ -33,13 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     before, sys.argv = sys.argv, ["lmms_eval", *arguments]
     gc.disable()  # imports leave no garbage, and looking for it took 1.4 of the 5.9 s to the first request
     try:
-        with _ours(arguments, failures, resume):
+        with stoppable(), _ours(arguments, failures, resume):
             dispatch.main()
     except SystemExit as stop:
         return _status(stop)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        name, status = stopped(stop)
+        print(f"error: stopped by {name}", file=sys.stderr)
+        return status
     finally:
         sys.argv = before
         gc.unfreeze()
@@ -130,18 +134,28 @@ def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], r
     }
     gc.freeze()
     gc.enable()
-    if args.output_path:
-        _leave_second(Path(args.output_path), args.timezone)
-    with replaced(ours), closing(Swallowed()) as errors:
-        results, samples = theirs(args)
-    if results is not None:
-        run.publish()
-        missing = _missing(args, tasks.own, results)
-        silent = errors.lines(failed=sum(len(task.failed) for task in tasks.own.values()))
-        failures.extend([*silent, *missing])
-        if silent or not missing:  # an answer beside an error is none to go on from
-            run.forget()
+    with closing(run):
+        with replaced(ours), closing(Swallowed()) as errors, _kept(run):
+            results, samples = theirs(args)
+            run.publish()
+        if results is not None:
+            missing = _missing(args, tasks.own, results)
+            silent = errors.lines(failed=sum(len(task.failed) for task in tasks.own.values()))
+            failures.extend([*silent, *missing])
+            if silent or not missing:  # an answer beside an error is none to go on from
+                run.forget()
     return results, samples
+
+
+@contextmanager
+def _kept(run: Any) -> Iterator[None]:
+    """Within, a stop or a disk that takes no more leaves in one line that says what `run` keeps, as SystemExit."""
+    try:
+        yield
+    except (KeyboardInterrupt, NotWritten) as end:
+        name, status = stopped(end) if isinstance(end, KeyboardInterrupt) else ("", 1)
+        print(f"error: {f'stopped by {name}' if name else end}; {run.kept()}", file=sys.stderr)
+        raise SystemExit(status) from end
 
 
 def _prepare(args: argparse.Namespace, tasks: Any) -> None:
@@ -156,14 +170,6 @@ def _prepare(args: argparse.Namespace, tasks: Any) -> None:
         args.limit, args.offset = None, 0
     if args.use_cache:
         args.use_cache = _cache_of(args)
-
-
-def _leave_second(folder: Path, timezone: str) -> None:
-    """Wait while a run of this very second has files in `folder`: upstream names them by it and would append."""
-    from lmms_eval.utils import get_datetime_str
-
-    while any(folder.glob(f"*/{get_datetime_str(timezone)}_*")):
-        sleep(0.1)
 
 
 def _cache_of(args: argparse.Namespace) -> str:
@@ -198,16 +204,18 @@ def _missing(args: argparse.Namespace, own: dict[str, Any], results: dict[str, A
 
 def _unwritten(args: argparse.Namespace, own: dict[str, Any], date: str) -> list[str]:
     """Return what the files lack. Upstream only warns when it cannot write one."""
-    from mmi_plugin.results.runs import newest_results, read_run
+    from mmi_plugin.results.runs import RESULTS, read_results
 
-    if not newest_results(args.output_path).name.startswith(date):
+    # Not the newest: others may write into this folder, too.
+    written = next(Path(args.output_path).rglob(f"{date}{RESULTS}"), None)
+    if written is None:
         return [f"{args.output_path}: the results of this run were not written"]
     if not args.log_samples:
         return []
-    run = read_run(args.output_path)
-    written = {name: len(run[name].records) if name in run else 0 for name in own}
+    run = read_results(written)
+    found = {name: len(run[name].records) if name in run else 0 for name in own}
     return [
-        f"{name}: {written[name]} of {len(task.test_docs())} records were written"
+        f"{name}: {found[name]} of {len(task.test_docs())} records were written"
         for name, task in own.items()
-        if written[name] != len(task.test_docs())
+        if found[name] != len(task.test_docs())
     ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmi_plugin
-from mmi_plugin.errors import InputError, plain
+from mmi_plugin.errors import InputError, complain, plain
 
 Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
         return args.run(args)
     except InputError as error:
-        print(f"error: {plain(str(error))}", file=sys.stderr)
+        complain(error)
         return 2
 
 
@@ -145,7 +145,7 @@ def _demo(args: argparse.Namespace) -> int:
     try:
         demo(args.out, rows, args.seeds or (3 if args.ablation else 1), base)
     except JobFailed as error:
-        print(f"error: {plain(str(error))}", file=sys.stderr)
+        complain(error)
         return 1
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import signal
+import sys
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -82,6 +83,11 @@ def visible(text: str) -> str:
 def plain(text: str) -> str:
     """Return `text` on one line, hidden characters spelt out: what may be printed, whoever wrote it."""
     return " ".join(visible(text).split())
+
+
+def complain(error: object) -> None:
+    """Say on stderr, in one line, what was wrong: control characters of whoever wrote a part of it are spelt out."""
+    print(f"error: {plain(str(error))}", file=sys.stderr)
 
 
 def _hidden(character: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import mmi_plugin
 from mmi_plugin.disk import sampled_hash
-from mmi_plugin.errors import InputError
+from mmi_plugin.errors import InputError, plain
 from mmi_plugin.trainers.config import MMIConfig
 
 RECORD = "training.json"
@@ -106,7 +106,7 @@ def checkpoint_to_resume(args: MMIConfig) -> Path | None:
         if reason is None:
             return folder
         if args.process_index == 0:
-            print(f"{folder}: not whole, so not gone on from: {reason}", file=sys.stderr)
+            print(f"{folder}: not whole, so not gone on from: {plain(reason)}", file=sys.stderr)
     whole = "whole " if found else ""
     raise InputError(f"{FIELD}: no {whole}checkpoint in {args.output_dir}")
 

@@ -15,7 +15,7 @@ import yaml
 from transformers import ProcessorMixin
 
 from mmi_plugin.disk import NotWritten, locked, writing
-from mmi_plugin.errors import BadRows, InputError, stoppable, stopped
+from mmi_plugin.errors import BadRows, InputError, complain, plain, stoppable, stopped
 from mmi_plugin.files import versions, write_whole
 from mmi_plugin.models.load import base_of, fingerprint, weights_hash
 from mmi_plugin.sources import Benchmark
@@ -56,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             train(args)
     except (InputError, NonFiniteLoss, NotWritten) as error:
         left = f"; {_left(args)}" if args and isinstance(error, NotWritten) else ""
-        print(f"error: {error}{left}", file=sys.stderr)
+        complain(f"{error}{left}")
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt as stop:
         name, status = stopped(stop)
-        print(f"error: stopped by {name}" + (f"; {_left(args)}" if args else ""), file=sys.stderr)
+        complain(f"stopped by {name}" + (f"; {_left(args)}" if args else ""))
         return status
     return 0
 
@@ -140,7 +140,9 @@ def _list_skipped(args: MMIConfig, bad: BadRows) -> None:
         listed = Path(args.output_dir) / SKIPPED
         listed.parent.mkdir(parents=True, exist_ok=True)
         listed.write_text("".join(f"{line}\n" for line in bad.lines), encoding="utf-8")
-        print(f"skipped {len(bad.lines)} bad rows, listed in {listed}; the first: {bad.lines[0]}", file=sys.stderr)
+        print(
+            f"skipped {len(bad.lines)} bad rows, listed in {listed}; the first: {plain(bad.lines[0])}", file=sys.stderr
+        )
 
 
 def run_record(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, processor: ProcessorMixin) -> dict[str, Any]:

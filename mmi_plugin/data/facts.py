@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mmi_plugin.answers import mentions
 from mmi_plugin.conditions.text import with_article
 from mmi_plugin.documents import Selection
-from mmi_plugin.errors import InputError
+from mmi_plugin.errors import InputError, plain
 from mmi_plugin.harness.task_manager import find_task
 from mmi_plugin.items import Item
 from mmi_plugin.sources.facts import Facts, FactsFile, check_facts
@@ -153,6 +153,6 @@ def run(args: argparse.Namespace) -> int:
     write = over_http(args.base_url, args.model) if args.base_url else with_transformers(args.model)
     without = write_facts(items, file, write, args.model)
     for key, option in without[:10]:
-        print(f"no usable fact: item {key}, option {option!r}", file=sys.stderr)
+        print(f"no usable fact: item {plain(key)}, option {option!r}", file=sys.stderr)
     print(f"{args.out}: facts on {len(items)} items, {len(without)} wrong options without one")
     return 0

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from loguru import logger
 
+from mmi_plugin.errors import complain
 from mmi_plugin.models.compat import Foreign
 from mmi_plugin.results import Record
 
@@ -157,5 +158,5 @@ def fail_stock(lines: Callable[[], list[str]]) -> None:
 def _leave(leave: Callable[[Any], NoReturn], status: Any = None) -> NoReturn:
     found = [] if status else [line for lines in _checks for line in lines()]
     for line in found:
-        print(f"error: {line}", file=sys.stderr)
+        complain(line)
     leave(1 if found else status)

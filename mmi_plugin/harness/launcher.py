@@ -15,7 +15,7 @@ from typing import Any
 from lmms_eval.cli import dispatch
 
 from mmi_plugin.disk import NotWritten
-from mmi_plugin.errors import InputError, stoppable, stopped
+from mmi_plugin.errors import InputError, complain, stoppable, stopped
 
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
@@ -38,18 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return _status(stop)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except KeyboardInterrupt as stop:
         name, status = stopped(stop)
-        print(f"error: stopped by {name}", file=sys.stderr)
+        complain(f"stopped by {name}")
         return status
     finally:
         sys.argv = before
         gc.unfreeze()
         gc.enable()
     for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
+        complain(failure)
     return 1 if failures else 0
 
 
@@ -97,7 +97,7 @@ def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
         try:
             return _evaluate(cli_evaluate_single, args, failures, resume)
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            complain(error)
             raise SystemExit(2) from error
         except Exception as error:
             failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
@@ -154,7 +154,7 @@ def _kept(run: Any) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, NotWritten) as end:
         name, status = stopped(end) if isinstance(end, KeyboardInterrupt) else ("", 1)
-        print(f"error: {f'stopped by {name}' if name else end}; {run.kept()}", file=sys.stderr)
+        complain(f"{f'stopped by {name}' if name else end}; {run.kept()}")
         raise SystemExit(status) from end
 
 

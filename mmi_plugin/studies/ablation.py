@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from mmi_plugin.documents import documents
-from mmi_plugin.errors import InputError, plain
+from mmi_plugin.errors import InputError, complain
 from mmi_plugin.files import file_hash, versions
 from mmi_plugin.report.figures import save_figures
 from mmi_plugin.results import Record
@@ -149,7 +149,7 @@ def run(
     trials = [Trial(*wanted[index], **made[index]) for index in sorted(made)]
     _write(Made(command, str(config), seeds, common.provenance), plan, trials, failed, out, docs)
     for title, error in failed.items():
-        print(f"error: {title}: {plain(str(error))}", file=sys.stderr)
+        complain(f"{title}: {error}")
     return 1 if failed else 0
 
 

@@ -34,7 +34,8 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Record:
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
+        found = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
@@ -56,10 +56,10 @@ def is_text(value: str) -> bool:
     return True
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
-    """Return what a JSON text says. Raises InputError that begins with `where`."""
+def parse_json(text: str | bytes, where: str, **hooks: Callable[[Any], Any]) -> Any:
+    """Return what a JSON text says; `hooks` are those of `json.loads`. Raises InputError that begins with `where`."""
     try:
-        return json.loads(text.decode() if isinstance(text, bytes) else text)
+        return json.loads(text.decode() if isinstance(text, bytes) else text, **hooks)
     except (ValueError, RecursionError) as error:
         raise _not_json(error, where) from error
 

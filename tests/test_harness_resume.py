@@ -25,7 +25,8 @@ from mmi_plugin.harness.journal import Journal
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.harness.model import MmiHf
 from mmi_plugin.harness.published import ResultsLast
-from mmi_plugin.results.runs import read_results, read_run, read_runs
+from mmi_plugin.results.reading import read_results
+from mmi_plugin.results.runs import read_run, read_runs
 from tests.harness_runs import OUR_MODEL, SCRIPT, arguments, assert_same_records, raw_answers, save_varied
 
 TASKS = ("mmi_demo_digits", "mmi_demo_arith")

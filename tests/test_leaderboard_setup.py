@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.results.runs import SETUP, newest_results
+from mmi_plugin.results.reading import SETUP
+from mmi_plugin.results.runs import newest_results
 from tests.harness_runs import OUR_MODEL, arguments, save_varied
 from tests.leaderboard_boards import board, leaderboard
 

@@ -69,14 +69,11 @@ def flaw(folder: Path) -> str | None:
         record = _read(folder / RECORD)
     except ValueError:
         return f"{RECORD} is torn"
-    if not isinstance(record, dict):
-        return f"{RECORD} is not that of a checkpoint"
-    files = record.get("files")
-    if not isinstance(files, dict) or not isinstance(record.get("config"), dict):
+    if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in ("files", "config")):
         return f"{RECORD} is not that of a checkpoint"
     if record["config"].get("save_only_model"):
         return "it was saved with save_only_model, without the optimizer"
-    for name, content in files.items():
+    for name, content in record["files"].items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if sampled_hash(folder / name) != content:

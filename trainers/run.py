@@ -138,8 +138,7 @@ def _list_skipped(args: MMIConfig, bad: BadRows) -> None:
     """Write the rows that were left out to a file, and say how many they are."""
     if bad.lines and args.process_index == 0:
         listed = Path(args.output_dir) / SKIPPED
-        listed.parent.mkdir(parents=True, exist_ok=True)
-        listed.write_text("".join(f"{line}\n" for line in bad.lines), encoding="utf-8")
+        write_whole(listed, "".join(f"{line}\n" for line in bad.lines))
         print(
             f"skipped {len(bad.lines)} bad rows, listed in {listed}; the first: {plain(bad.lines[0])}", file=sys.stderr
         )

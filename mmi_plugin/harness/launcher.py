@@ -204,7 +204,7 @@ def _missing(args: argparse.Namespace, own: dict[str, Any], results: dict[str, A
 
 def _unwritten(args: argparse.Namespace, own: dict[str, Any], date: str) -> list[str]:
     """Return what the files lack. Upstream only warns when it cannot write one."""
-    from mmi_plugin.results.runs import RESULTS, read_results
+    from mmi_plugin.results.reading import RESULTS, read_results
 
     # Not the newest: others may write into this folder, too.
     written = next(Path(args.output_path).rglob(f"{date}{RESULTS}"), None)

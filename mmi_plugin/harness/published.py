@@ -13,7 +13,7 @@ from lmms_eval.loggers import EvaluationTracker
 from loguru import logger
 
 from mmi_plugin.disk import NotWritten, is_full, writing
-from mmi_plugin.results.runs import RESULTS
+from mmi_plugin.results.reading import RESULTS
 
 
 class ResultsLast(EvaluationTracker):

@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from mmi_plugin.disk import sampled_hash
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.files import parse_json, read_text
 from mmi_plugin.models.compat import image_settings
 
 ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -91,10 +92,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
+    value = parse_json(read_text(path), str(path))
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a JSON object")
     return value

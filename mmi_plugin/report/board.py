@@ -100,6 +100,11 @@ class Leaderboard:
         order = list(LABELS)
         return tuple(sorted(found, key=lambda measure: (order.index(measure.name), measure.condition is None)))
 
+    def summary(self, scope: Scope) -> list[Measure]:
+        """Of a data set, accuracy by condition, then worst case and mean flip rate where there is a perturbation."""
+        found = [Measure("accuracy", name) for name in self.outcomes[scope.name].conditions]
+        return found + [Measure("worst_case"), Measure("flip_rate")] * (len(found) > 1)
+
 
 def build(runs: Sequence[Run], baseline: str | None = None) -> Leaderboard:
     """Return the leaderboard of comparable `runs` (`results.runs.read_runs`).

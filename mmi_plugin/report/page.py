@@ -132,11 +132,6 @@ class StudyView:
     def items(self, scope: Scope) -> int:
         return len(self._board.outcomes[scope.name].items)
 
-    def measures(self, scope: Scope) -> list[Measure]:
-        """Accuracy by condition, then worst case and mean flip rate where there is a perturbation."""
-        found = [Measure("accuracy", name) for name in self.conditions(scope)]
-        return found + [Measure("worst_case"), Measure("flip_rate")] * (len(found) > 1)
-
     def pair(self, scope: Scope, measure: Measure) -> Pair:
         return Pair(scope, measure, *(self.estimate(name, scope, measure) for name in (self.before, self.after)))
 

@@ -21,19 +21,11 @@ def table(board: Leaderboard, names: Sequence[str], width: int = 120) -> str:
     Data sets stand side by side while they fit and go on below otherwise.
     """
     columns = [
-        _Column(board, names, scope, measure)
-        for scope in board.scopes_of("task")
-        for measure in _measures(board, scope)
+        _Column(board, names, scope, measure) for scope in board.scopes_of("task") for measure in board.summary(scope)
     ]
     name_width = max(map(len, names))
     blocks = [_block(names, block, name_width) for block in _pack(columns, width - name_width)]
     return "\n\n".join([*blocks, "\n".join(_notes(board, names, width))]) + "\n"
-
-
-def _measures(board: Leaderboard, scope: Scope) -> list[Measure]:
-    """Return accuracy by condition, then worst case and mean flip rate where there is a perturbation."""
-    found = [Measure("accuracy", name) for name in board.outcomes[scope.name].conditions]
-    return found + [Measure("worst_case"), Measure("flip_rate")] * (len(found) > 1)
 
 
 class _Column:

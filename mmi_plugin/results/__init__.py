@@ -65,10 +65,10 @@ class TaskResult:
     read_anew: int = 0
 
 
-def group_by_item(records: Iterable[Record]) -> dict[str, dict[str, Record]]:
+def group_by_item(records: Iterable[Record], conditions: Sequence[str] = ()) -> dict[str, dict[str, Record]]:
     """Return item id -> condition -> record: joined by id, never by position.
 
-    Raises InputError when a pair occurs twice.
+    Raises InputError when a pair occurs twice, or an item lacks one of `conditions`.
     """
     groups: dict[str, dict[str, Record]] = {}
     for record in records:
@@ -76,4 +76,8 @@ def group_by_item(records: Iterable[Record]) -> dict[str, dict[str, Record]]:
         if record.condition in group:
             raise InputError(f"item {record.item_id}: condition {record.condition!r} is recorded twice")
         group[record.condition] = record
+    for item, group in groups.items():
+        for name in conditions:
+            if name not in group:
+                raise InputError(f"item {item}: condition {name!r} has no record; run it to its end")
     return groups

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmi_plugin.errors import InputError, plain, shorten
+from mmi_plugin.files import parse_json
 
 Kinds = type | tuple[type, ...]
 _DEPTH = 100  # of lists and objects within each other
@@ -16,15 +16,10 @@ _SHOWN = 80  # characters of a value in an error
 
 def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
     """Return a JSON object. Numbers that are none become None. Raises InputError for a name that occurs twice."""
-    try:
-        text = text.decode() if isinstance(text, bytes) else text
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=lambda _: None, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        raise InputError(f"{where}: not JSON: {'nested too deeply' if deep else plain(str(error))}") from error
+    value = parse_json(text, where, object_pairs_hook=_unique, parse_constant=lambda _: None, parse_float=_finite)
     if not isinstance(value, dict):
         raise InputError(f"{where}: not a JSON object")
-    if text.count("[") + text.count("{") > _DEPTH and _is_deep(value):
+    if _is_deep(value):
         raise InputError(f"{where}: lists and objects are nested more than {_DEPTH} deep")
     return value
 
@@ -45,7 +40,9 @@ def _is_deep(value: Any) -> bool:
     level = [value]
     for _ in range(_DEPTH):
         level = [inner for one in level if isinstance(one, dict | list) for inner in _inner(one)]
-    return bool(level)
+        if not level:
+            return False
+    return True
 
 
 def _inner(one: dict[str, Any] | list[Any]) -> list[Any]:

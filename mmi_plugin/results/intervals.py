@@ -49,10 +49,10 @@ def interval(sample: np.ndarray, lowest: float) -> tuple[float, float]:
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
     """Return Wilson's score interval of a share of hits."""
-    share = hits / n
-    centre, half = share + _Z2 / (2 * n), math.sqrt(_Z2 * (share * (1 - share) + _Z2 / (4 * n)) / n)
-    low, high = (centre - half) / (1 + _Z2 / n), (centre + half) / (1 + _Z2 / n)
-    return 0.0 if hits == 0 else low, 1.0 if hits == n else high
+    from statsmodels.stats.proportion import proportion_confint  # slow to import
+
+    low, high = map(float, proportion_confint(hits, n, alpha=1 - CONFIDENCE, method="wilson"))
+    return 0.0 if hits == 0 else low, 1.0 if hits == n else high  # and not what rounding leaves of them
 
 
 def tango(gained: int, lost: int, n: int) -> tuple[float, float]:

@@ -61,11 +61,12 @@ class Outcomes:
         """
         if REFERENCE[family] not in conditions:
             raise InputError(f"{task}: the reference condition {REFERENCE[family]!r} was not asked")
-        groups = group_by_item(records)
+        try:
+            groups = group_by_item(records, conditions)
+        except InputError as error:
+            raise InputError(f"{task}: {error}") from error
         for item, group in groups.items():
             for name in conditions:
-                if name not in group:
-                    raise InputError(f"{task}: item {item}: condition {name!r} has no record; run it to its end")
                 if group[name].failure:
                     raise InputError(f"{task}: item {item}: the model failed under {name!r}: {group[name].failure}")
         if not groups:

@@ -87,7 +87,7 @@ def _read_task(path: Path, task: str, config: Mapping[str, Any], results: Mappin
     records = [_read_anew(record, row["input"], thoughts) for record, row in zip(logged, rows, strict=True)]
     try:
         if not written.get("incomplete,none"):
-            _check_whole(logged, conditions)
+            group_by_item(logged, conditions)
         _check_numbers(written, task_numbers(logged, family, conditions))
         numbers = task_numbers(records, family, conditions)
     except InputError as error:
@@ -167,13 +167,6 @@ def _read_anew(record: Record, prompt: str, thoughts: Tags) -> Record:
         return replace(record, parsed=None, cut_off=False)
     reading = read(record.raw.removeprefix(prompt), record.options, thoughts)
     return replace(record, parsed=reading.letter, cut_off=reading.cut_off)
-
-
-def _check_whole(records: Sequence[Record], conditions: Sequence[str]) -> None:
-    for item, group in group_by_item(records).items():
-        for name in conditions:
-            if name not in group:
-                raise InputError(f"item {item}: condition {name!r} has no record; run it to its end")
 
 
 def _check_numbers(written: Mapping[str, Any], counted: Mapping[str, float]) -> None:

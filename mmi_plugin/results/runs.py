@@ -15,17 +15,7 @@ from mmi_plugin.results.estimates import check_comparable
 from mmi_plugin.results.measures import Outcomes
 from mmi_plugin.results.reading import RESULTS, SETUP, check_within, read_results
 
-__all__ = [
-    "RESULTS",
-    "SETUP",
-    "Run",
-    "as_run",
-    "find_baseline",
-    "newest_results",
-    "read_results",
-    "read_run",
-    "read_runs",
-]
+_SHOWN = 60  # characters of a value
 
 
 def read_run(folder: Path | str) -> dict[str, TaskResult]:
@@ -204,6 +194,3 @@ def find_baseline(name: str | None, runs: Sequence[Run], allow_different: bool =
     if found:
         raise InputError(f"--baseline: {'; '.join(found)} (--allow-different-prompts tests them all the same)")
     return name
-
-
-_SHOWN = 60  # characters of a value

@@ -42,9 +42,7 @@ def food101(name: str) -> str:
 @table("text_heavy", "allenai/openbookqa", "main", splits=SPLITS, columns={"question_stem": "text", **LABELLED})
 def openbookqa(row: Row) -> Item:
     """OpenBookQA: elementary science facts."""
-    options = row.choices("choices")
-    answer = row.lettered("answerKey", options)
-    return row.item(row.text("question_stem"), options.values(), answer, key=row.text("id"))
+    return _lettered(row, "question_stem")
 
 
 @table(
@@ -60,9 +58,14 @@ def mmlu(row: Row) -> Item:
 @table("text_heavy", "allenai/ai2_arc", "ARC-Challenge", splits=SPLITS, columns={"question": "text", **LABELLED})
 def arc_challenge(row: Row) -> Item:
     """ARC-Challenge: grade-school science, unseen by the published training; some have labels 1 to 5."""
+    return _lettered(row, "question")
+
+
+def _lettered(row: Row, question: str) -> Item:
+    """Return the item of a row whose answer is the label of one of its choices. question: the column of its text."""
     options = row.choices("choices")
     answer = row.lettered("answerKey", options)
-    return row.item(row.text("question"), options.values(), answer, key=row.text("id"))
+    return row.item(row.text(question), options.values(), answer, key=row.text("id"))
 
 
 @table(

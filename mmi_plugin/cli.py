@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -23,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     data = _add_demo_and_leaderboard(commands)
     _add_data(data.add_subparsers(dest="data_command", required=True))
     _add_sweeps(commands)
+    _add_training(commands)
     return root
 
 
@@ -42,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         complain(error)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there at the exit
+        return 1
 
 
 def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
@@ -133,6 +138,35 @@ def _add_sweeps(commands: Commands) -> None:
     trained.add_argument("--limit", type=int, metavar="N", help="ask the first N test items of each task only")
     trained.add_argument("--workers", type=int, help="runs at a time (default: one per core)")
     trained.set_defaults(run=lambda args: _sweep_train(args, trained), fields=[])
+
+
+def _add_training(commands: Commands) -> None:
+    trained = commands.add_parser(
+        "train",
+        help="train a config, by file or by bundled name, in one process; several: accelerate launch trainers/train.py",
+        usage="mmi train CONFIG [--field value ...]   (mmi train --help lists the fields, mmi configs the configs)",
+        add_help=False,  # the trainer's own help lists its fields
+        allow_abbrev=False,
+    )
+    trained.add_argument("config", metavar="CONFIG", nargs="?")
+    trained.set_defaults(run=_train, fields=[])
+    commands.add_parser("configs", help="list the bundled training configs").set_defaults(run=_configs)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from mmi_plugin.trainers.run import main
+
+    return main([*(["--config", args.config] if args.config else []), *args.fields])
+
+
+def _configs(args: argparse.Namespace) -> int:
+    from mmi_plugin.trainers.named import configs, description
+
+    found = configs()
+    width = max(map(len, found))
+    for name, file in found.items():
+        print(f"{name:{width}}  {textwrap.shorten(description(file), 100, placeholder=' ...')}")
+    return 0
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -19,7 +19,9 @@ from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import read_mapping
 from mmi_plugin.items import FAMILIES
 from mmi_plugin.trainers.compat import JsonFields
+from mmi_plugin.trainers.help import help_of
 from mmi_plugin.trainers.method import Adversary
+from mmi_plugin.trainers.named import find_config
 
 ATTENTION_LORA = ["q_proj", "k_proj", "v_proj", "o_proj"]
 logger = logging.get_logger(__name__)
@@ -141,6 +143,9 @@ class MMIConfig(JsonFields):
     eval_tasks_steps: int = option(100, "Steps between two evaluations on eval_tasks.")
     eval_tasks_items: int = option(32, "Test items of each of eval_tasks, the first ones.")
 
+    overwrite_output_dir: bool = option(
+        False, "Train into a folder that holds a training, whose checkpoints and record are removed first."
+    )
     # Computes everything plainly, without any of Savings: slower, the same numbers but for rounding, and the place to
     # look where a result is in doubt. Not in --help, as no run needs it; training.json says whether it was on.
     reference: bool = option(False, argparse.SUPPRESS)
@@ -214,14 +219,18 @@ class MMIConfig(JsonFields):
 
 
 class _Parser(HfArgumentParser):
-    """HfArgumentParser whose complaints are one line, not a page of usage."""
+    """HfArgumentParser whose complaints are one line, not a page of usage, and whose help begins with what is ours."""
+
+    def format_help(self) -> str:
+        return help_of(MMIConfig, (MMIConfig,))
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 
 def parse(argv: Sequence[str]) -> MMIConfig:
-    """Return the config of `--config FILE --field value ...`; the command line wins over the file.
+    """Return the config of `--config FILE --field value ...`; the command line wins over the file, for which the name
+    of a bundled config may stand.
 
     Raises:
         InputError: a file that cannot be read, an unknown field, a value of the wrong kind.
@@ -231,7 +240,7 @@ def parse(argv: Sequence[str]) -> MMIConfig:
         place = argv.index("--config")
         if place + 1 == len(argv):
             raise InputError("command line: --config needs a file")
-        path = Path(argv[place + 1])
+        path = find_config(argv[place + 1])
         argv = argv[:place] + argv[place + 2 :]
         defaults = _read_config(path)
         source = f"{path} with command line" if argv else str(path)

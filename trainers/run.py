@@ -22,7 +22,16 @@ from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.config import MMIConfig, parse
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.evaluation import EvaluationCallback
-from mmi_plugin.trainers.resume import RECORD, check_same, checkpoint_to_resume, code_hash, last_checkpoint, seal
+from mmi_plugin.trainers.resume import (
+    RECORD,
+    check_free,
+    check_same,
+    checkpoint_to_resume,
+    clear,
+    code_hash,
+    last_checkpoint,
+    seal,
+)
 from mmi_plugin.trainers.saving import NonFiniteLoss, finish, go_on_with_adapters, load_checkpoint, save_state
 from mmi_plugin.trainers.trainer import MMITrainer
 
@@ -88,11 +97,15 @@ def _train(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, evaluatio
     resume = checkpoint_to_resume(args)
     if resume:
         check_same(resume, _setup(args))
+    else:
+        check_free(args)
     model, processor = load_checkpoint(args)
     benchmarks = check_rows(args, benchmarks, processor, bad)
     record = run_record(args, benchmarks, bad, processor)
     if resume:
         check_same(resume, record)
+    elif args.process_index == 0:
+        clear(Path(args.output_dir))
     _list_skipped(args, bad)
     groups = make_groups(args, benchmarks)
     trainer = MMITrainer(model, args, groups, sampler_of(args, groups), processor)

@@ -73,10 +73,15 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
             if name in runs:
                 raise InputError(f"{runs[name].folder} and {folder} are both named {name!r}: give NAME=FOLDER")
             runs[name] = _read(name, folder)
-    first, *others = runs.values()
+    check_runs(list(runs.values()))
+    return list(runs.values())
+
+
+def check_runs(runs: Sequence[Run]) -> None:
+    """Raise InputError with the reason unless all were asked the same."""
+    first, *others = runs
     for other in others:
         _check(first, other)
-    return list(runs.values())
 
 
 def _folders(argument: str) -> list[tuple[str, Path]]:

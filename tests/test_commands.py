@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from mmi_plugin.cli import main
+from mmi_plugin.errors import InputError
+from mmi_plugin.harness.launcher import main as evaluate
 from mmi_plugin.studies.demo import base_folder
+from mmi_plugin.trainers.config import parse
 from mmi_plugin.trainers.named import configs, find_config
 
 ROOT = Path(__file__).parents[1]
@@ -96,3 +100,37 @@ def test_help_shows_the_methods_fields_first_in_groups(capsys: pytest.CaptureFix
     places += [text.index(part) for part in ("--temperature", "what learns:", "--lora_r", "fields of TRL's SFTConfig:")]
     assert places == sorted(places) and text.index("--learning_rate") > places[-1]
     assert "--reference" not in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (["--report_to", "wandb"], "wandb knows no user: `wandb login` first, or WANDB_MODE=offline"),
+        (["--report_to", "tensorboard", "nowhere"], "nowhere is not supported"),
+        (["--fp16", "true"], "field 'fp16' is true, and there is no GPU"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_one_line_before_the_model_is_loaded(
+    fields: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.is_available() and "--fp16" in fields:
+        pytest.skip("there is a GPU")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/nowhere")
+    assert main(["train", "demo/ours", "--model_name_or_path", "no-such-folder/at/all", *fields]) == 2
+    message = capsys.readouterr().err
+    assert message.splitlines()[-1].startswith("error:") and said in message.splitlines()[-1]
+
+
+def test_logs_go_to_several_places(tmp_path: Path) -> None:
+    assert parse(["--report_to", "tensorboard", "--output_dir", str(tmp_path)]).report_to == ["tensorboard"]
+    (tmp_path / "config.yaml").write_text("report_to: [tensorboard, trackio]", encoding="utf-8")
+    with pytest.raises(InputError, match="trackio"):  # is not installed here
+        parse(["--config", str(tmp_path / "config.yaml"), "--output_dir", str(tmp_path)])
+
+
+def test_a_device_that_is_not_here_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", "mmi_hf", "--model_args", f"pretrained={base_folder()}", "--tasks", "mmi_demo_arith"]
+    assert evaluate([*flags, "--limit", "2", "--device", "gpu"]) == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith("error: --device gpu: cannot be used here (cpu can):")

@@ -7,11 +7,13 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from transformers import HfArgumentParser
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from mmi_plugin import conditions
@@ -149,6 +151,7 @@ class MMIConfig(JsonFields):
     # Computes everything plainly, without any of Savings: slower, the same numbers but for rounding, and the place to
     # look where a result is in doubt. Not in --help, as no run needs it; training.json says whether it was on.
     reference: bool = option(False, argparse.SUPPRESS)
+    report_to: list[str] = option(["none"], "Where logs go, one or more: none, all, tensorboard, wandb, trackio, ...")
     gradient_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
     dataloader_pin_memory: bool = option(torch.cuda.is_available, "Pin batches in memory; on where there is a GPU.")
     remove_unused_columns: bool = option(False, "Kept off: the collator makes every column.")
@@ -163,6 +166,9 @@ class MMIConfig(JsonFields):
         for family in FAMILIES:
             self._check_conditions(family)
         super().__post_init__()
+        check_reports(self.report_to)
+        if self.fp16 and self.device.type == "cpu":
+            raise InputError("field 'fp16' is true, and there is no GPU: bf16 works on the CPU, too")
 
     @property
     def n_gpu(self) -> int:
@@ -216,6 +222,20 @@ class MMIConfig(JsonFields):
             conditions.check_names(self.conditions_of(family), family)
         except InputError as error:
             raise InputError(f"field '{family}_conditions': {error}") from error
+
+
+def check_reports(names: Sequence[str]) -> None:
+    """Raise InputError for a place of logs that is unknown, whose package is missing or that knows no user: the
+    trainer would stop at it when the model is loaded and the data checked."""
+    try:
+        for callback in get_reporting_integration_callbacks(names):
+            callback()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise InputError(f"field 'report_to': {' '.join(str(error).split())}") from error
+    if "wandb" in names:
+        wandb = import_module("wandb")
+        if wandb.setup().settings.mode == "online" and not wandb.api.api_key:
+            raise InputError("field 'report_to': wandb knows no user: `wandb login` first, or WANDB_MODE=offline")
 
 
 class _Parser(HfArgumentParser):

@@ -66,7 +66,7 @@ class MmiHf(lmms):
         settings |= _mapping("processor_kwargs", processor_kwargs)
         self.accelerator = Accelerator()
         alone = self.accelerator.num_processes == 1
-        self.device = torch.device(device) if device and alone else self.accelerator.device
+        self.device = _device(device) if device and alone else self.accelerator.device
         processor = load_processor(pretrained, revision, trust_remote_code, **settings)
         self._prompts = prompts_of(processor, None, variables)
         self._model = load_model(
@@ -217,6 +217,15 @@ def _mapping(name: str, value: Mapping[str, Any] | str | None) -> dict[str, Any]
     if not isinstance(found, Mapping):
         raise InputError(f"--model_args: {name} is {value!r}, not a JSON object")
     return dict(found)
+
+
+def _device(name: str) -> torch.device:
+    """Return the device `--device` names. Raises InputError when this machine has none of that name."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--device {name}: cannot be used here (cpu can): {reason}") from error
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -157,6 +157,10 @@ def test_subcommands_know_our_tasks(capfd: pytest.CaptureFixture[str]) -> None:
         items = len(load("demo_digits", "test").items)
         assert f"Sample size:         n = {items}\n" in capfd.readouterr().out
     assert main(["power", "--tasks", "mmi_demo_digit"]) == 2
+    capfd.readouterr()
+    assert main(["models"]) == 0
+    listed = [line.split() for line in capfd.readouterr().out.splitlines()]
+    assert ["mmi_hf", "chat"] in listed and ["llava_hf", "chat+simple"] in listed
 
 
 def ask(server: Server, out: Path, *more: str) -> TaskResult:

@@ -38,6 +38,7 @@ from mmi_plugin.trainers.trainer import MMITrainer
 SKIPPED = "skipped_rows.txt"
 TRAINED, FINISHED = ".trained", ".finished"  # what is not in its place yet
 CITATION = """@misc{modality-interference,
+  author        = {Rui Cai and Bangzheng Li and Xiaofei Wen and Muhao Chen and Zhe Zhao},
   title         = {Diagnosing and Mitigating Modality Interference in Multimodal Large Language Models},
   year          = {2025},
   eprint        = {2505.19616},

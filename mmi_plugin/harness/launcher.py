@@ -16,6 +16,7 @@ from lmms_eval.cli import dispatch
 
 from mmi_plugin.disk import NotWritten
 from mmi_plugin.errors import InputError, complain, stoppable, stopped
+from mmi_plugin.harness import manifests
 
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
@@ -60,9 +61,13 @@ def _ours(arguments: Sequence[str], failures: list[str], resume: bool) -> Abstra
         return _our_evaluation(failures, resume)
     if resume:
         raise InputError("--resume goes on with an evaluation: it needs --model and --tasks")
-    if arguments[:1] not in (["tasks"], ["power"]):
+    if arguments[:1] not in (["tasks"], ["power"], ["models"]):
         return nullcontext()
-    from mmi_plugin.harness.compat import replaced
+    from mmi_plugin.harness.compat import replaced, theirs_of
+
+    if arguments[:1] == ["models"]:
+        known = "lmms_eval.models:AVAILABLE_CHAT_TEMPLATE_MODELS"
+        return replaced({known: theirs_of(known) | {one.model_id: one.chat_class_path for one in manifests()}})
     from mmi_plugin.harness.task_manager import QuickTaskManager, task_sizes
 
     def with_ours(verbosity: str, include_path: str | None = None) -> QuickTaskManager:

@@ -71,9 +71,13 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
         action="store_true",
         help="test models against the baseline whose processor, template, system prompt or decoding differs",
     )
+    board.add_argument(
+        "--common", action="store_true", help="compare models that share some tasks only, by those that all were asked"
+    )
     board.add_argument("--csv", type=Path, metavar="F", help="write every number, one a line")
     board.add_argument("--json", type=Path, metavar="F", help="write every number with provenance")
     board.add_argument("--md", type=Path, metavar="F", help="write Markdown tables")
+    board.add_argument("--latex", type=Path, metavar="F", help="write the ranking as a LaTeX table (booktabs)")
     board.add_argument("--html", type=Path, metavar="F", help="write one self-contained page with an item browser")
     board.add_argument(
         "--pictures",
@@ -201,9 +205,11 @@ def _leaderboard(args: argparse.Namespace) -> int:
     from mmi_plugin.report.board import build
     from mmi_plugin.results.runs import find_baseline, read_runs
 
-    runs = read_runs(args.results)
+    runs = read_runs(args.results, args.common)
     board = build(runs, find_baseline(args.baseline, runs, args.allow_different_prompts))
-    for path, make in ((args.csv, files.to_csv), (args.json, files.to_json), (args.md, files.to_markdown)):
+    made = {"csv": files.to_csv, "json": files.to_json, "md": files.to_markdown, "latex": files.to_latex}
+    for name, make in made.items():
+        path = getattr(args, name)
         if path:
             _write(path, make(board))
     if args.html:

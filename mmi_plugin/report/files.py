@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -191,6 +192,29 @@ def to_markdown(board: Leaderboard) -> str:
         ]
         parts.append(table(["measure", *(_name(board, name, escape) for name in board.names)], body))
     return "\n\n".join(parts) + "\n"
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+}
+
+
+def to_latex(board: Leaderboard) -> str:
+    """Return the table that ranks as LaTeX for `booktabs`, in percent with 95% intervals as small print."""
+    columns, translate = overview_columns(board), str.maketrans(_LATEX)
+    lines = [
+        f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
+        "\\toprule",
+        " & ".join(["rank", "model", *(text for text, _, _ in columns)]) + r" \\",
+        "\\midrule",
+    ]
+    for name in board.names:
+        numbers = [interval(board.numbers[Key(name, scope, measure)]) for _, scope, measure in columns]
+        cells = [re.sub(r" (\[.*\])", r" {\\scriptsize \1}", number).replace("–", "--") for number in numbers]
+        model = _name(board, name, plain).translate(translate)
+        lines.append(" & ".join([str(board.ranks[name]), model, *cells]) + r" \\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
 def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:

@@ -13,7 +13,7 @@ from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.results import Record
 from mmi_plugin.results.measures import task_numbers
-from mmi_plugin.sources import SOURCES, Benchmark, load
+from mmi_plugin.sources import SOURCES, Benchmark, is_known, load
 from mmi_plugin.trainers.compat import within_forward
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.decoder import evaluating, unwrap
@@ -82,7 +82,7 @@ class EvaluationCallback(TrainerCallback):
 def load_task(task: str) -> Benchmark:
     """Return the test items of the task mmi_SOURCE. Raises InputError when there is none or one has no options."""
     name = task.removeprefix(PREFIX)
-    if not task.startswith(PREFIX) or name not in SOURCES:
+    if not task.startswith(PREFIX) or not is_known(name):
         raise InputError(f"field 'eval_tasks': unknown task {task!r}: {nearest(task, [PREFIX + s for s in SOURCES])}")
     bench = load(name, "test")
     for item in bench.items:

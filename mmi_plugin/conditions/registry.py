@@ -20,6 +20,7 @@ from PIL import Image
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Family, Item, image_hash, stream
 from mmi_plugin.pictures import SUFFIXES, Picture, read_picture
+from mmi_plugin.plugins import load_plugins
 
 PHOTOS = ("china.jpg", "flower.jpg")
 
@@ -166,6 +167,8 @@ class Condition:
 
 
 CONDITIONS: dict[str, Condition] = {}
+PLUGINS = "mmi_plugin.conditions"
+"""The entry points under which other packages name modules with conditions."""
 
 
 def condition(
@@ -184,6 +187,10 @@ def condition(
             for key, parameter in inspect.signature(perturb).parameters.items()
             if parameter.kind is parameter.KEYWORD_ONLY
         }
+        if (other := CONDITIONS.get(name)) is not None and other.perturb.__module__ != perturb.__module__:
+            raise InputError(
+                f"condition {name!r} is registered by {other.perturb.__module__}, too: give it another name"
+            )
         made = Condition(name, name, families, seen, published, version, perturb, strengths)
         CONDITIONS[name] = made
         if ignore:
@@ -198,6 +205,8 @@ def condition(
 def get(name: str) -> Condition:
     """Return the condition `name`, or raise an InputError with the nearest valid name or strength."""
     head, *settings = name.split("@")
+    if head not in CONDITIONS:
+        load_plugins(PLUGINS)
     if head not in CONDITIONS:
         raise InputError(f"unknown condition {head!r}: {nearest(head, CONDITIONS)}")
     base, strength = CONDITIONS[head], {}
@@ -216,6 +225,7 @@ def get(name: str) -> Condition:
 
 def for_family(family: str, seen_only: bool = False) -> tuple[str, ...]:
     """Return the family's published conditions, its reference first."""
+    load_plugins(PLUGINS)
     names = [c.name for c in CONDITIONS.values() if family in c.families and (c.seen if seen_only else c.published)]
     return tuple(sorted(names, key=lambda name: name != REFERENCE[family]))
 

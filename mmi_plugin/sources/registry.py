@@ -21,6 +21,7 @@ from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import is_text, json_lines, parse_json, read_bytes
 from mmi_plugin.items import Item, item_hash
 from mmi_plugin.pictures import Picture
+from mmi_plugin.plugins import load_plugins
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -200,17 +201,30 @@ class Benchmark:
 
 Source = Callable[..., Benchmark]
 SOURCES: dict[str, Source] = {}
+PLUGINS = "mmi_plugin.sources"
+"""The entry points under which other packages name modules with sources."""
 
 
 def source(load_split: Source) -> Source:
     """Register a function `(split, *, options of its own) -> Benchmark` under its own name."""
+    if (other := SOURCES.get(load_split.__name__)) is not None and other.__module__ != load_split.__module__:
+        raise InputError(
+            f"source {load_split.__name__!r} is registered by {other.__module__}, too: give it another name"
+        )
     SOURCES[load_split.__name__] = load_split
     return load_split
 
 
+def is_known(name: str) -> bool:
+    """Whether there is a source of that name, here or in an installed package that names it as an entry point."""
+    if name not in SOURCES:
+        load_plugins(PLUGINS)
+    return name in SOURCES
+
+
 def options_of(name: str) -> tuple[str, ...]:
     """Return the names of a source's own options. Raises InputError with the nearest source."""
-    if name not in SOURCES:
+    if not is_known(name):
         raise InputError(f"unknown source {name!r}: {nearest(name, SOURCES)}")
     parameters = inspect.signature(SOURCES[name]).parameters.values()
     return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
@@ -236,7 +250,7 @@ def pool_images(where: str) -> Sequence[Image.Image | Picture]:
     """
     if Path(where).is_dir():
         return folder_photos(where)
-    if where not in SOURCES:
+    if not is_known(where):
         raise InputError(f"pool {where!r} is neither a folder nor a source: {nearest(where, SOURCES)}")
     images = tuple(item.picture for item in load(where).items if item.picture is not None)
     if not images:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from mmi_plugin.conditions import Pools, for_family, get
-from mmi_plugin.conditions.registry import folder_photos
+from mmi_plugin.conditions.pools import folder_photos
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import is_text, json_lines, parse_json, read_bytes
 from mmi_plugin.items import Item, item_hash

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from mmi_plugin.items import LETTERS, Item, image_hash, user_text
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark, load, options_of
 from mmi_plugin.sources.facts import with_facts
-from mmi_plugin.sources.materials import SETTINGS, Materials
+from mmi_plugin.sources.materials import ACTS_ON, SETTINGS, Materials, acting, profile
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Selection:
             family = load(options["source"], split, **dict(chosen)).family
             conditions = _conditions(options.get("conditions"), family)
             seed, facts = options.get("seed", 0), options.get("facts")
-            selection = cls(options["source"], split, conditions, seed, chosen, facts, Materials.of(options))
+            selection = cls(options["source"], split, conditions, seed, chosen, facts, _materials(options, conditions))
             selection.benchmark()
         except InputError as error:
             raise InputError(f"{task}: {error}") from error
@@ -82,8 +82,17 @@ class Selection:
         return bench if pools is bench.pools else replace(bench, pools=pools)
 
 
-_OPTIONS = ("source", "conditions", "seed", "facts", *SETTINGS)
+_OPTIONS = ("source", "conditions", "seed", "facts", "profile", *SETTINGS)
 _TYPES = {"seed": int, "draws": int, "canvas": int, "options": int, "hard": bool}  # every other key is a text
+
+
+def _materials(options: Mapping[str, Any], conditions: Sequence[str]) -> Materials:
+    """Return what is set of the materials, by `profile` or by itself. Raises InputError for what would not act."""
+    given = {key: options[key] for key in SETTINGS if key in options}
+    for key in given:
+        if key not in acting(given, conditions):
+            raise InputError(f"key {key!r} acts on {', '.join(ACTS_ON[key])}, and none of them is asked")
+    return Materials(**(profile(options["profile"], conditions) if "profile" in options else {}) | given)
 
 
 def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:

@@ -51,7 +51,8 @@ class Item:
     turns before it, of which the first sees the image. A condition fills `context` or `context_after`
     (text put before or after the question), `named` (the wrong option which it asserts), replaces
     `image` or puts `added_images` before it, and takes over the `form` of its prompt. An image may be given as a
-    Picture, which is decoded whenever the image is read.
+    Picture, which is decoded whenever the image is read. `place` says which of several options that read as the
+    answer does is meant.
     """
 
     id: str
@@ -67,10 +68,13 @@ class Item:
     context_after: str = ""
     added_images: tuple[Image.Image | Picture, ...] = ()
     form: Form = Form()
+    place: int | None = None
 
     @property
     def gold(self) -> str | None:
         """The letter of the right option; None for a free-form question."""
+        if self.place is not None:
+            return LETTERS[self.place]
         return self.letter(self.answer) if self.options else None
 
     @property
@@ -96,9 +100,11 @@ class Item:
         return LETTERS[self.options.index(option)]
 
 
-def check(item: Item, where: str) -> Item:
+def check(item: Item, where: str, repeated_options: bool = False) -> Item:
     """Return `item` without white space around its texts, or raise an InputError that begins with `where` and names
-    the field. An answer with a blank before it would be other tokens than the one that is asked for."""
+    the field. An answer with a blank before it would be other tokens than the one that is asked for.
+
+    repeated_options: an option may be there twice."""
     item = _stripped(item)
     _check_texts(item, where)
     if not item.id:
@@ -112,7 +118,7 @@ def check(item: Item, where: str) -> Item:
     if item.family != "vqa" and not item.options:
         raise InputError(f"{where}: field 'options' is missing or empty")
     if item.options:
-        _check_options(item, where)
+        _check_options(item, where, repeated_options)
     if item.family == "image_heavy" and item.picture is None:
         raise InputError(f"{where}: field 'image' is missing")
     if item.history and (item.family != "vqa" or item.options):
@@ -148,12 +154,12 @@ def _stripped(item: Item) -> Item:
     )
 
 
-def _check_options(item: Item, where: str) -> None:
+def _check_options(item: Item, where: str, repeated: bool) -> None:
     if not 2 <= len(item.options) <= len(LETTERS):
         raise InputError(f"{where}: field 'options' has {len(item.options)} entries, not 2 to {len(LETTERS)}")
     if not all(item.options):
         raise InputError(f"{where}: field 'options' has an empty option: {list(item.options)}")
-    if len(set(item.options)) != len(item.options):
+    if len(set(item.options)) != len(item.options) and not repeated:
         raise InputError(f"{where}: field 'options' repeats an option: {list(item.options)}")
     if item.answer not in item.options:
         raise InputError(f"{where}: field 'answer' is {item.answer!r}, not among the options {list(item.options)}")
@@ -177,6 +183,7 @@ def item_hash(item: Item) -> str:
     parts += [f"after={item.context_after}"] if item.context_after else []
     parts += [f"added={image_hash(image)}" for image in item.added_images]
     parts += [repr(item.form)] if item.form != Form() else []
+    parts += [] if item.place is None else [f"place={item.place}"]
     parts.append(image_hash(item.picture))
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mmi_plugin.conditions import Pools
+from mmi_plugin.conditions import Pools, get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import read_text
 from mmi_plugin.items import Form
@@ -32,6 +32,29 @@ PUBLISHED: dict[str, int | str] = {
     "question_header": "choices",
 }
 """What the published code has; its wording comes from files of the user."""
+ACTS_ON = {
+    "pool": ("irrelevant_image", "both"),
+    "draws": ("random_pixels", "screenshot", "irrelevant_image", "both"),
+    "canvas": ("random_pixels", "black", "white", "screenshot"),
+    "unrelated_texts": ("unrelated_text", "both"),
+    "sentence_draw": ("unrelated_text", "both"),
+    "fact_text": ("misleading_text",),
+}
+"""Setting -> the conditions that it changes; the others change every prompt."""
+PROFILES = {"published": PUBLISHED}
+
+
+def acting(settings: Mapping[str, Any], conditions: Iterable[str]) -> dict[str, Any]:
+    """Return those of `settings` that change a prompt or an image of one of `conditions`."""
+    kinds = {get(name).kind for name in conditions}
+    return {name: value for name, value in settings.items() if not kinds.isdisjoint(ACTS_ON.get(name, kinds))}
+
+
+def profile(name: str, conditions: Iterable[str]) -> dict[str, Any]:
+    """Return the settings of a profile that act on `conditions`. Raises InputError for an unknown profile."""
+    if name not in PROFILES:
+        raise InputError(f"key 'profile' is {name!r}: {nearest(name, PROFILES)}")
+    return acting(PROFILES[name], conditions)
 
 
 @dataclass(frozen=True)

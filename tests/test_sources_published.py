@@ -132,9 +132,7 @@ def test_a_root_with_something_unknown_says_what_it_saw(tree: Path) -> None:
     assert load("openbookqa", "test").items[0].answer == "orange"
     (tree / "Openbookqa").mkdir()
     load.cache_clear()
-    with pytest.raises(
-        InputError, match=r"^openbookqa: MMI_DATA_ROOT holds 'Openbookqa' and 'open_book-qa': leave one"
-    ):
+    with pytest.raises(InputError, match=r"^openbookqa: MMI_DATA_ROOT holds .Openbookqa. and .open_book-qa.: leave"):
         load("openbookqa", "test")
 
 

@@ -124,7 +124,8 @@ class InterferenceTask(ConfigurableMessagesTask):
         if own and system_instruction:
             raise InputError(f"--system_instruction: {self.task_name} has a system turn by key 'system_text'")
         self._system_prompt = system_instruction or own or None
-        super().build_all_requests(system_instruction=self._system_prompt, **options)
+        before = f"{own}\n" if own else system_instruction  # of simple models' questions, and in the log of all
+        super().build_all_requests(system_instruction=before, **options)
 
     def construct_requests(self, doc_id: int, ctx: str, **options: Any) -> Instance:
         """Return a request as the model takes it: those of chat models and of simple ones are laid out differently."""

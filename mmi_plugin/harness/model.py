@@ -69,10 +69,8 @@ class MmiHf(lmms):
         self.accelerator = Accelerator()
         alone = self.accelerator.num_processes == 1
         self.device = torch.device(device) if device and alone else self.accelerator.device
-        if processor is None:
-            loaded = load_processor(pretrained, revision, trust_remote_code, **settings)
-        else:
-            loaded = load_processor(processor, trust_remote_code=trust_remote_code, **settings)
+        given = (processor, "main") if processor else (pretrained, revision)
+        loaded = load_processor(*given, trust_remote_code, **settings)
         self._prompts = prompts_of(loaded, None, variables)
         self._model = load_model(
             pretrained,

@@ -17,7 +17,7 @@ from mmi_plugin.items import LETTERS, Item, image_hash, user_text
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark, load, options_of
 from mmi_plugin.sources.facts import with_facts
-from mmi_plugin.sources.materials import ACTS_ON, SETTINGS, Materials, acting, profile
+from mmi_plugin.sources.materials import ACTS_ON, SETTINGS, Materials, acting, profile, settings_in
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ _TYPES = {"seed": int, "draws": int, "canvas": int, "options": int, "hard": bool
 
 def _materials(options: Mapping[str, Any], conditions: Sequence[str]) -> Materials:
     """Return what is set of the materials, by `profile` or by itself. Raises InputError for what would not act."""
-    given = {key: options[key] for key in SETTINGS if key in options}
+    given = settings_in(options)
     for key in given:
         if key not in acting(given, conditions):
             raise InputError(f"key {key!r} acts on {', '.join(ACTS_ON[key])}, and none of them is asked")

@@ -37,7 +37,7 @@ _KEPT = (".json", ".jinja", ".txt", ".model")  # configuration, and the parts of
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight that is put together when it is asked for: `read` gives it, (N, M) where `shape` is."""
+    """A weight that is put together when it is asked for: `read` gives it, (N, ...) as `shape` says."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype

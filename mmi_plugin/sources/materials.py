@@ -50,6 +50,11 @@ def acting(settings: Mapping[str, Any], conditions: Iterable[str]) -> dict[str, 
     return {name: value for name, value in settings.items() if not kinds.isdisjoint(ACTS_ON.get(name, kinds))}
 
 
+def settings_in(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a task's `dataset_kwargs` that are settings of materials."""
+    return {name: options[name] for name in SETTINGS if name in options}
+
+
 def profile(name: str, conditions: Iterable[str]) -> dict[str, Any]:
     """Return the settings of a profile that act on `conditions`. Raises InputError for an unknown profile."""
     if name not in PROFILES:
@@ -93,11 +98,6 @@ class Materials:
             raise InputError(f"key 'draws' is {self.draws}, not a positive number")
         if self.canvas is not None and not 8 <= self.canvas <= 4096:
             raise InputError(f"key 'canvas' is {self.canvas}, not from 8 to 4096 pixels")
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Materials:
-        """Return those of `settings` that are its own; others are left alone."""
-        return cls(**{name: settings[name] for name in SETTINGS if name in settings})
 
     def to_dict(self) -> dict[str, int | str]:
         """Return what is set."""

@@ -18,6 +18,7 @@ from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors.torch import save_file
@@ -95,9 +96,10 @@ def read_pickled(file: Path) -> Any:
     Raises InputError for what is no such file, and for one that names anything else.
     """
     try:
-        names = [name for name in get_unsafe_globals_in_checkpoint(file) if name.startswith("deepspeed.")]
-        with safe_globals([(_Empty, name) for name in names]):
-            return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        today = is_zipfile(file)  # as torch.save writes since 1.6
+        named = get_unsafe_globals_in_checkpoint(file) if today else ()
+        with safe_globals([(_Empty, name) for name in named if name.startswith("deepspeed.")]):
+            return torch.load(file, map_location="cpu", mmap=today, weights_only=True)
     except (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())
         unsafe = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", reason)

@@ -227,6 +227,10 @@ def test_two_system_turns_and_runs_of_different_settings_are_refused(
     assert [record.item_id for record in first.records] == [record.item_id for record in second.records]
     with pytest.raises(InputError, match=r"A and B cannot be compared on mmi_published_seedbench: .*content hashes"):
         read_runs([f"A={outs[0]}", f"B={outs[1]}"])
+    file = newest_results(outs[1])
+    file.write_text(file.read_text().replace('"closing_text": "none"', '"closing_text": "mine.txt"'))
+    with pytest.raises(InputError, match=r"on mmi_published_seedbench: key 'closing_text' is none and mine\.txt"):
+        read_runs([f"A={outs[0]}", f"B={outs[1]}"])
 
 
 def test_text_only_asks_without_an_image(tiny_llava: Path) -> None:

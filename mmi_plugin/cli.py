@@ -125,6 +125,12 @@ def _add_sweeps(commands: Commands) -> None:
     for name in ("batch_size", "device", "gen_kwargs", "limit"):
         curve.add_argument(f"--{name}", help="as in lmms_eval")
     curve.set_defaults(run=_sweep)
+    made = commands.add_parser("convert", help="make safetensors of .bin files or of DeepSpeed's shards")
+    made.add_argument("source", type=Path, metavar="IN", help="checkpoint folder, with .bin files or global_stepN")
+    made.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    made.add_argument("--like", metavar="MODEL", help="folder or hub id with configuration and processor")
+    made.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights (default: as in IN)")
+    made.set_defaults(run=_convert)
     trained = commands.add_parser(
         "sweep-train",
         help="train a config with one field changed at a time, over seeds, on the embedded benchmark; table and "
@@ -241,6 +247,12 @@ def _facts(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     from mmi_plugin.data.build import run
+
+    return run(args)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from mmi_plugin.models.convert import run
 
     return run(args)
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,10 +18,14 @@ class InputError(ValueError):
 
 
 class BadRows:
-    """What becomes of a bad row: its error stops the run, or is noted in `lines` and the row left out."""
+    """What becomes of a bad row: its error stops the run, or is noted in `lines` and the row left out.
+
+    counts: what is odd about rows that are kept -> how many of them.
+    """
 
     def __init__(self, skip: bool = False) -> None:
         self.lines: list[str] = []
+        self.counts: Counter[str] = Counter()
         self._skip = skip
 
     @contextmanager

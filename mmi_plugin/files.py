@@ -166,7 +166,7 @@ def file_hash(path: Path) -> str:
 
 PACKAGES = (
     *("mmi-plugin", "lmms-eval", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"),
-    *("safetensors", "scikit-learn", "numpy", "pillow"),
+    *("safetensors", "scikit-learn", "scikit-image", "numpy", "pillow"),
 )
 
 

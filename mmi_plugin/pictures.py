@@ -7,6 +7,7 @@ import struct
 import warnings
 import weakref
 import zlib
+from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,6 +95,13 @@ def _shown(image: Image.Image) -> Image.Image:
 def read_picture(path: Path) -> bytes:
     """Return the bytes of a picture file. Raises OSError for what is no regular file or too large."""
     return read_bytes(path, BYTES)
+
+
+def decode_base64(text: str) -> bytes:
+    """Return the bytes of a picture file in base64. Raises ValueError for what is none, or too large."""
+    if len(text) > BYTES * 4 // 3:
+        raise ValueError(f"has {len(text):,} characters of base64, more than {BYTES * 4 // 3:,}")
+    return b64decode("".join(text.split()), validate=True)
 
 
 class Picture:

@@ -145,7 +145,8 @@ def test_pickled_weights_are_refused(tiny_llava: Path, tmp_path: Path, capsys: p
     broken = _copy(tiny_llava, tmp_path)
     torch.save(load_file(broken / "model.safetensors"), broken / "pytorch_model.bin")
     (broken / "model.safetensors").unlink()
-    assert _fails(capsys, broken, tmp_path) == (2, f"error: {broken / 'model.safetensors'}: missing")
+    said = f"missing; {broken / 'pytorch_model.bin'} is pickled: `mmi convert {broken} OUT` makes safetensors of it"
+    assert _fails(capsys, broken, tmp_path) == (2, f"error: {broken / 'model.safetensors'}: {said}")
 
 
 def test_a_broken_config_and_a_missing_folder_are_named(

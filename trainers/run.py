@@ -164,7 +164,7 @@ def run_record(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, proce
     return {
         **_setup(args),
         "conditions": {bench.family: args.conditions_of(bench.family) for bench in benchmarks},
-        "data": {"hash": data_hash(args, benchmarks), "items": items, "skipped": len(bad.lines)},
+        "data": {"hash": data_hash(args, benchmarks), "items": items, "skipped": len(bad.lines), **bad.counts},
         "processor": fingerprint(processor),
         "start": weights_hash(str(args.model_name_or_path)),
     }

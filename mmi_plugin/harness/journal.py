@@ -229,13 +229,21 @@ class Evaluation:
             model.thoughts = tags.pop()
 
     def _setup(self, model: Any) -> dict[str, Any]:
-        """Return how the model was asked: what it says itself, and the settings of each task's answers.
+        """Return how the model was asked: what it says itself, the settings of each task's answers, and what it asks.
 
-        Both are empty for models that say nothing, as those of lmms-eval.
+        The first two are empty for models that say nothing, as those of lmms-eval.
         """
         asked = self.own.items() if is_ours(type(model)) else ()
         decoding = {name: Decoding.parse(task.config.generation_kwargs).to_dict() for name, task in asked}
-        return {"model": getattr(model, "record", {}), "decoding": decoding}
+        tasks = {
+            name: {
+                "settings": task.selection.materials.to_dict(),
+                "content_hash": task.config.metadata["content_hash"],
+                "condition_versions": task.config.metadata["condition_versions"],
+            }
+            for name, task in self.own.items()
+        }
+        return {"model": getattr(model, "record", {}), "decoding": decoding, "tasks": tasks}
 
     def publish(self) -> None:
         """Write the results file, after all the samples."""

@@ -34,7 +34,8 @@ class MmiHf(lmms):
     `device` and `dtype` default to what accelerate chooses and to bf16 on a GPU, fp32 on a CPU.
     Weights are read from safetensors only. chat_template_kwargs: variables of the chat template, a JSON object or
     `enable_thinking` by itself. max_thinking_tokens: what a thought may take, beside the tokens of the answer.
-    settings: of the processor, as `max_pixels`. Raises InputError for arguments or a checkpoint that cannot be used.
+    processor: a folder or hub id with it, for weights without one. settings: of the processor, as `max_pixels`.
+    Raises InputError for arguments or a checkpoint that cannot be used.
     """
 
     is_simple = False
@@ -52,6 +53,7 @@ class MmiHf(lmms):
         chat_template_kwargs: Mapping[str, Any] | str | None = None,
         enable_thinking: bool | None = None,
         max_thinking_tokens: int = THINKING,
+        processor: str | None = None,
         processor_kwargs: Mapping[str, Any] | str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -67,8 +69,9 @@ class MmiHf(lmms):
         self.accelerator = Accelerator()
         alone = self.accelerator.num_processes == 1
         self.device = _device(device) if device and alone else self.accelerator.device
-        processor = load_processor(pretrained, revision, trust_remote_code, **settings)
-        self._prompts = prompts_of(processor, None, variables)
+        given = (processor, "main") if processor else (pretrained, revision)
+        loaded = load_processor(*given, trust_remote_code, **settings)
+        self._prompts = prompts_of(loaded, None, variables)
         self._model = load_model(
             pretrained,
             revision=revision,
@@ -83,7 +86,7 @@ class MmiHf(lmms):
         self._shared: set[str] = set()
         self.thoughts: Sequence[tuple[str, str]] = THOUGHTS
         self.record = {
-            **fingerprint(processor),
+            **fingerprint(loaded),
             "chat_template_kwargs": variables,
             "max_thinking_tokens": thinking,
             "dtype": str(self._model.dtype).removeprefix("torch."),

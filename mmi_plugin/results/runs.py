@@ -14,6 +14,7 @@ from mmi_plugin.results import TaskResult
 from mmi_plugin.results.estimates import check_comparable
 from mmi_plugin.results.measures import Outcomes
 from mmi_plugin.results.reading import RESULTS, SETUP, check_within, read_results
+from mmi_plugin.sources.materials import SETTINGS
 
 Value = TypeVar("Value")
 _SHOWN = 60  # characters of a value
@@ -151,6 +152,11 @@ def _check(first: Run, other: Run) -> None:
             f"{has} and {lacks} cannot be compared: {task} was asked of {has} only (--common leaves such tasks out)"
         )
     for task, outcomes in first.outcomes.items():
+        one, two = first.results[task].options, other.results[task].options
+        for key in SETTINGS:
+            if one.get(key) != two.get(key):
+                shown = " and ".join(_shown(one.get(key, "not set"), two.get(key, "not set")))
+                raise InputError(f"{' and '.join(names)} cannot be compared on {task}: key {key!r} is {shown}")
         check_comparable(outcomes, other.outcomes[task], names)
 
 

@@ -6,7 +6,9 @@ import glob
 import hashlib
 import inspect
 import json
+import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from mmi_plugin.conditions import Pools, for_family, get
-from mmi_plugin.conditions.registry import folder_photos
+from mmi_plugin.conditions.pools import folder_photos
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import is_text, json_lines, parse_json, read_bytes
 from mmi_plugin.items import Item, item_hash
@@ -26,8 +28,15 @@ from mmi_plugin.plugins import load_plugins
 if TYPE_CHECKING:
     from datasets import Dataset
 
+log = logging.getLogger(__name__)
+
 ROOT = "MMI_DATA_ROOT"
 PUBLISHED = "multiple_choice_data_{}.json"
+PUBLISHED_WHOLE = "multiple_choice_data.json"  # of data sets that are for testing alone
+ALSO = {"mmbench": "MMBench-EN", "seedbench": "SEED-Bench-Img", "llava_instruct": "LLaVa-Instruct-665K"}
+"""Name -> what its folder is called in the published tree, where that is not the name in another spelling."""
+WITHIN = "VQADatasets"  # a folder of the published tree that holds further data sets
+OTHERS = ("published", WITHIN, "infoseek")
 # What `load_dataset` raises, besides its own errors, at files that are damaged, empty or of no one type.
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, NotImplementedError, StopIteration)
 _READERS = {".parquet": "parquet", ".jsonl": "json"}
@@ -47,8 +56,42 @@ def local_copy(name: str, path: str | None) -> Path | None:
         return None
     if not Path(root).is_dir():
         raise InputError(f"{name}: {ROOT} is {root!r}, not a folder")
-    found = Path(root) / name
-    return found if found.exists() else None
+    return _in_root(name, Path(root))
+
+
+def _in_root(name: str, root: Path) -> Path | None:
+    """Return the folder of a data set below `root`, in whatever spelling; None where it has only other data sets.
+
+    Raises InputError that names what `root` holds where that is of no known data set, so that a folder with another
+    name is not passed over for the hub.
+    """
+    if (root / name).exists():
+        return root / name
+    folders = [path for base in (root, root / WITHIN) if base.is_dir() for path in sorted(base.iterdir())]
+    folders = [path for path in folders if path.is_dir() and not path.name.startswith(".")]
+    found = [path for path in folders if _plain(path.name) in _names(name)]
+    if len(found) > 1:
+        raise InputError(f"{name}: {ROOT} holds {found[0].name!r} and {found[1].name!r}: leave one, or give `path`")
+    if found:
+        return found[0]
+    known = {_plain(other) for other in OTHERS}.union(*map(_names, (*SOURCES, *ALSO)))
+    unknown = [path.name for path in folders if path.parent == root and _plain(path.name) not in known]
+    if unknown:
+        raise InputError(
+            f"{name}: {ROOT} ({root}) holds nothing of that name, but {', '.join(map(repr, unknown[:8]))}, which is no"
+            f" known data set: rename it {name!r} if it is this one, or else move it elsewhere"
+        )
+    log.warning("%s: %s (%s) holds no copy, so it is loaded from the hub", name, ROOT, root)
+    return None
+
+
+def _names(name: str) -> set[str]:
+    return {_plain(name), _plain(ALSO.get(name, name))}
+
+
+def _plain(name: str) -> str:
+    """Return a name of a folder without case, blanks and punctuation."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def published_file(place: Path, splits: Sequence[str]) -> Path | None:
@@ -56,6 +99,7 @@ def published_file(place: Path, splits: Sequence[str]) -> Path | None:
     if place.suffix.lower() == ".json":
         return place
     files = [place / PUBLISHED.format(split) for split in splits]
+    files += [place / PUBLISHED_WHOLE] if "test" in splits else []
     return next((file for file in files if file.is_file()), None)
 
 
@@ -201,8 +245,6 @@ class Benchmark:
 
 Source = Callable[..., Benchmark]
 SOURCES: dict[str, Source] = {}
-PLUGINS = "mmi_plugin.sources"
-"""The entry points under which other packages name modules with sources."""
 
 
 def source(load_split: Source) -> Source:
@@ -216,9 +258,9 @@ def source(load_split: Source) -> Source:
 
 
 def is_known(name: str) -> bool:
-    """Whether there is a source of that name, here or in an installed package that names it as an entry point."""
+    """Whether there is a source of that name, here or among the entry points of installed packages."""
     if name not in SOURCES:
-        load_plugins(PLUGINS)
+        load_plugins("mmi_plugin.sources")
     return name in SOURCES
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Family, Item, check
 from mmi_plugin.pictures import Picture, read_picture
-from mmi_plugin.sources.records import read_published
+from mmi_plugin.sources.published import read_published, say_rows
 from mmi_plugin.sources.registry import (
     SOURCES,
     Benchmark,
@@ -28,8 +27,6 @@ from mmi_plugin.sources.registry import (
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
-
-log = logging.getLogger(__name__)
 
 KINDS: dict[str, tuple[str, set[str]]] = {
     "text": ("text", {"text"}),
@@ -239,9 +236,7 @@ def _usable(rows: Iterable[Row], item_of: ItemOf, where: str) -> Iterator[Item]:
             repeated.append(row.number + 1)
             continue
         yield check(item, row.where)
-    if repeated:
-        named = ", ".join(map(str, repeated[:10])) + (", ..." if len(repeated) > 10 else "")
-        log.warning("%s: %d items repeat an option and are left out: rows %s", where, len(repeated), named)
+    say_rows(where, repeated, "items repeat an option and are left out")
 
 
 def table(

@@ -131,6 +131,18 @@ def test_facts_of_the_rows_take_the_place_of_templates(tmp_path: Path) -> None:
     assert all(option in text and items[1].answer not in text for option, text in items[1].facts.items())
 
 
+def test_a_fact_on_what_is_no_class_is_named(tmp_path: Path) -> None:
+    save_jsonl("food101", tmp_path)
+    file = tmp_path / "validation.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[1]["facts"] = {"ramn": "Ramen is served in a bowl."}
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"validation\.jsonl, row 2: field 'facts' has 'ramn', no class: did you mean 'ra"
+    ):
+        load("food101", "test", path=str(tmp_path))
+
+
 @pytest.mark.parametrize("as_list", [False, True])
 def test_the_published_evaluation_file(tmp_path: Path, as_list: bool) -> None:
     save_images("mini_imagenet", tmp_path)

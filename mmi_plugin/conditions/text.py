@@ -53,8 +53,8 @@ def misleading_text(item: Item, rng: random.Random, pools: Pools, *, position: P
 
 def _first_fact(item: Item) -> tuple[str, str] | None:
     """Return the option and the text of the first fact that came with the item; None where there is none."""
-    given = ((option, text) for option, text in item.facts.items() if text != template_fact(option))
-    return next(given, None)
+    facts = ((option, text) for option, text in item.facts.items() if option in item.options)
+    return next(((option, text) for option, text in facts if text != template_fact(option)), None)
 
 
 def _any_caption(item: Item, rng: random.Random) -> tuple[str, str]:

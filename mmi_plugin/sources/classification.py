@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmi_plugin.answers import mentions
-from mmi_plugin.errors import InputError
+from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import LETTERS, Item, stream
 from mmi_plugin.sources.facts import fact_map, template_facts
 from mmi_plugin.sources.registry import SOURCES, Benchmark, decoded_rows
@@ -128,6 +128,11 @@ class Classes(Table):
             answer = words[names[label] if isinstance(label, int) else label]
             chosen = quiz.choose(answer, row.item_id())
             given = fact_map(row.values.get("facts") or {}, row.where, padded=True)
+            for name in given:
+                if name not in quiz.classes:
+                    raise InputError(
+                        f"{row.where}: field 'facts' has {name!r}, no class: {nearest(name, quiz.classes)}"
+                    )
             return row.item(self.question, chosen, answer, facts=given or template_facts(chosen, answer))
 
         return item_of

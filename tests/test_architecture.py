@@ -29,7 +29,8 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"models": HOSTS},
     {"harness": ("trl",), "trainers": ("lmms_eval",), "report": MODELS},
     {"data": HOSTS, "studies": HOSTS, "tasks": MODELS},
-    {"cli": MODELS, "notebook": HOSTS},
+    {"commands": MODELS, "notebook": HOSTS},
+    {"cli": MODELS},
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT = {room: foreign for rooms in FLOORS for room, foreign in rooms.items()}

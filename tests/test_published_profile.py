@@ -18,8 +18,8 @@ from mmi_plugin.models.evaluate import evaluate
 from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.results.runs import newest_results, read_run, read_runs
 from mmi_plugin.sources import load
+from mmi_plugin.sources.local import ROOT
 from mmi_plugin.sources.materials import ACTS_ON, SETTINGS, Materials
-from mmi_plugin.sources.registry import ROOT
 from tests.harness_runs import OUR_MODEL, TASKS, arguments, save_varied
 from tests.server import Server, serving
 

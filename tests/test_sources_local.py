@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Value, load_dataset
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item, image_hash
 from mmi_plugin.sources import SOURCES, load, options_of, pool_images
-from mmi_plugin.sources.registry import ROOT
+from mmi_plugin.sources.local import ROOT
 from tests.suite import DATA, ITEMS, at
 
 FILES = {
@@ -246,7 +246,7 @@ def test_what_cannot_be_found_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match=r"holds no split 'auxiliary_train' or 'train' .*\(found: notes\.txt\)"):
         (tmp_path / "notes.txt").write_text("x")
         load("mmlu", "train", path=str(tmp_path))
-    with pytest.raises(InputError, match=r"notes\.txt: not a \.parquet, \.jsonl or \.json file"):
+    with pytest.raises(InputError, match=r"notes\.txt: not a \.parquet, \.jsonl, \.csv or \.json file"):
         load("mmlu", "test", path=str(tmp_path / "notes.txt"))
     with pytest.raises(InputError, match=r"^mmbench: unknown split 'train': valid: test"):
         load("mmbench", "train", path=at("mmbench"))

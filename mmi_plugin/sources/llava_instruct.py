@@ -10,8 +10,8 @@ from typing import Any
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import json_list
 from mmi_plugin.items import Item, check
+from mmi_plugin.sources.local import ROOT, local_copy
 from mmi_plugin.sources.records import picture_of, without_mark
-from mmi_plugin.sources.registry import ROOT, local_copy
 
 NAME = "llava_instruct"
 FILE = "llava_v1_5_mix665k.json"

@@ -15,8 +15,8 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.files import open_regular, parse_json, read_text
 from mmi_plugin.items import Item
 from mmi_plugin.pictures import Picture
+from mmi_plugin.sources.local import UNREADABLE, data_file, decoded_rows, first_cause
 from mmi_plugin.sources.records import item_of
-from mmi_plugin.sources.registry import UNREADABLE, data_file, decoded_rows, first_cause
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from mmi_plugin.errors import InputError
+from mmi_plugin.errors import InputError, shorten
 from mmi_plugin.files import read_bytes
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others start programs, or are hardly tried by anybody
@@ -162,7 +162,7 @@ class Picture:
 
     def _fault(self, error: Exception) -> InputError:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return InputError(f"{self._where} does not decode: {reason}")
+        return InputError(f"{self._where} does not decode: {shorten(reason, 300)}")
 
 
 class ImageField:

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from mmi_plugin.conditions import Pools, for_family, get
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.launcher import main
+from mmi_plugin.harness.task_manager import find_task
 from mmi_plugin.items import Form, Item, messages, user_text
 from mmi_plugin.models.evaluate import evaluate
 from mmi_plugin.models.load import load_model, load_processor
@@ -22,6 +24,7 @@ from mmi_plugin.sources.local import ROOT
 from mmi_plugin.sources.materials import ACTS_ON, SETTINGS, Materials
 from tests.harness_runs import OUR_MODEL, TASKS, arguments, save_varied
 from tests.server import Server, serving
+from tests.suite import ITEMS
 
 PHOTO = Image.new("RGB", (8, 8), (9, 8, 7))
 FACT = "It looks like a dog, the kind that barks."
@@ -214,7 +217,8 @@ def test_two_system_turns_and_runs_of_different_settings_are_refused(
 ) -> None:
     checkpoint = save_varied(tmp_path_factory.mktemp("varied"))
     outs = [tmp_path_factory.mktemp("out") for _ in range(2)]
-    task, short = "mmi_published_seedbench", ("--gen_kwargs", "max_new_tokens=1")
+    task, short = "mmi_published_seedbench", ("--gen_kwargs", "max_new_tokens=2", "--batch_size", "4")
+    three = f"mmi_published_caltech101,mmi_published_openbookqa,{task}"
     flags = arguments(checkpoint, task, outs[0], *short, "--system_instruction", "Hi.", limit=None)
     assert main([*OUR_MODEL, *flags]) != 0
     assert "has a system turn by key 'system_text'" in capsys.readouterr().err
@@ -222,14 +226,14 @@ def test_two_system_turns_and_runs_of_different_settings_are_refused(
         if number:
             (root / "published" / "system_text.txt").write_text("Another turn.")
             load.cache_clear()
-        assert main([*OUR_MODEL, *arguments(checkpoint, task, out, *short, limit=None)]) == 0
+        assert main([*OUR_MODEL, *arguments(checkpoint, three, out, *short, limit=None)]) == 0
     first, second = (read_run(out)[task] for out in outs)
     assert [record.item_id for record in first.records] == [record.item_id for record in second.records]
-    with pytest.raises(InputError, match=r"A and B cannot be compared on mmi_published_seedbench: .*content hashes"):
+    with pytest.raises(InputError, match=r"A and B cannot be compared on mmi_published_\w+: .*content hashes"):
         read_runs([f"A={outs[0]}", f"B={outs[1]}"])
     file = newest_results(outs[1])
     file.write_text(file.read_text().replace('"closing_text": "none"', '"closing_text": "mine.txt"'))
-    with pytest.raises(InputError, match=r"on mmi_published_seedbench: key 'closing_text' is none and mine\.txt"):
+    with pytest.raises(InputError, match=r"on mmi_published_\w+: key 'closing_text' is none and mine\.txt"):
         read_runs([f"A={outs[0]}", f"B={outs[1]}"])
 
 
@@ -247,6 +251,16 @@ def test_text_only_asks_without_an_image(tiny_llava: Path) -> None:
         output = model.generate(**inputs, max_new_tokens=4, do_sample=False)
         alone = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert record.raw == alone
+
+
+def test_every_public_task_has_a_published_variant_of_the_same_conditions() -> None:
+    for name in ITEMS:
+        task, own = find_task(f"mmi_published_{name}"), find_task(f"mmi_{name}")
+        assert task.options["source"] == name and task.options["profile"] == "published"
+        published = [get(condition).kind for condition in task.options["conditions"]]
+        assert published == [condition for condition in own.options["conditions"] if get(condition).published]
+    group = yaml.safe_load((TASKS / "mmi_published.yaml").read_text(encoding="utf-8"))
+    assert group["task"] == [f"mmi_published_{name}" for name in ITEMS]
 
 
 def test_every_setting_is_explained_where_tasks_are_written() -> None:

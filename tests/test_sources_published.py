@@ -101,6 +101,13 @@ def test_facts_on_no_option_are_left_out_and_named(tree: Path, caplog: pytest.Lo
     assert "1 items have facts on what is none of their options, which are left out: rows 1" in caplog.text
 
 
+def test_what_is_neither_base64_nor_a_path_is_named_at_once_and_in_few_words(tree: Path) -> None:
+    write(tree / TREE["mmbench"], [{**ROW, "image": " " * 300_000 + "!"}])
+    with pytest.raises(InputError, match=r"field 'image' ' +… \(300,001 characters in all\)' does not decode") as error:
+        load("mmbench", "test").digest(("clean",), 0)
+    assert len(str(error.value)) < 1500
+
+
 @pytest.mark.parametrize(
     ("image", "said"),
     [

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from mmi_plugin.answers import normalise
-from mmi_plugin.errors import BadRows, InputError, nearest
+from mmi_plugin.errors import BadRows, InputError, nearest, shorten
 from mmi_plugin.files import json_lines, json_list, parse_json, read_bytes
 from mmi_plugin.items import FAMILIES, LETTERS, Item, check
 from mmi_plugin.pictures import Picture, decode_base64, read_picture
 from mmi_plugin.sources.facts import fact_map
 
 _LABELLED = re.compile(r"\(?([A-Z])[:.)](?:\s+|$)(.*)")
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")  # paths of images have a dot before their suffix
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}")  # paths of images have a dot before their suffix
 _HEADS = ("question:", "option:", "options:")
 
 
@@ -232,9 +232,9 @@ def picture_of(record: dict[str, Any], where: str, folder: Path) -> Picture | No
         return None
     if not isinstance(name, str):
         raise InputError(f"{where}: field 'image' is {type(name).__name__}, not a path")
-    if _BASE64.fullmatch(name):
+    if _BASE64.fullmatch(name.strip()):
         return Picture(partial(decode_base64, name), f"{where}: field 'image', base64,")
-    return Picture(partial(read_picture, folder / name), f"{where}: field 'image' {name!r}")
+    return Picture(partial(read_picture, folder / name), f"{where}: field 'image' {shorten(name, 300)!r}")
 
 
 def _whole_picture(record: Any, where: str, folder: Path) -> Picture | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmi_plugin.answers import normalise
 from mmi_plugin.errors import BadRows, InputError, nearest
-from mmi_plugin.files import json_lines, json_list, parse_json, read_bytes
+from mmi_plugin.files import as_record, json_lines, json_list, parse_json, read_bytes
 from mmi_plugin.items import FAMILIES, LETTERS, Family, Item, check
 from mmi_plugin.pictures import Picture, read_picture
 from mmi_plugin.sources.facts import fact_map, template_facts
@@ -125,7 +125,7 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
 
 def item_of(record: Any, where: str, picture: Picture | None) -> Item:
     """Return the checked item of a record, or raise an InputError that begins with `where`."""
-    _check_fields(record, where)
+    _check_fields(as_record(record, where), where)
     family = record["type"].lower()
     if family not in FAMILIES:
         raise InputError(f"{where}: field 'type' is {record['type']!r}: {nearest(family, FAMILIES)}")
@@ -149,9 +149,7 @@ def item_of(record: Any, where: str, picture: Picture | None) -> Item:
     return check(item, where)
 
 
-def _check_fields(record: Any, where: str) -> None:
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: is {type(record).__name__}, not a record")
+def _check_fields(record: dict[str, Any], where: str) -> None:
     for name in record:
         if name not in FIELDS:
             raise InputError(f"{where}: unknown field {name!r}: {nearest(name, FIELDS)}")
@@ -237,8 +235,7 @@ def read_published(path: Path, name: str, family: Family) -> list[Item]:
 
 
 def _published_item(record: Any, where: str, folder: Path, name: str, family: Family) -> Item:
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: is {type(record).__name__}, not a record")
+    record = as_record(record, where)
     for field in PUBLISHED_FIELDS:
         if record.get(field) is None:
             raise InputError(f"{where}: field {field!r} is missing")

@@ -104,8 +104,13 @@ def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
             raise
 
     ours = {"cli_evaluate_single": watched, "collect_task_sizes": task_sizes}
-    with replaced({f"lmms_eval.__main__:{name}": value for name, value in ours.items()}):
-        yield
+    try:
+        with replaced({f"lmms_eval.__main__:{name}": value for name, value in ours.items()}):
+            yield
+    except KeyboardInterrupt as stop:  # see _kept for those that come later
+        name, status = stopped(stop)
+        complain(f"stopped by {name} before anything was asked")
+        raise SystemExit(status) from stop
 
 
 def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], resume: bool) -> Any:
@@ -134,8 +139,8 @@ def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], r
     }
     gc.freeze()
     gc.enable()
-    with closing(run):
-        with replaced(ours), closing(Swallowed()) as errors, _kept(run):
+    with closing(run), _kept(run):
+        with replaced(ours), closing(Swallowed()) as errors:
             results, samples = theirs(args)
             run.publish()
         if results is not None:

@@ -97,7 +97,8 @@ def test_a_bad_element_of_a_training_list_is_named_with_its_row(case: str, tmp_p
         assert [item.id for _, item in read_records(file, bad=bad)] == ["r1", "r3"] and len(bad.lines) == 1
 
 
-HALF = [b'{"a": "b', b'{"a": "b\n', b'{"a": [1', b"[" * 200_000 + b"]" * 199_999, b"[" * 200_000 + b"}" * 200_000, b"{1: 2"]
+MANY = 200_000
+HALF = [b'{"a": "b', b'{"a": "b\n', b'{"a": [1', b"[" * MANY + b"]" * (MANY - 1), b"[" * MANY + b"}" * MANY, b"{1: 2"]
 
 
 @pytest.mark.parametrize("half", HALF, ids=["text", "line", "list", "deep", "mixed", "key"])

@@ -187,10 +187,13 @@ def read_mapping(path: Path, held: str) -> dict[Any, Any]:
     return content
 
 
+STARTED = ".started"
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file, in a folder that need not be there; a kill leaves the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    started = path.with_name(f"{path.name}.started")
+    started = path.with_name(f"{path.name}{STARTED}")
     started.write_text(text, encoding="utf-8")
     started.replace(path)
 

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lmms_eval.__main__  # noqa: F401  (so that no run imports it)
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file

@@ -63,11 +63,11 @@ def raw_answers(result: TaskResult) -> dict[tuple[str, str], str]:
     return {(record.item_id, record.condition): record.raw for record in result.records}
 
 
-def assert_same_records(found: Sequence[Record], expected: Sequence[Record]) -> None:
+def assert_same_records(found: Sequence[Record], expected: Sequence[Record], rel: float = 1e-5) -> None:
     """Compare all fields; probabilities up to what a batch of other rows rounds differently."""
     for record, other in zip(found, expected, strict=True):
         assert (record.probabilities is None) == (other.probabilities is None)
-        assert (record.probabilities or ()) == pytest.approx(other.probabilities or (), rel=1e-5)
+        assert (record.probabilities or ()) == pytest.approx(other.probabilities or (), rel=rel)
         assert replace(record, probabilities=None) == replace(other, probabilities=None)
 
 

@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     disk that takes no more, 128 + N after signal N."""
     args = None
     try:
-        args = parse(sys.argv[1:] if argv is None else argv)
         with stoppable():
+            args = parse(sys.argv[1:] if argv is None else argv)
             train(args)
     except (InputError, NonFiniteLoss, NotWritten) as error:
         left = f"; {_left(args)}" if args and isinstance(error, NotWritten) else ""

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmi_plugin
+from mmi_plugin.disk import NotWritten
 from mmi_plugin.errors import InputError, complain, plain
+from mmi_plugin.files import write_whole
 
 Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -39,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(value, int) and value < 1:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
         return args.run(args)
-    except InputError as error:
+    except (InputError, NotWritten) as error:
         complain(error)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
 
 
 def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
@@ -171,11 +173,11 @@ def _leaderboard(args: argparse.Namespace) -> int:
     board = build(runs, find_baseline(args.baseline, runs, args.allow_different_prompts))
     for path, make in ((args.csv, files.to_csv), (args.json, files.to_json), (args.md, files.to_markdown)):
         if path:
-            _write(path, make(board))
+            write_whole(path, make(board))
     if args.html:
         from mmi_plugin.report.page import to_html
 
-        _write(args.html, to_html(board, pictures=args.pictures))
+        write_whole(args.html, to_html(board, pictures=args.pictures))
     if args.plots:
         from mmi_plugin.report.figures import figures, save_figures
 
@@ -183,14 +185,6 @@ def _leaderboard(args: argparse.Namespace) -> int:
     print(files.overview(board, plain))
     print("\n".join(textwrap.wrap(files.note(board, plain), 120)))
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names of files that are no UTF-8
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _facts(args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from mmi_plugin.disk import writing
 from mmi_plugin.errors import InputError
 
 
@@ -190,12 +191,27 @@ def read_mapping(path: Path, held: str) -> dict[Any, Any]:
 STARTED = ".started"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, in a folder that need not be there; a kill leaves the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, in a folder that need not be there; a kill or a full disk leaves the old content or the new one.
+
+    Raises:
+        InputError: there can be no such folder.
+        NotWritten: the disk takes no more.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     started = path.with_name(f"{path.name}{STARTED}")
-    started.write_text(text, encoding="utf-8")
-    started.replace(path)
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")  # of names of files that are no UTF-8
+    with writing(path.parent, path.name):
+        try:
+            started.write_bytes(content)
+            started.replace(path)
+        except OSError:
+            started.unlink(missing_ok=True)
+            raise
 
 
 def file_hash(path: Path) -> str:

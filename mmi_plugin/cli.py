@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mmi_plugin
 from mmi_plugin import commands as runs
+from mmi_plugin.disk import NotWritten
 from mmi_plugin.errors import InputError, complain
 
 Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -40,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(value, int) and value < 1:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
         return args.run(args)
-    except InputError as error:
+    except (InputError, NotWritten) as error:
         complain(error)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     except BrokenPipeError:  # whoever read the output has seen enough, as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there at the exit
         return 1

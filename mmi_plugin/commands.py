@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 from mmi_plugin.errors import InputError, complain, plain
+from mmi_plugin.files import write_whole
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -79,11 +80,11 @@ def leaderboard(args: argparse.Namespace) -> int:
     for name, make in made.items():
         path = getattr(args, name)
         if path:
-            _write(path, make(board))
+            write_whole(path, make(board))
     if args.html:
         from mmi_plugin.report.page import to_html
 
-        _write(args.html, to_html(board, pictures=args.pictures))
+        write_whole(args.html, to_html(board, pictures=args.pictures))
     if args.plots:
         from mmi_plugin.report.figures import figures, save_figures
 
@@ -91,14 +92,6 @@ def leaderboard(args: argparse.Namespace) -> int:
     print(files.overview(board, plain))
     print("\n".join(textwrap.wrap(files.note(board, plain), 120)))
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names of files that are no UTF-8
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def facts(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import is_text
-from mmi_plugin.pictures import ImageField, Picture
+from mmi_plugin.pictures import ImageField, Picture, shown
 
 
 def stream(*names: object) -> random.Random:
@@ -94,7 +94,7 @@ class Item:
     @property
     def images(self) -> tuple[Image.Image, ...]:
         """`pictures`, decoded."""
-        return tuple(picture.open() if isinstance(picture, Picture) else picture for picture in self.pictures)
+        return tuple(picture.open() if isinstance(picture, Picture) else shown(picture) for picture in self.pictures)
 
     def letter(self, option: str) -> str:
         return LETTERS[self.options.index(option)]

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
 from mmi_plugin.disk import writing
@@ -31,7 +31,6 @@ GEMMA3 = "transformers.models.gemma3.modeling_gemma3"
 FOREIGN = (
     Foreign("transformers:Trainer._save_checkpoint", "4.57", "a checkpoint moves to its place when it is whole"),
     Foreign("transformers:Trainer._get_output_dir", "4.57", "where a checkpoint is written meanwhile"),
-    Foreign("transformers.trainer_utils:rotate_checkpoints", "5.10", "old ones go when the new one is in its place"),
     Foreign("transformers:Trainer._run_epoch", "5.22", "no step after the last one of a checkpoint"),
     Foreign("transformers:Trainer._load_from_checkpoint", "4.57", "weights go by their names in the file"),
     Foreign(
@@ -110,7 +109,17 @@ class WholeCheckpoints(SFTTrainer):
             self.seal(home / self.STAGE / name)
         shutil.rmtree(home / name, ignore_errors=True)
         (home / self.STAGE / name).rename(home / name)
-        rotate_checkpoints(str(home), self.args.save_total_limit, use_mtime=True)
+        self.rotate()
+
+    def rotate(self) -> None:
+        """Remove the oldest checkpoints beyond `save_total_limit`, whose names go before their files."""
+        home, limit = Path(self.args.output_dir), self.args.save_total_limit or 0
+        found = [path for path in home.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
+        found.sort(key=lambda path: path.stat().st_mtime_ns)
+        for path in found[:-limit] if limit > 0 and self.args.should_save else ():
+            (home / self.STAGE).mkdir(exist_ok=True)
+            path.rename(home / self.STAGE / path.name)
+            shutil.rmtree(home / self.STAGE)
 
     def _run_epoch(self, **options: Any) -> None:
         """Take the steps of an epoch, or none where a checkpoint had all steps of the run: the Trainer looks only

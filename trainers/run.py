@@ -16,7 +16,7 @@ from transformers import ProcessorMixin
 
 from mmi_plugin.disk import NotWritten, locked, writing
 from mmi_plugin.errors import BadRows, InputError, complain, plain, stoppable, stopped
-from mmi_plugin.files import versions, write_whole
+from mmi_plugin.files import STARTED, versions, write_whole
 from mmi_plugin.models.load import base_of, fingerprint, weights_hash
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.config import MMIConfig, parse
@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     disk that takes no more, 128 + N after signal N."""
     args = None
     try:
-        args = parse(sys.argv[1:] if argv is None else argv)
         with stoppable():
+            args = parse(sys.argv[1:] if argv is None else argv)
             train(args)
     except (InputError, NonFiniteLoss, NotWritten) as error:
         left = f"; {_left(args)}" if args and isinstance(error, NotWritten) else ""
@@ -91,7 +91,17 @@ def train(args: MMIConfig) -> MMITrainer:
     sampler_of(args, make_groups(args, benchmarks))  # a mix that does not fit is known before the model is loaded
     writer = args.process_index == 0
     with locked(Path(args.output_dir), "another training") if writer else nullcontext():
+        if writer:
+            _forget_killed(Path(args.output_dir))
         return _train(args, benchmarks, bad, evaluation)
+
+
+def _forget_killed(out: Path) -> None:
+    """Remove what a killed run had not put in its place."""
+    for name in (MMITrainer.STAGE, TRAINED, FINISHED):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for path in out.glob(f"*{STARTED}"):
+        path.unlink()
 
 
 def _train(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, evaluation: EvaluationCallback) -> MMITrainer:
@@ -118,6 +128,8 @@ def _train(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, evaluatio
     except NonFiniteLoss as error:
         error.args = (f"{error}; state before it saved in {save_state(trainer, error)}",)
         raise
+    if resume:
+        trainer.rotate()  # a kill may have left more, and no step been left to take
     _save(trainer, record)
     return trainer
 

@@ -93,24 +93,29 @@ def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
     Upstream catches every Exception of an evaluation, prints it and exits 0. An InputError leaves
     as SystemExit, which upstream lets through; anything else is noted in `failures` on its way.
     """
-    from lmms_eval.__main__ import cli_evaluate_single
+    try:
+        from lmms_eval.__main__ import cli_evaluate_single
 
-    from mmi_plugin.harness.compat import replaced
-    from mmi_plugin.harness.task_manager import task_sizes
+        from mmi_plugin.harness.compat import replaced
+        from mmi_plugin.harness.task_manager import task_sizes
 
-    def watched(args: argparse.Namespace) -> Any:
-        try:
-            return _evaluate(cli_evaluate_single, args, failures, resume)
-        except InputError as error:
-            complain(error)
-            raise SystemExit(2) from error
-        except Exception as error:
-            failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
-            raise
+        def watched(args: argparse.Namespace) -> Any:
+            try:
+                return _evaluate(cli_evaluate_single, args, failures, resume)
+            except InputError as error:
+                complain(error)
+                raise SystemExit(2) from error
+            except Exception as error:
+                failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+                raise
 
-    ours = {"cli_evaluate_single": watched, "collect_task_sizes": task_sizes}
-    with replaced({f"lmms_eval.__main__:{name}": value for name, value in ours.items()}):
-        yield
+        ours = {"cli_evaluate_single": watched, "collect_task_sizes": task_sizes}
+        with replaced({f"lmms_eval.__main__:{name}": value for name, value in ours.items()}):
+            yield
+    except KeyboardInterrupt as stop:  # see _kept for those that come later
+        name, status = stopped(stop)
+        complain(f"stopped by {name} before anything was asked")
+        raise SystemExit(status) from stop
 
 
 def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], resume: bool) -> Any:
@@ -139,8 +144,8 @@ def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], r
     }
     gc.freeze()
     gc.enable()
-    with closing(run):
-        with replaced(ours), closing(Swallowed()) as errors, _kept(run):
+    with closing(run), _kept(run):
+        with replaced(ours), closing(Swallowed()) as errors:
             results, samples = theirs(args)
             run.publish()
         if results is not None:

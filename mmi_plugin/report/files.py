@@ -240,15 +240,10 @@ def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
 
 
 def _letters(board: Leaderboard, show: Callable[[str], str]) -> str:
-    """Return which models' letters could not be read anew from their answers, and whose were others than logged."""
+    """Return whose letters, read anew from the answers, were others than logged."""
     text = ""
     for run in board.runs:
-        logged, changed = (
-            sum(getattr(result, name) for result in run.results.values()) for name in ("as_logged", "read_anew")
-        )
-        if logged:
-            text += f" {logged} letters of {show(run.name)} are as logged: its results are old and hold no options."
-        if changed:
+        if changed := sum(result.read_anew for result in run.results.values()):
             text += f" {changed} letters of {show(run.name)}, read anew from its answers, are others than logged."
     return text
 

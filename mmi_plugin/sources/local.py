@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.files import is_text, json_lines, parse_json, read_bytes
+from mmi_plugin.files import as_record, is_text, json_lines, parse_json, read_bytes
 from mmi_plugin.sources.registry import SOURCES
 
 if TYPE_CHECKING:
@@ -163,9 +163,7 @@ def _check_lines(name: str, file: Path) -> int:
         raise InputError(f"{name}: {file}: cannot be read: {error}") from error
     for number, line in json_lines(data):
         where = f"{name}: {file}, row {number}"
-        record = parse_json(line, where)
-        if not isinstance(record, dict):
-            raise InputError(f"{where}: is {type(record).__name__}, not a record")
+        record = as_record(parse_json(line, where), where)
         if b"\\u" in line and not is_text(json.dumps(record, ensure_ascii=False)):
             raise InputError(f"{where}: a text has a lone surrogate")
         if any(isinstance(value, int) and value.bit_length() > 63 for value in record.values()):

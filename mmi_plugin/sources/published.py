@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.files import json_list
+from mmi_plugin.files import as_record, json_list
 from mmi_plugin.items import LETTERS, Family, Item, check
 from mmi_plugin.sources.facts import fact_map, template_facts
 from mmi_plugin.sources.records import ambiguous, option_named, picture_of
@@ -37,7 +37,8 @@ def read_published(path: Path, name: str, family: Family) -> list[Item]:
     known: dict[str, str] = {}  # one copy of each image that many rows hold in base64
     for number, record in enumerate(json_list(path, where), start=1):
         place = f"{where}, row {number}"
-        if isinstance(record, dict) and isinstance(record.get("image"), str):
+        record = as_record(record, place)
+        if isinstance(record.get("image"), str):
             record["image"] = known.setdefault(record["image"], record["image"])
         item, strays = _item(record, place, path.parent, name, family)
         astray += [number] * bool(strays)
@@ -75,8 +76,6 @@ def _item(record: Any, where: str, folder: Path, name: str, family: Family) -> t
 
 def _key(record: Any, where: str) -> str | int:
     """Return the id of a record whose fields are there and of their kinds."""
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: is {type(record).__name__}, not a record")
     key = next((record[name] for name in IDS if record.get(name) is not None), None)
     if key is None:
         raise InputError(f"{where}: field 'id' is missing")

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmi_plugin.answers import normalise
 from mmi_plugin.errors import BadRows, InputError, nearest, shorten
-from mmi_plugin.files import json_lines, json_list, parse_json, read_bytes
+from mmi_plugin.files import as_record, json_lines, json_list, parse_json, read_bytes
 from mmi_plugin.items import FAMILIES, LETTERS, Item, check
 from mmi_plugin.pictures import Picture, decode_base64, read_picture
 from mmi_plugin.sources.facts import fact_map
@@ -146,7 +146,7 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
 
 def item_of(record: Any, where: str, picture: Picture | None) -> Item:
     """Return the checked item of a record, or raise an InputError that begins with `where`."""
-    _check_fields(record, where)
+    _check_fields(as_record(record, where), where)
     family = record["type"].lower()
     if family not in FAMILIES:
         raise InputError(f"{where}: field 'type' is {record['type']!r}: {nearest(family, FAMILIES)}")
@@ -171,9 +171,7 @@ def item_of(record: Any, where: str, picture: Picture | None) -> Item:
     return check(item, where, repeated_options=True)
 
 
-def _check_fields(record: Any, where: str) -> None:
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: is {type(record).__name__}, not a record")
+def _check_fields(record: dict[str, Any], where: str) -> None:
     for name in record:
         if name not in FIELDS:
             raise InputError(f"{where}: unknown field {name!r}: {nearest(name, FIELDS)}")

@@ -17,7 +17,7 @@ import yaml
 
 from mmi_plugin.documents import documents
 from mmi_plugin.errors import InputError, complain
-from mmi_plugin.files import file_hash, versions
+from mmi_plugin.files import file_hash, versions, write_whole
 from mmi_plugin.report.figures import save_figures
 from mmi_plugin.results import Record
 from mmi_plugin.results.measures import task_numbers
@@ -168,13 +168,13 @@ def _write(
         **analysis.as_json(),
         "failed": failed,
     }
-    (out / "sweep.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_whole(out / "sweep.json", json.dumps(content, indent=1))
     print(f"numbers: {out / 'sweep.json'}")
     if failed or not plan.axes:
         return
     for file in dict.fromkeys([out / "ablations.md", docs or out / "ablations.md"]):
         save_figures({file.stem: sweep_figure(plan.axes, analysis)}, file.parent)
-        file.write_text(document(plan.axes, analysis, trials, made, f"{file.stem}.png"), encoding="utf-8")
+        write_whole(file, document(plan.axes, analysis, trials, made, f"{file.stem}.png"))
         print(f"document: {file}")
 
 

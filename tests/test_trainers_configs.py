@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mmi_plugin.trainers import run
-from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.config import OWN_FIELDS, MMIConfig
 
 DEMO = Path(str(resources.files("mmi_plugin.configs"))) / "demo"
 ROWS = {
@@ -48,5 +48,5 @@ def test_config_trains_a_step(tiny_llava: Path, tmp_path: Path, name: str) -> No
 
 
 def test_every_own_field_has_help() -> None:
-    for name in MMIConfig.__annotations__:
+    for name in OWN_FIELDS:
         assert MMIConfig.__dataclass_fields__[name].metadata["help"], name

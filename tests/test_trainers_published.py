@@ -44,7 +44,7 @@ EVERY = {
     "weight_decay": 1e-4,
     "adam_epsilon": 1e-6,
     "bf16": True,
-    "freeze_vision": True,
+    "freeze": "vision",
     "adv_weight": 1.0,
 }
 

@@ -96,6 +96,7 @@ class RowCheck:
     def __init__(self, args: MMIConfig, processor: ProcessorMixin) -> None:
         self._most = args.max_length
         self._prompts = prompts_of(processor, args.system_prompt, args.chat_template_kwargs)
+        self._prompts.ends_answers = args.end_token
         self._conditions = args.conditions_of
         self._turn = len(self._prompts.said(self._prompts.chat(Item("", "vqa", "", ""), "")).text.encode())
         self.quiet = bool(args.disable_tqdm) or args.process_index > 0

@@ -1,0 +1,165 @@
+"""What is trained for, setting by setting: each ours by default, all as the paper's code has them by one profile.
+
+The published code computes something else than the paper says; a profile computes it on purpose, so that its numbers
+can be reproduced and each difference measured. l is the loss (3) of an answer token, p and q the distributions of an
+origin row and of another row r of its group, A the answer tokens of clean rows:
+
+    field                  ours                                  published
+    epoch                  ends with the longest family          ends with the shortest: min floor(items / n a step)
+    loss_mean              parts are means over the whole step   over each micro-batch, which are then averaged
+    adv_rows               L_adv = mean l over copies of rows    over copies of all rows: one that nothing moves
+                           that are moved                        (of a VQA item) is its clean row
+    pgd_loss               g = d/d delta sum_rows mean_row(l)    g = d/d delta (sum of l over A) / |A|
+    step_rule, step_size   alpha sign(g), alpha = eps / 2        alpha g, alpha = 0.1
+    consistency_direction  KL(p || q); js (KL(p || m) +          KL(q || p); js (KL(m || p) + KL(m || q)) / 2; js and
+                           KL(q || m)) / 2; js and mse teach     mse teach r alone
+                           both rows
+    consistency_reduce     mean over tokens, then rows           sum over rows and tokens, but for mse; js: the half
+                                                                 KL(m || q) is a mean over rows, its sum over tokens
+    consistency_items      mean over groups with a row that      with an adversary over all: a row that nothing moves
+                           differs from the origin               is compared once more, as its own copy
+    consistency_floor      0                                     q, and p in m, at least 1e-6, then renormalised;
+                                                                 kl without an adversary in fp32: 1e-8
+    answer_position        p, q predict the answer token, as l   read one token late, at the answer token itself
+    end_token              learnt after an answer                not in the row
+    vqa_turns              all answers of a conversation         the first turn alone
+    freeze                 the vision encoder                    and the Q-Former with its queries
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmi_plugin.errors import InputError, nearest
+
+PROFILES = ("ours", "published")
+SETTINGS: dict[str, tuple[Any, Any]] = {
+    "epoch": ("all", "shortest"),
+    "loss_mean": ("step", "micro_batch"),
+    "adv_rows": ("attacked", "all"),
+    "pgd_loss": ("row_sum", "batch_mean"),
+    "step_rule": ("sign", "raw"),
+    "step_size": (0.5, 0.1),
+    "consistency_direction": ("forward", "reverse"),
+    "consistency_reduce": ("mean", "sum"),
+    "consistency_items": ("changed", "all"),
+    "consistency_floor": (0.0, 1e-6),
+    "answer_position": ("prediction", "label"),
+    "end_token": (True, False),
+    "vqa_turns": ("all", "first"),
+    "freeze": ("vision", "vision_and_qformer"),
+}
+"""What a profile decides: our value and the published one."""
+
+_ATTACKED, _COMPARED = ("adversary", ("pgd", "rg")), ("consistency", ("kl", "js", "mse"))
+NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "adv_rows": _ATTACKED,
+    "pgd_loss": ("step_rule", ("raw",)),
+    "consistency_direction": _COMPARED,
+    "consistency_reduce": _COMPARED,
+    "consistency_items": _ATTACKED,
+    "consistency_floor": ("consistency", ("kl", "js")),
+    "answer_position": _COMPARED,
+}
+"""Which other field must have one of which values for a setting to change anything."""
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """Return a field with a line of help and, if any, its valid values. default: a value, or what makes one."""
+    metadata = {"help": help} | ({"choices": choices} if choices else {})
+    make = default.copy if isinstance(default, list) else default
+    return field(default_factory=make, metadata=metadata) if callable(make) else field(default=make, metadata=metadata)
+
+
+def _profiled(help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A field that has the profile's value where it is not given: of two choices, the first is ours."""
+    return option(None, f"{help} By default as `profile` has it.", choices)
+
+
+@dataclass
+class Objective:
+    """The objective of a run, part of its config. Where a field is None, `resolve` takes the value of the profile."""
+
+    profile: str = option("ours", "Defaults of the objective: ours, or what the paper's code computes.", PROFILES)
+    epoch: str | None = _profiled(
+        "What an epoch ends with: all items seen, or the shortest family.", ("all", "shortest")
+    )
+    loss_mean: str | None = _profiled(
+        "Means of losses are over the whole optimizer step, or over each micro-batch.",
+        ("step", "micro_batch"),
+    )
+    adversary: str = option(
+        "none", "Perturbation of the embeddings: PGD or Gaussian noise (rg).", ("none", "pgd", "rg")
+    )
+    adv_weight: float = option(1.0, "Weight of the loss on adversarial rows.")
+    adv_rows: str | None = _profiled(
+        "Rows of the adversarial loss: those the adversary moves, or all, the others as they are.", ("attacked", "all")
+    )
+    pgd_loss: str | None = _profiled(
+        "What PGD climbs on: the sum of each row's mean, or the mean over the micro-batch's answer tokens.",
+        ("row_sum", "batch_mean"),
+    )
+    step_rule: str | None = _profiled(
+        "PGD step: the gradient's sign (ours), its direction (l2), or the gradient itself (raw, published).",
+        ("sign", "l2", "raw"),
+    )
+    step_size: float | None = _profiled("PGD step: alpha; for sign and l2 a length in the unit of eps (0.5; 0.1).")
+    consistency: str = option(
+        "none", "Divergence between a group's origin and its other rows.", ("none", "kl", "js", "mse")
+    )
+    consistency_weight: float = option(0.01, "Weight lambda of the consistency.")
+    temperature: float = option(1.0, "Temperature T of the distributions that kl and js compare.")
+    consistency_direction: str | None = _profiled(
+        "kl from the origin to a row; or every divergence the other way, the origin fixed.", ("forward", "reverse")
+    )
+    consistency_reduce: str | None = _profiled("Over rows and tokens of a group.", ("mean", "sum"))
+    consistency_items: str | None = _profiled(
+        "Items with a row that differs from the origin; or all, rows that cannot be moved as their own copies.",
+        ("changed", "all"),
+    )
+    consistency_floor: float | None = _profiled(
+        "Least probability that is compared; distributions are renormalised above it (0; 1e-6 or 1e-8)."
+    )
+    answer_position: str | None = _profiled(
+        "Where distributions are compared: where the answer token is predicted, or one late, at its label.",
+        ("prediction", "label"),
+    )
+    end_token: bool | None = _profiled("Whether the end of an answer is learnt, too.")
+    vqa_turns: str | None = _profiled("Turns of a conversation that are trained on.", ("all", "first"))
+    freeze: str | None = _profiled(
+        "What does not learn: nothing, the vision encoder, or also the Q-Former of a model that has one.",
+        ("vision", "vision_and_qformer", "none"),
+    )
+
+    def resolve(self, full_precision: bool) -> None:
+        """Take the profile's value for each field that was not given.
+
+        Raises InputError for an unknown profile, and for a field that was given, is not ours, and changes nothing
+        with the others.
+        """
+        if self.profile not in PROFILES:
+            raise InputError(f"field 'profile' is {self.profile!r}: {nearest(str(self.profile), PROFILES)}")
+        given = [name for name, (ours, _) in SETTINGS.items() if getattr(self, name) not in (None, ours)]
+        for name, values in SETTINGS.items():
+            if getattr(self, name) is None:
+                setattr(self, name, values[PROFILES.index(self.profile)])
+                self._adapt(name, full_precision)
+        for name in given:
+            self._check_used(name)
+
+    def _adapt(self, name: str, full_precision: bool) -> None:
+        """Let a published value follow the kind of run, as the published code does."""
+        if self.profile == "published" and name == "consistency_reduce" and self.consistency == "mse":
+            self.consistency_reduce = "mean"
+        if self.profile == "published" and name == "consistency_floor" and full_precision:
+            self.consistency_floor = 1e-8 if (self.consistency, self.adversary) == ("kl", "none") else 1e-6
+
+    def _check_used(self, name: str) -> None:
+        """Raise InputError where a field that was given has nothing to change."""
+        other, valid = NEEDS.get(name, (name, ()))
+        if valid and getattr(self, other) not in valid:
+            raise InputError(
+                f"field '{name}' is {getattr(self, name)!r}, which changes nothing where '{other}' is"
+                f" {getattr(self, other)!r}: set '{other}' to {' or '.join(valid)}, or leave '{name}' out"
+            )

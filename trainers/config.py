@@ -177,10 +177,11 @@ class MMIConfig(Objective, JsonFields):
         )
 
     def _check_values(self) -> None:
+        _ = self.materials  # refuses what is none
         for name, spec in self.__dataclass_fields__.items():
             choices = spec.metadata.get("choices")
             value = getattr(self, name)
-            if name in OWN_FIELDS and choices and value not in choices:
+            if name in OWN_FIELDS and choices and value is not None and value not in choices:
                 raise InputError(f"field '{name}' is {value!r}: {nearest(str(value), choices)}")
         if len(self.mix) != len(FAMILIES) or any(n < 0 for n in self.mix) or not any(self.mix):
             raise InputError(f"field 'mix' is {self.mix}, not three counts (image-heavy, text-heavy, VQA)")

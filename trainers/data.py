@@ -42,6 +42,7 @@ def load_benchmarks(args: MMIConfig, bad: BadRows | None = None) -> list[Benchma
                 benchmarks.append(Benchmark(f"{path.name}:{family}", family, items, places=places))
     if not benchmarks:
         raise InputError("fields 'sources' and 'train_file' are both empty: no data to train on")
+    benchmarks = [args.over(bench) for bench in benchmarks]
     if args.vqa_turns == "first":
         benchmarks = [replace(bench, items=tuple(map(_first_turn, bench.items))) for bench in benchmarks]
     return _distinct(benchmarks, bad)
@@ -65,6 +66,8 @@ def check_rows(
     """
     bad, check = bad or BadRows(), RowCheck(args, processor)
     pictures = (item.picture for bench in benchmarks for item in bench.items)
+    for bench in benchmarks:
+        check.check_form(bench.pools.form)
     check.pictures.decode(picture for picture in pictures if isinstance(picture, Picture))
     rounds = dict.fromkeys(FAMILIES, 0)
     while True:

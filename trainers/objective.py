@@ -24,14 +24,23 @@ origin row and of another row r of its group, A the answer tokens of clean rows:
     end_token              learnt after an answer                not in the row
     vqa_turns              all answers of a conversation         the first turn alone
     freeze                 the vision encoder                    and the Q-Former with its queries
+    pool ... question_     the data set's own (`Materials`)      MMVP photographs, fresh noise, 336 pixels, the item's
+    header                                                       first fact alone, a system turn, no closing line
+
+Two things follow neither: copies that PGD makes teach image features and embeddings, too, which the published code
+cuts off; and a temperature, where the published files name none, is 1.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.sources import Benchmark, materials
+from mmi_plugin.sources.materials import Materials
 
 PROFILES = ("ours", "published")
 SETTINGS: dict[str, tuple[Any, Any]] = {
@@ -49,8 +58,11 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "end_token": (True, False),
     "vqa_turns": ("all", "first"),
     "freeze": ("vision", "vision_and_qformer"),
+    **{name: (None, value) for name, value in materials.PUBLISHED.items()},
 }
 """What a profile decides: our value and the published one."""
+OWN = "own"
+"""Of a setting of `Materials`: as the data set has it, whatever the profile says."""
 
 _ATTACKED, _COMPARED = ("adversary", ("pgd", "rg")), ("consistency", ("kl", "js", "mse"))
 NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -70,6 +82,15 @@ def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> A
     metadata = {"help": help} | ({"choices": choices} if choices else {})
     make = default.copy if isinstance(default, list) else default
     return field(default_factory=make, metadata=metadata) if callable(make) else field(default=make, metadata=metadata)
+
+
+@contextmanager
+def as_field() -> Iterator[None]:
+    """Let an error about a key of a task be one about a field of the config."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace("key ", "field ", 1)) from error
 
 
 def _profiled(help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -131,6 +152,33 @@ class Objective:
         "What does not learn: nothing, the vision encoder, or also the Q-Former of a model that has one.",
         ("vision", "vision_and_qformer", "none"),
     )
+    pool: str | None = _profiled("Irrelevant photographs: a folder, a source, or `own`.")
+    draws: int | None = _profiled("From how many noise images and photographs a condition draws.")
+    canvas: int | None = _profiled("Side in pixels of noise, black and white images.")
+    unrelated_texts: str | None = _profiled("Unrelated sentences: a file, one a line, or `own`.")
+    sentence_draw: str | None = _profiled(
+        "Different sentences without the item's options, or any, with replacement.", ("distinct", "any")
+    )
+    fact_text: str | None = _profiled(
+        "A misleading text of a caption and a fact, or the item's first fact alone.", ("composed", "as_given")
+    )
+    system_text: str | None = _profiled("System turn of items with options: a file, `none`, or `own`.")
+    closing_text: str | None = _profiled("Line after the options: a file, `none`, or `own`.")
+    question_header: str | None = _profiled(
+        "Items that have the line 'Question:': all, those with choices, or none.", ("all", "choices", "none")
+    )
+
+    @property
+    def materials(self) -> Materials:
+        """Pools and prompts of the run. Raises InputError for a value that is none."""
+        chosen = {name: getattr(self, name) for name in materials.SETTINGS}
+        with as_field():
+            return Materials(**{name: value for name, value in chosen.items() if value not in (None, OWN)})
+
+    def over(self, bench: Benchmark) -> Benchmark:
+        """Return a benchmark with the pools and prompts of the run. Raises InputError for a file that has none."""
+        with as_field():
+            return replace(bench, pools=self.materials.over(bench.pools))
 
     def resolve(self, full_precision: bool) -> None:
         """Take the profile's value for each field that was not given.

@@ -94,7 +94,7 @@ class Prompts:
         Raises InputError for a chat template from which an answer cannot be told apart.
         """
         marked = self.encoder.mark(texts_alone(chat))
-        answer, prompt = content(marked[-1]), self._render(marked[:-1], add_generation_prompt=True)
+        answer, prompt = content(marked[-1]), self.text(chat[:-1])
         full = self._render(marked)
         if not full.startswith(f"{prompt}{self.lead}{answer}"):
             raise InputError(f"{name}: the chat template does not continue the prompt with the answer {answer!r}")

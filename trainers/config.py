@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from transformers import HfArgumentParser
@@ -165,6 +165,10 @@ class MMIConfig(Objective, JsonFields):
         """The rows of an item of `family`: condition names, the origin first."""
         chosen = getattr(self, f"{family}_conditions")
         return tuple(chosen) if chosen else conditions.for_family(family, seen_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields; transformers hides the values of those whose names end like that of a secret."""
+        return super().to_dict() | {"end_token": self.end_token}
 
     def make_adversary(self) -> Adversary | None:
         """Return the adversary of the run, if it has one."""

@@ -20,6 +20,7 @@ ROWS = {
     "rg": ("rg", "none"),
     "adv": ("pgd", "none"),
     "ours": ("pgd", "js"),
+    "published": ("pgd", "kl"),
 }
 
 

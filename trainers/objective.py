@@ -27,9 +27,9 @@ origin row and of another row r of its group, A the answer tokens of clean rows:
     pool ... question_     the data set's own (`Materials`)      MMVP photographs, fresh noise, 336 pixels, the item's
     header                                                       first fact alone, a system turn, no closing line
 
-Not as there: PGD's copies teach image features and embeddings, too, which the published code cuts off there; LLaVA's js
-without an adversary teaches the origin there; rows longer than `max_length` are cut there; Qwen's VQA rows have an empty
-system turn there. Losses and deltas are not changed by the first two.
+Not as there: PGD's copies teach image features and embeddings, too, which the published code cuts off there; LLaVA's
+js without an adversary teaches the origin there; rows longer than `max_length` are cut there; Qwen's VQA rows have an
+empty system turn there. The first two change gradients alone.
 """
 
 from __future__ import annotations

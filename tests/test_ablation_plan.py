@@ -37,11 +37,11 @@ def test_plan_changes_one_field_of_the_config_at_a_time() -> None:
 
 
 def test_each_difference_of_the_published_objective_has_an_axis() -> None:
-    """Or changes nothing in runs of a set number of steps, one micro-batch each, of a LLaVA; or is the base's own."""
+    """Or changes nothing in runs of one micro-batch a step of a LLaVA; or is the base's own."""
     published = ("--config", "configs/demo/published.yaml", "--model_name_or_path", "none")
     plan = make_plan(read_axes(AXES.with_name("published.yaml")), published)
     own = parse([*published, "--output_dir", "out"])
-    nothing = {"epoch", "loss_mean", "vqa_turns", "freeze"}
+    nothing = {"loss_mean", "vqa_turns", "freeze"}
     taught = {"pool", "canvas", "unrelated_texts", "system_text", "closing_text", "question_header"}
     sizes = {"step_size"}  # has the unit of its rule, and comes with `profile`
     assert {axis.field for axis in plan.axes} == {"profile", *SETTINGS} - nothing - taught - sizes

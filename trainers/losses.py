@@ -55,7 +55,8 @@ def loss_sums(
 def adversarial_rows(rows: Rows, objective: Objective) -> torch.Tensor:
     """Return the rows of L_adv, (C,) int64: the copies and, with `adv_rows` all, clean rows that are their own copies.
 
-    What nothing moves has the loss of the clean row, so that one is counted twice instead of being computed twice.
+    What nothing moves has the loss of the clean row, so that one is counted twice instead of being computed twice:
+    exact but for dropout, of which the two then share one draw.
     """
     return torch.cat([rows.copies, rows.still]) if objective.adv_rows == "all" else rows.copies
 

@@ -1,7 +1,8 @@
 """The method: what its parts are, and (1) and (2); `losses` has (3) to (5). Tensors alone: no model, hooks or trainer.
 
 "Diagnosing and Mitigating Modality Interference in Multimodal Large Language Models" (arXiv 2505.19616); the numbers
-of the equations are those of this file, in its order.
+of the equations are those of this file and of `losses`, in their order. As they stand here they are ours by default;
+`objective` has each way in which the paper's own code differs.
 
     (1) M       what the adversary may move: of the prompt, the modality that must not matter
     (2) PGD     delta ~ U(-eps, eps) M;  K times: delta <- clip(delta + step(M * dl/d delta), -eps, eps)

@@ -27,6 +27,9 @@ origin row and of another row r of its group, A the answer tokens of clean rows:
     pool ... question_     the data set's own (`Materials`)      MMVP photographs, fresh noise, 336 pixels, the item's
     header                                                       first fact alone, a system turn, no closing line
 
+What the adversary moves is the same: in image-heavy rows all but image tokens and answer, so system turn and template
+too. There padding is moved as well, which no token sees and which gets no gradient: a row by itself has none.
+
 Not as there: PGD's copies teach image features and embeddings, too, which the published code cuts off there; LLaVA's
 js without an adversary teaches the origin there; rows longer than `max_length` are cut there; Qwen's VQA rows have an
 empty system turn there. The first two change gradients alone.

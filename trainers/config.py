@@ -286,4 +286,5 @@ def _read_config(path: Path) -> list[str]:
 
 
 def _nearest_field(name: str) -> str:
-    return nearest(name.lstrip("-").split("=")[0], MMIConfig.__dataclass_fields__)
+    name = name.lstrip("-").split("=")[0]
+    return nearest("freeze" if name == "freeze_vision" else name, MMIConfig.__dataclass_fields__)  # its former name

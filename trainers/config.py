@@ -236,7 +236,7 @@ class _Parser(HfArgumentParser):
     """HfArgumentParser whose complaints are one line, not a page of usage, and whose help begins with what is ours."""
 
     def format_help(self) -> str:
-        return help_of(MMIConfig, (MMIConfig,))
+        return help_of(MMIConfig, (MMIConfig, Objective))
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)

@@ -97,9 +97,11 @@ def as_field() -> Iterator[None]:
         raise InputError(str(error).replace("key ", "field ", 1)) from error
 
 
-def _profiled(help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A field that has the profile's value where it is not given: of two choices, the first is ours."""
-    return option(None, f"{help} By default as `profile` has it.", choices)
+def _profiled(name: str, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A field of `SETTINGS`, which has the profile's value where it is not given."""
+    ours, published = SETTINGS[name]
+    shown = "as the data set has it" if ours is None else ours
+    return option(None, f"{help} (default: {shown}; published: {published})", choices)
 
 
 @dataclass
@@ -108,9 +110,10 @@ class Objective:
 
     profile: str = option("ours", "Defaults of the objective: ours, or what the paper's code computes.", PROFILES)
     epoch: str | None = _profiled(
-        "What an epoch ends with: all items seen, or the shortest family.", ("all", "shortest")
+        "epoch", "What an epoch ends with: all items seen, or the shortest family.", ("all", "shortest")
     )
     loss_mean: str | None = _profiled(
+        "loss_mean",
         "Means of losses are over the whole optimizer step, or over each micro-batch.",
         ("step", "micro_batch"),
     )
@@ -119,57 +122,74 @@ class Objective:
     )
     adv_weight: float = option(1.0, "Weight of the loss on adversarial rows.")
     adv_rows: str | None = _profiled(
-        "Rows of the adversarial loss: those the adversary moves, or all, the others as they are.", ("attacked", "all")
+        "adv_rows",
+        "Rows of the adversarial loss: those the adversary moves, or all, the others as they are.",
+        ("attacked", "all"),
     )
     pgd_loss: str | None = _profiled(
+        "pgd_loss",
         "What PGD climbs on: the sum of each row's mean, or the mean over the micro-batch's answer tokens.",
         ("row_sum", "batch_mean"),
     )
     step_rule: str | None = _profiled(
-        "PGD step: the gradient's sign (ours), its direction (l2), or the gradient itself (raw, published).",
+        "step_rule",
+        "PGD step: the gradient's sign, its direction (l2), or the gradient itself (raw).",
         ("sign", "l2", "raw"),
     )
-    step_size: float | None = _profiled("PGD step: alpha; for sign and l2 a length in the unit of eps (0.5; 0.1).")
+    step_size: float | None = _profiled("step_size", "PGD step: alpha; for sign and l2 a length in the unit of eps.")
     consistency: str = option(
         "none", "Divergence between a group's origin and its other rows.", ("none", "kl", "js", "mse")
     )
     consistency_weight: float = option(0.01, "Weight lambda of the consistency.")
     temperature: float = option(1.0, "Temperature T of the distributions that kl and js compare.")
     consistency_direction: str | None = _profiled(
-        "kl from the origin to a row; or every divergence the other way, the origin fixed.", ("forward", "reverse")
+        "consistency_direction",
+        "kl from the origin to a row; or every divergence the other way, the origin fixed.",
+        ("forward", "reverse"),
     )
-    consistency_reduce: str | None = _profiled("Over rows and tokens of a group.", ("mean", "sum"))
+    consistency_reduce: str | None = _profiled(
+        "consistency_reduce", "Over rows and tokens of a group.", ("mean", "sum")
+    )
     consistency_items: str | None = _profiled(
+        "consistency_items",
         "Items with a row that differs from the origin; or all, rows that cannot be moved as their own copies.",
         ("changed", "all"),
     )
     consistency_floor: float | None = _profiled(
-        "Least probability that is compared; distributions are renormalised above it (0; 1e-6 or 1e-8)."
+        "consistency_floor", "Least probability that is compared; distributions are renormalised above it."
     )
     answer_position: str | None = _profiled(
+        "answer_position",
         "Where distributions are compared: where the answer token is predicted, or one late, at its label.",
         ("prediction", "label"),
     )
-    end_token: bool | None = _profiled("Whether the end of an answer is learnt, too.")
-    vqa_turns: str | None = _profiled("Turns of a conversation that are trained on.", ("all", "first"))
+    end_token: bool | None = _profiled("end_token", "Whether the end of an answer is learnt, too.")
+    vqa_turns: str | None = _profiled("vqa_turns", "Turns of a conversation that are trained on.", ("all", "first"))
     freeze: str | None = _profiled(
+        "freeze",
         "What does not learn: nothing, the vision encoder, or also the Q-Former of a model that has one.",
         ("vision", "vision_and_qformer", "none"),
     )
-    pool: str | None = _profiled("Irrelevant photographs: a folder, a source, or `own`.")
-    draws: int | None = _profiled("From how many noise images and photographs a condition draws.")
-    canvas: int | None = _profiled("Side in pixels of noise, black and white images.")
-    unrelated_texts: str | None = _profiled("Unrelated sentences: a file, one a line, or `own`.")
+    pool: str | None = _profiled("pool", "Irrelevant photographs: a folder, a source, or `own`.")
+    draws: int | None = _profiled("draws", "From how many noise images and photographs a condition draws.")
+    canvas: int | None = _profiled("canvas", "Side in pixels of noise, black and white images.")
+    unrelated_texts: str | None = _profiled("unrelated_texts", "Unrelated sentences: a file, one a line, or `own`.")
     sentence_draw: str | None = _profiled(
-        "Different sentences without the item's options, or any, with replacement.", ("distinct", "any")
+        "sentence_draw",
+        "Different sentences without the item's options, or any, with replacement.",
+        ("distinct", "any"),
     )
     fact_text: str | None = _profiled(
-        "A misleading text of a caption and a fact, or the item's first fact alone.", ("composed", "as_given")
+        "fact_text",
+        "A misleading text of a caption and a fact, or the item's first fact alone.",
+        ("composed", "as_given"),
     )
-    system_text: str | None = _profiled("System turn of items with options: a file, `none`, or `own`.")
-    closing_text: str | None = _profiled("Line after the options: a file, `none`, or `own`.")
+    system_text: str | None = _profiled("system_text", "System turn of items with options: a file, `none`, or `own`.")
+    closing_text: str | None = _profiled("closing_text", "Line after the options: a file, `none`, or `own`.")
     question_header: str | None = _profiled(
-        "Items that have the line 'Question:': all, those with choices, or none.", ("all", "choices", "none")
+        "question_header",
+        "Items that have the line 'Question:': all, those with choices, or none.",
+        ("all", "choices", "none"),
     )
 
     @property

@@ -92,24 +92,6 @@ class MMIConfig(Objective, JsonFields):
     text_heavy_conditions: list[str] | None = option(None, "Rows of a text-heavy item, the origin first.")
     vqa_conditions: list[str] | None = option(None, "Rows of a VQA item, the origin first.")
 
-    pgd_steps: int = option(2, "Steps of the inner loop.")
-    eps: float = option(0.05, "Half side of the PGD ball, per coordinate of the embeddings.")
-    attack_text: str = option(
-        "prompt",
-        "What the adversary moves in image-heavy rows: all text of the prompt or that after_image.",
-        ("prompt", "after_image"),
-    )
-    attack_mask: str = option(
-        "irrelevant",
-        "What the adversary moves: the irrelevant modality, or all text and image tokens of the prompt; "
-        "VQA rows stay as they are with either.",
-        ("irrelevant", "all"),
-    )
-    sigma: float = option(0.05, "Standard deviation of the Gaussian noise (rg).")
-    eps_mode: str = option(
-        "absolute", "Lengths as given, or times the RMS of the row's embeddings.", ("absolute", "relative")
-    )
-
     lora_r: int = option(0, "Rank of LoRA adapters on the decoder; 0 trains all weights.")
     lora_alpha: int = option(256, "Scale of LoRA adapters.")
     lora_dropout: float = option(0.0, "Dropout of LoRA adapters.")

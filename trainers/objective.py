@@ -137,6 +137,23 @@ class Objective:
         ("sign", "l2", "raw"),
     )
     step_size: float | None = _profiled("step_size", "PGD step: alpha; for sign and l2 a length in the unit of eps.")
+    pgd_steps: int = option(2, "Steps of the inner loop.")
+    eps: float = option(0.05, "Half side of the PGD ball, per coordinate of the embeddings.")
+    attack_text: str = option(
+        "prompt",
+        "What the adversary moves in image-heavy rows: all text of the prompt or that after_image.",
+        ("prompt", "after_image"),
+    )
+    attack_mask: str = option(
+        "irrelevant",
+        "What the adversary moves: the irrelevant modality, or all text and image tokens of the prompt; "
+        "VQA rows stay as they are with either.",
+        ("irrelevant", "all"),
+    )
+    sigma: float = option(0.05, "Standard deviation of the Gaussian noise (rg).")
+    eps_mode: str = option(
+        "absolute", "Lengths as given, or times the RMS of the row's embeddings.", ("absolute", "relative")
+    )
     consistency: str = option(
         "none", "Divergence between a group's origin and its other rows.", ("none", "kl", "js", "mse")
     )

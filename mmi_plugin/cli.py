@@ -54,7 +54,9 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="results folder (default: %(default)s)")
     demo.add_argument("--ablation", action="store_true", help="train every row of the ablation, not only ours")
     demo.add_argument("--seeds", type=int, default=None, help="seeds of each row (default: 1; with --ablation 3)")
-    demo.add_argument("--rows", nargs="+", default=None, metavar="ROW", help="rows to train, for example d_aug ours")
+    demo.add_argument(
+        "--rows", nargs="+", default=None, metavar="ROW", help="rows to train, for example d_aug ours published"
+    )
     demo.add_argument(
         "--from-scratch", action="store_true", help="train the base model first instead of loading the shipped one"
     )
@@ -145,6 +147,7 @@ def _add_sweeps(commands: Commands) -> None:
     trained.add_argument(
         "--docs", type=Path, metavar="FILE", help="write document and figure here, too: docs/ablations.md"
     )
+    trained.add_argument("--title", help="head of the document")
     trained.add_argument("--limit", type=int, metavar="N", help="ask the first N test items of each task only")
     trained.add_argument("--workers", type=int, help="runs at a time (default: one per core)")
     trained.set_defaults(run=lambda args: runs.sweep_train(args, trained), fields=[])

@@ -43,11 +43,11 @@ def configs(args: argparse.Namespace) -> int:
 
 def demo(args: argparse.Namespace) -> int:
     """Diagnose, mitigate, diagnose again."""
-    from mmi_plugin.studies.demo import DEFAULT_ROWS, TRAINED, demo
+    from mmi_plugin.studies.demo import ABLATION, DEFAULT_ROWS, demo
     from mmi_plugin.studies.jobs import JobFailed
 
     base = _base_from_scratch(args.out.absolute() / "base") if args.from_scratch else None
-    rows = args.rows or (TRAINED if args.ablation else DEFAULT_ROWS)
+    rows = args.rows or (ABLATION if args.ablation else DEFAULT_ROWS)
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         demo(args.out, rows, args.seeds or (3 if args.ablation else 1), base)

@@ -96,8 +96,8 @@ def test_help_shows_the_methods_fields_first_in_groups(capsys: pytest.CaptureFix
         main(["train", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    places = [text.index(part) for part in ("data:", "--train_file", "adversary:", "--pgd_steps", "consistency:")]
-    places += [text.index(part) for part in ("--temperature", "what learns:", "--lora_r", "fields of TRL's SFTConfig:")]
+    parts = ("data:", "--train_file", "adapters:", "--lora_r", "\nadversary:", "--pgd_steps", "\nconsistency:")
+    places = [text.index(part) for part in (*parts, "--temperature", "--freeze", "fields of TRL's SFTConfig:")]
     assert places == sorted(places) and text.index("--learning_rate") > places[-1]
     assert "--reference" not in text
 

@@ -25,7 +25,8 @@ OWN_COLUMNS = ("items", "labels", "irrelevant", "origin", "seeds", "image_index"
 class GroupCollator:
     """Callable that turns B' groups into a batch of B rows, padded on the right to length L:
 
-    input_ids, attention_mask, labels: (B, L) int64; labels are IGNORED outside the answer.
+    input_ids, attention_mask, labels: (B, L) int64; labels are IGNORED outside the answer, which ends with its end
+        token unless `end_token` is false: then no row has it as a label.
     irrelevant: (B, L) bool; the tokens that an adversary may move, method (1), where `attack_text` "after_image"
         and `attack_mask` "all" are its `after_image` and `whole_prompt`.
     items: B item ids. origin: (B,) int64, the row of the group's origin. seeds: (B,) int64, one per row and draw.
@@ -50,8 +51,10 @@ class GroupCollator:
         attack_mask: str = "irrelevant",
         system_prompt: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        end_token: bool = True,
     ) -> None:
         self._prompts = prompts_of(processor, system_prompt, chat_template_kwargs)
+        self._prompts.ends_answers = end_token
         self._max_length = max_length
         self._seed = seed
         self._after_image = attack_text == "after_image"

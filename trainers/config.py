@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ from mmi_plugin.trainers.compat import JsonFields
 from mmi_plugin.trainers.help import help_of
 from mmi_plugin.trainers.method import Adversary
 from mmi_plugin.trainers.named import find_config
+from mmi_plugin.trainers.objective import Objective, option
 
 ATTENTION_LORA = ["q_proj", "k_proj", "v_proj", "o_proj"]
 logger = logging.get_logger(__name__)
@@ -55,19 +56,12 @@ class Savings:
         return Savings(**{saving.name: False for saving in fields(Savings)})
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """Return a field with a line of help and, if any, its valid values. default: a value, or what makes one."""
-    metadata = {"help": help} | ({"choices": choices} if choices else {})
-    make = default.copy if isinstance(default, list) else default
-    return field(default_factory=make, metadata=metadata) if callable(make) else field(default=make, metadata=metadata)
-
-
 @dataclass
-class MMIConfig(JsonFields):
+class MMIConfig(Objective, JsonFields):
     """SFTConfig with the data mix, the adversary and the consistency of the method.
 
-    The batch counts items (groups): `per_device_train_batch_size` is items per device. Defaults
-    are the published ones except for the step rule, whose raw form hardly attacks.
+    The batch counts items (groups): `per_device_train_batch_size` is items per device. Defaults are ours; those of
+    `profile: published` are what the paper's code computes (`objective`), and a field that is given wins over either.
 
     Raises:
         InputError: a field whose value is out of range, or a condition that does not exist.
@@ -98,37 +92,6 @@ class MMIConfig(JsonFields):
     text_heavy_conditions: list[str] | None = option(None, "Rows of a text-heavy item, the origin first.")
     vqa_conditions: list[str] | None = option(None, "Rows of a VQA item, the origin first.")
 
-    adversary: str = option(
-        "none", "Perturbation of the embeddings: PGD or Gaussian noise (rg).", ("none", "pgd", "rg")
-    )
-    adv_weight: float = option(1.0, "Weight of the loss on adversarial rows.")
-    step_rule: str = option("sign", "PGD step: raw gradient, its sign, or its direction (l2).", ("raw", "sign", "l2"))
-    step_size: float = option(0.5, "PGD step: alpha; for sign and l2 a length in the unit of eps.")
-    pgd_steps: int = option(2, "Steps of the inner loop.")
-    eps: float = option(0.05, "Half side of the PGD ball, per coordinate of the embeddings.")
-    attack_text: str = option(
-        "prompt",
-        "What the adversary moves in image-heavy rows: all text of the prompt or that after_image.",
-        ("prompt", "after_image"),
-    )
-    attack_mask: str = option(
-        "irrelevant",
-        "What the adversary moves: the irrelevant modality, or all text and image tokens of the prompt; "
-        "VQA rows stay as they are with either.",
-        ("irrelevant", "all"),
-    )
-    sigma: float = option(0.05, "Standard deviation of the Gaussian noise (rg).")
-    eps_mode: str = option(
-        "absolute", "Lengths as given, or times the RMS of the row's embeddings.", ("absolute", "relative")
-    )
-
-    consistency: str = option(
-        "none", "Divergence between a group's origin and its other rows.", ("none", "kl", "js", "mse")
-    )
-    consistency_weight: float = option(0.01, "Weight lambda of the consistency.")
-    temperature: float = option(1.0, "Temperature T of the distributions that kl and js compare.")
-
-    freeze_vision: bool = option(True, "Keep the vision encoder as it is.")
     lora_r: int = option(0, "Rank of LoRA adapters on the decoder; 0 trains all weights.")
     lora_alpha: int = option(256, "Scale of LoRA adapters.")
     lora_dropout: float = option(0.0, "Dropout of LoRA adapters.")
@@ -161,6 +124,7 @@ class MMIConfig(JsonFields):
             self.bf16 = not self.use_cpu and is_torch_bf16_gpu_available()
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # TRL would tokenize what are groups here
+        self.resolve(full_precision=not (self.bf16 or self.fp16))
         self.savings = Savings.none() if self.reference else Savings()
         self._check_values()
         for family in FAMILIES:
@@ -184,18 +148,26 @@ class MMIConfig(JsonFields):
         chosen = getattr(self, f"{family}_conditions")
         return tuple(chosen) if chosen else conditions.for_family(family, seen_only=True)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields; transformers hides the values of those whose names end like that of a secret."""
+        return super().to_dict() | {"end_token": self.end_token}
+
     def make_adversary(self) -> Adversary | None:
         """Return the adversary of the run, if it has one."""
         if self.adversary == "none":
             return None
         relative = self.eps_mode == "relative"
-        return Adversary(self.adversary, self.step_rule, self.step_size, self.eps, self.pgd_steps, self.sigma, relative)
+        return Adversary(
+            *(self.adversary, self.step_rule, self.step_size, self.eps, self.pgd_steps, self.sigma, relative),
+            pgd_loss=self.pgd_loss,
+        )
 
     def _check_values(self) -> None:
+        _ = self.materials  # refuses what is none
         for name, spec in self.__dataclass_fields__.items():
             choices = spec.metadata.get("choices")
             value = getattr(self, name)
-            if name in MMIConfig.__annotations__ and choices and value not in choices:
+            if name in OWN_FIELDS and choices and value is not None and value not in choices:
                 raise InputError(f"field '{name}' is {value!r}: {nearest(str(value), choices)}")
         if len(self.mix) != len(FAMILIES) or any(n < 0 for n in self.mix) or not any(self.mix):
             raise InputError(f"field 'mix' is {self.mix}, not three counts (image-heavy, text-heavy, VQA)")
@@ -213,7 +185,7 @@ class MMIConfig(JsonFields):
             raise InputError(f"field 'base_share' is {self.base_share}, not from 0 to below 1")
         if self.base_share and self.lora_r and not self.merge_lora:
             raise InputError("field 'base_share' is above 0: adapters alone have no such share; set 'merge_lora'")
-        for name in ("sigma", "adv_weight", "consistency_weight", "lora_r", "pgd_steps"):
+        for name in ("sigma", "adv_weight", "consistency_weight", "consistency_floor", "lora_r", "pgd_steps"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, below 0")
 
@@ -238,11 +210,15 @@ def check_reports(names: Sequence[str]) -> None:
             raise InputError("field 'report_to': wandb knows no user: `wandb login` first, or WANDB_MODE=offline")
 
 
+OWN_FIELDS = (*Objective.__annotations__, *MMIConfig.__annotations__)
+"""Fields that are not of SFTConfig."""
+
+
 class _Parser(HfArgumentParser):
     """HfArgumentParser whose complaints are one line, not a page of usage, and whose help begins with what is ours."""
 
     def format_help(self) -> str:
-        return help_of(MMIConfig, (MMIConfig,))
+        return help_of(MMIConfig, (MMIConfig, Objective))
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
@@ -292,4 +268,5 @@ def _read_config(path: Path) -> list[str]:
 
 
 def _nearest_field(name: str) -> str:
-    return nearest(name.lstrip("-").split("=")[0], MMIConfig.__dataclass_fields__)
+    name = name.lstrip("-").split("=")[0]
+    return nearest("freeze" if name == "freeze_vision" else name, MMIConfig.__dataclass_fields__)  # its former name

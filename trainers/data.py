@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import ProcessorMixin
 
 from mmi_plugin.errors import BadRows, InputError
-from mmi_plugin.items import FAMILIES
+from mmi_plugin.items import FAMILIES, Item
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.records import read_records
@@ -42,7 +42,18 @@ def load_benchmarks(args: MMIConfig, bad: BadRows | None = None) -> list[Benchma
                 benchmarks.append(Benchmark(f"{path.name}:{family}", family, items, places=places))
     if not benchmarks:
         raise InputError("fields 'sources' and 'train_file' are both empty: no data to train on")
+    benchmarks = [args.over(bench) for bench in benchmarks]
+    if args.vqa_turns == "first":
+        benchmarks = [replace(bench, items=tuple(map(_first_turn, bench.items))) for bench in benchmarks]
     return _distinct(benchmarks, bad)
+
+
+def _first_turn(item: Item) -> Item:
+    """Return a conversation cut after its first answer."""
+    if not item.history:
+        return item
+    (question, answer), *_ = item.history
+    return replace(item, image=item.picture, question=question, answer=answer, history=())
 
 
 def check_rows(
@@ -55,6 +66,8 @@ def check_rows(
     """
     bad, check = bad or BadRows(), RowCheck(args, processor)
     pictures = (item.picture for bench in benchmarks for item in bench.items)
+    for bench in benchmarks:
+        check.check_form(bench.pools.form)
     check.pictures.decode(picture for picture in pictures if isinstance(picture, Picture))
     rounds = dict.fromkeys(FAMILIES, 0)
     while True:
@@ -99,7 +112,8 @@ def make_groups(args: MMIConfig, benchmarks: Sequence[Benchmark]) -> Groups:
 def sampler_of(args: MMIConfig, groups: Groups) -> RatioBatchSampler:
     """Return the sampler of a run, or raise an InputError if the mix does not fit batch or data."""
     per_step = args.gradient_accumulation_steps * args.world_size
-    return RatioBatchSampler(groups.families, args.mix, args.per_device_train_batch_size, per_step, args.data_seed)
+    size, seed = args.per_device_train_batch_size, args.data_seed
+    return RatioBatchSampler(groups.families, args.mix, size, per_step, seed, args.epoch)
 
 
 def data_hash(args: MMIConfig, benchmarks: list[Benchmark]) -> str:

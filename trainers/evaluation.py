@@ -25,14 +25,14 @@ SETTINGS = {"max_new_tokens": 8}  # enough for a letter, or to see that there is
 class EvaluationCallback(TrainerCallback):
     """Every `eval_tasks_steps` steps, and before the first, asks the first `eval_tasks_items` test items of each task.
 
-    Asks under every condition that training uses, drawn with seed 0. Logs eval_TASK/CONDITION/accuracy and /flip_rate
-    and eval_TASK/worst_case, shares in [0, 1].
+    Asks under every condition that training uses, drawn with seed 0 from its pools, in its prompts. Logs
+    eval_TASK/CONDITION/accuracy and /flip_rate and eval_TASK/worst_case, shares in [0, 1].
     Every process asks all of the items, in step, so that sharded weights are gathered. Training is
     not changed by it: nothing here draws from a global random generator.
     """
 
     def __init__(self, args: MMIConfig) -> None:
-        self._benchmarks = {task: load_task(task) for task in args.eval_tasks or ()}
+        self._benchmarks = {task: args.over(load_task(task)) for task in args.eval_tasks or ()}
         self._args, self._every = args, args.eval_tasks_steps
         self._trainer: Trainer | None = None
         self._prompts: Prompts | None = None

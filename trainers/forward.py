@@ -23,7 +23,8 @@ from mmi_plugin.trainers.compat import gather, sharded_around
 from mmi_plugin.trainers.config import Savings
 from mmi_plugin.trainers.decoder import Call, DecoderInputs, at_decoder, evaluating, unwrap
 from mmi_plugin.trainers.layout import Layout, Tree, grow_trees, packable, use_trees
-from mmi_plugin.trainers.method import Adversary, AnswerTokens, Rows, row_losses
+from mmi_plugin.trainers.losses import row_losses
+from mmi_plugin.trainers.method import IGNORED, Adversary, AnswerTokens, Rows
 from mmi_plugin.trainers.vision import depends_on_prompt, shared_images
 
 logger = logging.get_logger(__name__)
@@ -33,7 +34,8 @@ logger = logging.get_logger(__name__)
 class Prediction:
     """What predicts the N answer tokens, of clean rows and then of adversarial copies.
 
-    logits: (N, V). hidden: (N, D), last hidden states. delta: (A, L, D), or None where no inner loop was gone through.
+    logits: (N, V). hidden: (N, D), last hidden states; where answer tokens are read twice (AnswerTokens), P for N.
+    delta: (A, L, D), or None where no inner loop was gone through.
     """
 
     logits: torch.Tensor
@@ -118,6 +120,7 @@ class ForwardPass:
         spared = self._savings.skip_weight_gradients
         extra = [] if spared else [p for p in self._base.parameters() if p.requires_grad]
         sharded = sharded_around(self._model, decoder)
+        whole = (self._inputs["labels"][:, 1:] != IGNORED).sum() if self._adversary.pgd_loss == "batch_mean" else None
         # Evaluation mode: dropout would make a step climb on another loss than the last one's, and gradient
         # checkpointing drops the cache that a prefix is kept in.
         with torch.enable_grad(), evaluating(decoder):
@@ -125,7 +128,7 @@ class ForwardPass:
 
             def row_loss(moved: torch.Tensor) -> torch.Tensor:
                 gather(sharded)  # the backward pass of the step before dropped them
-                return row_losses(head(replay(moved)), tokens)
+                return row_losses(head(replay(moved)), tokens, whole)
 
             delta = self._adversary.perturb(rows.embeds, mask, seeds, row_loss, extra)
             gather(sharded)

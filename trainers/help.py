@@ -11,12 +11,15 @@ GROUPS = {
     "model_name_or_path": "model and prompts",
     "sources": "data",
     "mix": "groups: which rows an item brings",
-    "adversary": "adversary",
-    "consistency": "consistency",
-    "freeze_vision": "what learns",
+    "lora_r": "adapters",
     "merge_lora": "what is saved",
     "eval_tasks": "evaluation during training",
     "gradient_checkpointing": "other defaults than TRL's",
+    "profile": "objective: ours, or as the paper's code has it",
+    "adversary": "adversary",
+    "consistency": "consistency",
+    "end_token": "what learns, and what is learnt",
+    "pool": "pools and prompts",
 }
 """The field that a group begins with -> its title, in the order of the fields."""
 USAGE = "accelerate launch trainers/train.py [--config FILE|NAME] [--field value ...]\n       mmi train CONFIG [...]"

@@ -19,7 +19,7 @@ from mmi_plugin.errors import BadRows, InputError, complain, plain, stoppable, s
 from mmi_plugin.files import STARTED, versions, write_whole
 from mmi_plugin.models.load import base_of, fingerprint, weights_hash
 from mmi_plugin.sources import Benchmark
-from mmi_plugin.trainers.config import MMIConfig, parse
+from mmi_plugin.trainers.config import OWN_FIELDS, MMIConfig, parse
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.evaluation import EvaluationCallback
 from mmi_plugin.trainers.resume import (
@@ -204,7 +204,7 @@ def model_card(args: MMIConfig, record: Mapping[str, Any], history: Sequence[Map
         sort_keys=False,
     )
     name = str(args.model_name_or_path)
-    config = {name: getattr(args, name) for name in (*MMIConfig.__annotations__, *COMMON)}
+    config = {name: getattr(args, name) for name in (*OWN_FIELDS, *COMMON)}
     items = {name: f"{count} items" for name, count in record["data"]["items"].items()}
     last = {name: value for log in history for name, value in log.items() if isinstance(value, (int, float))}
     parts = [

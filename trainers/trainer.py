@@ -25,9 +25,10 @@ from mmi_plugin.trainers.compat import WholeCheckpoints
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
-from mmi_plugin.trainers.method import AnswerTokens, Rows, answer_losses, consistency_sum, weighted_sum
+from mmi_plugin.trainers.losses import answer_losses, loss_counts, loss_sums, weighted_sum
+from mmi_plugin.trainers.method import AnswerTokens, Rows
 from mmi_plugin.trainers.saving import check_finite, lora_of
-from mmi_plugin.trainers.vision import check_support, freeze_vision
+from mmi_plugin.trainers.vision import check_support, freeze
 
 Ratio = tuple[torch.Tensor | float, torch.Tensor | float]
 RATES = ("rows_per_second", "tokens_per_second")
@@ -36,8 +37,8 @@ RATES = ("rows_per_second", "tokens_per_second")
 class MMITrainer(WholeCheckpoints):
     """Trains on groups: L = L_sft + adv_weight L_adv + consistency_weight L_cons, (5) of the method.
 
-    Each part is a mean over the whole optimizer step, all micro-batches and processes: L_sft over
-    answer tokens of clean rows, L_adv over those of adversarial rows, L_cons over groups.
+    Each part is a mean over the whole optimizer step, all micro-batches and processes, or as `loss_mean` says: L_sft
+    over answer tokens of clean rows, L_adv over those of adversarial rows, L_cons over groups.
 
     Raises:
         InputError: a model that lacks what the method needs, or adapters for modules that it does not have.
@@ -54,8 +55,7 @@ class MMITrainer(WholeCheckpoints):
         processing_class: ProcessorMixin,
     ) -> None:
         check_support(model, prompts_of(processing_class).placeholder_id)
-        if args.freeze_vision:
-            freeze_vision(model)
+        freeze(model, args.freeze)
         self._groups = groups
         self._sampler = sampler
         self._adversary = args.make_adversary()
@@ -73,6 +73,7 @@ class MMITrainer(WholeCheckpoints):
                 attack_mask=args.attack_mask,
                 system_prompt=args.system_prompt,
                 chat_template_kwargs=args.chat_template_kwargs,
+                end_token=args.end_token,
             ),
             processing_class=processing_class,
             peft_config=lora_of(args, model),
@@ -100,7 +101,7 @@ class MMITrainer(WholeCheckpoints):
         samples = super().get_batch_samples(epoch_iterator, num_batches, device)[0]
         counts = torch.zeros(3, device=device)
         for sample in samples:
-            counts += self._rows(sample, training=True).counts(self.args.consistency).to(device)
+            counts += loss_counts(self._rows(sample, training=True), self.args).to(device)
         return samples, self.accelerator.reduce(counts, "sum")
 
     def compute_loss(
@@ -116,22 +117,20 @@ class MMITrainer(WholeCheckpoints):
         """
         args = self.args
         rows = self._rows(inputs, model.training)
-        tokens = AnswerTokens.of(rows.labels)
+        tokens = AnswerTokens.of(rows.labels, "prediction" if args.consistency == "none" else args.answer_position)
         predicted = self._predict(model, inputs, rows, tokens)
         # The sums of (3) and (4), and their weighted mean (5).
-        losses, clean = answer_losses(predicted.logits, tokens), tokens.row < rows.clean
-        consistency = consistency_sum(
-            args.consistency, predicted.logits, predicted.hidden, tokens, rows, args.temperature
-        )
-        sums = torch.stack([losses[clean].sum(), losses[~clean].sum(), consistency])
-        counts = rows.counts(args.consistency)
-        whole = counts if num_items_in_batch is None else num_items_in_batch
-        loss = weighted_sum(sums, whole, (1.0, args.adv_weight, args.consistency_weight))
-        if num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # data parallelism averages gradients
+        losses = answer_losses(predicted.logits, tokens)
+        sums = loss_sums(predicted.logits, predicted.hidden, losses, tokens, rows, args)
+        counts, whole = loss_counts(rows, args), num_items_in_batch
+        own = whole is None or args.loss_mean == "micro_batch"
+        loss = weighted_sum(sums, counts if own else whole, (1.0, args.adv_weight, args.consistency_weight))
+        if whole is not None:  # data parallelism averages gradients, and micro-batches' losses are added up
+            loss = loss / args.gradient_accumulation_steps if own else loss * self.accelerator.num_processes
         step = self.state.global_step + 1
         check_finite(sums, losses, rows.source[tokens.row], inputs["items"], step, self.accelerator)
-        self._measure(inputs, sums, counts, losses[torch.isin(tokens.row, rows.attacked)].sum(), predicted.delta)
+        attack = torch.stack([losses[torch.isin(tokens.row, of)].sum() for of in (rows.copies, rows.attacked)])
+        self._measure(inputs, sums, counts, attack, (tokens.row >= rows.clean).sum(), predicted.delta)
         return (loss, {"logits": predicted.logits}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -141,7 +140,7 @@ class MMITrainer(WholeCheckpoints):
 
     def _rows(self, inputs: Batch, training: bool) -> Rows:
         """Return the batch's rows with adversarial copies of those that the adversary, if there is one, can move."""
-        moved = inputs["irrelevant"] & (self._adversary is not None and training)
+        moved = inputs["irrelevant"] if self._adversary and training else None
         return Rows.of(inputs["labels"], inputs["origin"], moved)
 
     def _predict(self, model: nn.Module, inputs: Batch, rows: Rows, tokens: AnswerTokens) -> Prediction:
@@ -157,17 +156,19 @@ class MMITrainer(WholeCheckpoints):
         inputs: Batch,
         sums: torch.Tensor,
         counts: torch.Tensor,
-        unattacked: torch.Tensor,
+        attack: torch.Tensor,
+        attacked: torch.Tensor,
         delta: torch.Tensor | None,
     ) -> None:
-        """Note for the next log. sums, counts: (3,). unattacked: summed clean loss of the rows that were attacked."""
+        """Note for the next log. sums, counts: (3,). attack: (2,), summed losses of adversarial copies and of the same
+        rows without delta, over as many tokens as `attacked`, a scalar, says."""
         norms = sums.new_zeros(0) if delta is None else delta.flatten(1).norm(dim=1)
         mask = inputs["attention_mask"]
         ratios = {
             "loss_sft": (sums[0], counts[0]),
             "loss_adv": (sums[1], counts[1]),
             "loss_consistency": (sums[2], counts[2]),
-            "attack_strength": (sums[1] - unattacked, counts[1]),
+            "attack_strength": (attack[0] - attack[1], attacked),
             "delta_norm": (norms.sum(), len(norms)),
             "rows_per_second": (len(mask), 1),
             "tokens_per_second": (mask.sum(), 1),

@@ -41,13 +41,19 @@ def check_support(base: PreTrainedModel, placeholder_id: int) -> None:
             raise InputError(f"{name} is not supported: {field} changes logits after the output embeddings")
 
 
-def freeze_vision(base: PreTrainedModel) -> None:
-    """Stop the vision encoder from learning; the projector goes on.
+def freeze(base: PreTrainedModel, what: str) -> None:
+    """Stop the vision encoder from learning, or also the Q-Former and its queries where there is one; the projector
+    goes on. what: "vision", "vision_and_qformer" or "none".
 
     Raises:
         InputError: the model has no vision encoder.
     """
+    if what == "none":
+        return
     _vision_encoder(base).requires_grad_(False)
+    if what == "vision_and_qformer" and depends_on_prompt(base):
+        base.qformer.requires_grad_(False)
+        base.query_tokens.requires_grad_(False)
 
 
 @contextmanager
@@ -107,7 +113,7 @@ def _taker(base: PreTrainedModel) -> nn.Module:
 def _vision_encoder(base: PreTrainedModel) -> nn.Module:
     encoder = base.vision_model if depends_on_prompt(base) else base.get_encoder(modality="image")
     if encoder in (base, base.base_model):
-        raise InputError(f"field 'freeze_vision': no vision encoder found in {type(base).__name__}")
+        raise InputError(f"field 'freeze': no vision encoder found in {type(base).__name__}")
     return encoder
 
 

@@ -41,9 +41,11 @@ ROWS = {
     "rg": "RG",
     "adv": "ADV",
     "ours": "Ours",
+    "published": "Published",
 }
-"""Rows in the order of the ablation, with the names that are shown."""
+"""Rows in the order of the ablation, with the names that are shown; the last is trained where it is asked for."""
 TRAINED = tuple(ROWS)[1:]
+ABLATION = TRAINED[:-1]
 DEFAULT_ROWS = ("ours",)
 
 

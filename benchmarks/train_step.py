@@ -39,6 +39,7 @@ from benchmarks.base import architecture
 from mmi_plugin.trainers.config import MMIConfig, Savings
 from mmi_plugin.trainers.data import load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.forward import ForwardPass
+from mmi_plugin.trainers.plan import Plan
 from mmi_plugin.trainers.trainer import MMITrainer
 
 MEASURED = 1519.0
@@ -219,6 +220,7 @@ def ours(model: LlavaForConditionalGeneration, batch: dict[str, Any], folder: st
     trainer = MMITrainer(model, args, groups, sampler_of(args, groups), build_processor())
     inputs = {**batch, "irrelevant": irrelevant(batch, args.attack_text == "after_image")}
     del inputs["family"]
+    inputs["plan"] = Plan.of(inputs, IMAGE_TOKEN).made()
 
     def step(meter: Meter | None) -> None:
         if meter is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -155,6 +156,18 @@ def gather(modules: list[FSDPModule]) -> None:
     end of every backward pass, also of one inside a forward."""
     for module in modules:
         module.unshard()
+
+
+def sharded(part: nn.Module) -> bool:
+    """Whether ZeRO-3 shards the weights of a module."""
+    return any(hasattr(parameter, "ds_id") for parameter in part.parameters())
+
+
+def most_of_all(number: int, device: torch.device) -> int:
+    """Return the largest of the numbers that the processes give."""
+    largest = torch.tensor(number, device=device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest)
 
 
 def within_forward(model: nn.Module, work: Callable[[], Result]) -> Result:

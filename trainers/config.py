@@ -144,6 +144,11 @@ class MMIConfig(JsonFields):
     # Computes everything plainly, without any of Savings: slower, the same numbers but for rounding, and the place to
     # look where a result is in doubt. Not in --help, as no run needs it; training.json says whether it was on.
     reference: bool = option(False, argparse.SUPPRESS)
+    inner_tokens: int | None = option(
+        None,
+        "Tokens of perturbed rows that the inner loop keeps activations of at once, 0 for all; by default what a GPU's"
+        " free memory holds, and all on a CPU. Less memory, the same numbers but for rounding.",
+    )
     gradient_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
     dataloader_pin_memory: bool = option(torch.cuda.is_available, "Pin batches in memory; on where there is a GPU.")
     remove_unused_columns: bool = option(False, "Kept off: the collator makes every column.")
@@ -202,6 +207,8 @@ class MMIConfig(JsonFields):
             raise InputError(f"field 'base_share' is {self.base_share}, not from 0 to below 1")
         if self.base_share and self.lora_r and not self.merge_lora:
             raise InputError("field 'base_share' is above 0: adapters alone have no such share; set 'merge_lora'")
+        if self.inner_tokens is not None and self.inner_tokens < 0:
+            raise InputError(f"field 'inner_tokens' is {self.inner_tokens}, below 0")
         for name in ("sigma", "adv_weight", "consistency_weight", "lora_r", "pgd_steps"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, below 0")

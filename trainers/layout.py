@@ -10,7 +10,7 @@ Exact, through an attention that keeps to the trees, wherever attention is causa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,16 +59,6 @@ def _agree(one: np.ndarray, other: np.ndarray, limit: int) -> int:
     return int(differ[0]) if len(differ) else limit
 
 
-class Piece(NamedTuple):
-    """Positions that attend causally to themselves and to all of a prefix.
-
-    prefix: which of the layout's chunks that is, if there is one; then mask: (own, prefix + own) bool.
-    """
-
-    prefix: int | None
-    mask: torch.Tensor | None
-
-
 @dataclass(frozen=True)
 class Layout:
     """R rows padded to length L as one sequence of T positions, tree after tree, a prefix before its branches.
@@ -76,14 +66,32 @@ class Layout:
     source: (T,) int64, where each position comes from among the R * L. place: (R, L) int64, the way
     back, to the shared position within a prefix; 0 for padding. column: (T,) int64, the place in the
     row. chunks: the lengths in which the keys are cut, first those of prefixes that were computed before,
-    then one for each of the pieces, which say what attends to what.
+    then one for each piece of the sequence. pieces: for each, which chunk is the prefix that it attends to, if there
+    is one; causally it attends to itself. kept: what an attention makes of the layout, once for all decoder layers.
     """
 
     source: torch.Tensor
     place: torch.Tensor
     column: torch.Tensor
     chunks: list[int]
-    pieces: list[Piece]
+    pieces: list[int | None]
+    kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def first(self) -> int:
+        """Which chunk is the first piece's own."""
+        return len(self.chunks) - len(self.pieces)
+
+    def to(self, device: torch.device) -> Layout:
+        """Return the layout on a device, which is not waited for."""
+        if device == self.source.device:
+            return self
+        tensors = (tensor.pin_memory() if device.type == "cuda" else tensor for tensor in self._tensors)
+        return Layout(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.chunks, self.pieces)
+
+    @property
+    def _tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.source, self.place, self.column
 
     @staticmethod
     def of(trees: list[Tree], lengths: list[int], width: int, device: torch.device) -> Layout:
@@ -136,13 +144,10 @@ def _lay_out(spans: list[Span], shape: tuple[int, int], device: torch.device, be
     for span, column, start in zip(spans, columns, starts, strict=False):
         source.append(span.rows[0] * shape[1] + column)
         place[list(span.rows), span.first : span.last] = start + np.arange(len(column))
-        known = 0 if span.prefix is None else chunks[span.prefix]
-        size = len(column), known + len(column)
-        mask = torch.ones(size, dtype=torch.bool, device=device).tril(known) if known else None
-        pieces.append(Piece(span.prefix, mask))
+        pieces.append(span.prefix)
     none = np.zeros(0, dtype=np.int64)
     arrays = np.concatenate([none, *source]), place, np.concatenate([none, *columns])
-    return Layout(*(torch.from_numpy(array).to(device) for array in arrays), chunks, pieces)
+    return Layout(*map(torch.from_numpy, arrays), chunks, pieces).to(device)
 
 
 def attend(
@@ -162,18 +167,27 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     parts = []
     kwargs["is_causal"] = True
-    first = len(trees.chunks) - len(trees.pieces)
     # split, not slices: the backward pass of a slice fills a whole tensor with zeros, once for every piece.
     keys, values = key.split(trees.chunks, 2), value.split(trees.chunks, 2)
-    queries = query.split(trees.chunks[first:], 2)
-    for own, (piece, part) in enumerate(zip(trees.pieces, queries, strict=True), first):
-        if piece.prefix is None:
-            seen, mask = (keys[own], values[own]), None
-        else:
-            seen = tuple(torch.cat([states[piece.prefix], states[own]], 2) for states in (keys, values))
-            mask = piece.mask[None, None]
+    queries, masks = query.split(trees.chunks[trees.first :], 2), _masks(trees, query.device)
+    for own, (prefix, part, mask) in enumerate(zip(trees.pieces, queries, masks, strict=True), trees.first):
+        seen = (keys[own], values[own])
+        if prefix is not None:
+            seen = tuple(torch.cat([states[prefix], states[own]], 2) for states in (keys, values))
         parts.append(sdpa_attention_forward(module, part, *seen, mask, **kwargs)[0])
     return torch.cat(parts, 1), None
+
+
+def _masks(trees: Layout, device: torch.device) -> list[torch.Tensor | None]:
+    """Return for each piece (1, 1, own, prefix + own) bool, or None where it has no prefix: then sdpa is causal."""
+    if "masks" not in trees.kept:
+        pieces = enumerate(trees.pieces, trees.first)
+        sizes = [(trees.chunks[own], 0 if prefix is None else trees.chunks[prefix]) for own, prefix in pieces]
+        trees.kept["masks"] = [
+            torch.ones(1, 1, own, known + own, dtype=torch.bool, device=device).tril(known) if known else None
+            for own, known in sizes
+        ]
+    return trees.kept["masks"]
 
 
 def packable(base: PreTrainedModel) -> bool:

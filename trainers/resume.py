@@ -23,6 +23,7 @@ NAMED = 3  # differences that an error lists
 _LOGS = "disable_tqdm report_to run_name project debug skip_memory_metrics include_num_input_tokens_seen do_train"
 _PLACES = "output_dir resume_from_checkpoint model_name_or_path train_file image_folder on_bad_row"
 _COSTS = "gradient_checkpointing gradient_checkpointing_kwargs torch_empty_cache_steps local_rank ddp_timeout"
+_COSTS += " inner_tokens"
 _END = "merge_lora base_share"  # of what is saved when all steps are done
 FREE = frozenset(f"{_LOGS} {_PLACES} {_COSTS} {_END}".split())
 FREE_GROUPS = (

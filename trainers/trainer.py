@@ -25,9 +25,10 @@ from mmi_plugin.trainers.compat import WholeCheckpoints
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
+from mmi_plugin.trainers.inner import Budget
 from mmi_plugin.trainers.method import AnswerTokens, Rows, answer_losses, consistency_sum, weighted_sum
 from mmi_plugin.trainers.saving import check_finite, lora_of
-from mmi_plugin.trainers.vision import check_support, freeze_vision
+from mmi_plugin.trainers.vision import check_support, depends_on_prompt, freeze_vision
 
 Ratio = tuple[torch.Tensor | float, torch.Tensor | float]
 RATES = ("rows_per_second", "tokens_per_second")
@@ -59,7 +60,7 @@ class MMITrainer(WholeCheckpoints):
         self._groups = groups
         self._sampler = sampler
         self._adversary = args.make_adversary()
-        self._meter = Meter()
+        self._meter, self._budget = Meter(), Budget(0 if args.reference else args.inner_tokens)
         super().__init__(
             model=model,
             args=args,
@@ -73,6 +74,7 @@ class MMITrainer(WholeCheckpoints):
                 attack_mask=args.attack_mask,
                 system_prompt=args.system_prompt,
                 chat_template_kwargs=args.chat_template_kwargs,
+                own_images=depends_on_prompt(model),
             ),
             processing_class=processing_class,
             peft_config=lora_of(args, model),
@@ -149,7 +151,7 @@ class MMITrainer(WholeCheckpoints):
         adversary = self._adversary
         others_may = self.accelerator.num_processes > 1 and model.training and adversary and adversary.replays
         moves = adversary if len(rows.attacked) or others_may else None
-        forward = ForwardPass(model, inputs, rows, tokens, moves, self.args.savings)
+        forward = ForwardPass(model, inputs, rows, tokens, moves, self.args.savings, self._budget)
         return forward.run(self.processing_class.image_processor.model_input_names)
 
     def _measure(

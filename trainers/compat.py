@@ -57,6 +57,7 @@ FOREIGN = (
         parameters=(VISUAL_PLACES, DEEP_FEATURES),
     ),
     Foreign(f"{GEMMA3}:Gemma3ForConditionalGeneration.{OWN_MASKS}", "4.57", "such a family masks in its own way"),
+    Foreign("torch._dynamo.config:recompile_limit", "2.9", "FlexAttention is compiled for each length of the ladder"),
     Foreign("torch.distributed.fsdp:FSDPModule.unshard", "2.9", "weights for calls outside of a module's forward"),
 )
 """Since: the oldest version that was looked at and has it: transformers 4.57, 5.0, 5.10 or 5.22; TRL and torch from
@@ -138,11 +139,17 @@ def attention_of(module: PreTrainedModel) -> str:
 
 
 def use_attention(module: PreTrainedModel, name: str, attend: Callable[..., Any]) -> None:
-    """Let a model that attends by sdpa do so by `attend`, which is told of what a call has besides."""
+    """Let a model attend by `attend`, which is told of what a call has besides, with masks as sdpa takes them."""
     if attention_of(module) != name:
         AttentionInterface.register(name, attend)
         AttentionMaskInterface.register(name, sdpa_mask)
         module.set_attn_implementation(name)
+
+
+def compile_often(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is compiled for each of the few shapes it meets; torch gives up after 8."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    return torch.compile(function, dynamic=False)
 
 
 def sharded_around(model: nn.Module, part: nn.Module) -> list[FSDPModule]:

@@ -149,6 +149,12 @@ class MMIConfig(JsonFields):
         "Tokens of perturbed rows that the inner loop keeps activations of at once, 0 for all; by default what a GPU's"
         " free memory holds, and all on a CPU. Less memory, the same numbers but for rounding.",
     )
+    layout_attention: str = option(
+        "auto",
+        "How rows without padding attend: in one call of FlexAttention, in pieces, or (auto) the first on a GPU in 16"
+        " bits. The same numbers but for rounding.",
+        ("auto", "flex", "pieces"),
+    )
     gradient_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
     dataloader_pin_memory: bool = option(torch.cuda.is_available, "Pin batches in memory; on where there is a GPU.")
     remove_unused_columns: bool = option(False, "Kept off: the collator makes every column.")
@@ -207,6 +213,10 @@ class MMIConfig(JsonFields):
             raise InputError(f"field 'base_share' is {self.base_share}, not from 0 to below 1")
         if self.base_share and self.lora_r and not self.merge_lora:
             raise InputError("field 'base_share' is above 0: adapters alone have no such share; set 'merge_lora'")
+        if self.layout_attention == "flex" and (self.use_cpu or not torch.cuda.is_available()):
+            raise InputError(
+                "field 'layout_attention' is 'flex', which has no gradient on a CPU: set 'auto' or 'pieces'"
+            )
         if self.inner_tokens is not None and self.inner_tokens < 0:
             raise InputError(f"field 'inner_tokens' is {self.inner_tokens}, below 0")
         for name in ("sigma", "adv_weight", "consistency_weight", "lora_r", "pgd_steps"):

@@ -57,12 +57,13 @@ class ForwardPass:
         adversary: Adversary | None,
         savings: Savings,
         budget: Budget,
+        way: str = "auto",
     ) -> None:
         self._model, self._base = model, unwrap(model)
         self._inputs, self._rows, self._tokens = inputs, rows, tokens
         self._adversary, self._savings = adversary, savings
         self._plan: Plan = inputs["plan"]
-        self._packed, self._budget = lays_out(self._base, savings), budget
+        self._packed, self._budget = lays_out(self._base, savings, way), budget
         self._layout: Layout | None = None
         self._hidden: torch.Tensor | None = None
         self._delta: torch.Tensor | None = None
@@ -124,13 +125,13 @@ class ForwardPass:
         return self._hidden[None] if self._savings.answer_logits else states
 
 
-def lays_out(base: PreTrainedModel, savings: Savings) -> bool:
-    """Whether rows are laid out without padding: where the run wants it and it is exact."""
+def lays_out(base: PreTrainedModel, savings: Savings, way: str = "auto") -> bool:
+    """Whether rows are laid out without padding: where the run wants it and it is exact. way: see layout.WAYS."""
     if not savings.pack_rows:
         return False
     if not packable(base):
         name = type(base.get_decoder()).__name__
         logger.warning_once(f"{name}: rows are padded, its attention allows no other layout")
         return False
-    use_trees(base)
+    use_trees(base, way)
     return True

@@ -11,18 +11,26 @@ Exact, through an attention that keeps to the trees, wherever attention is causa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
+from mmi_plugin.errors import InputError
 from mmi_plugin.trainers.compat import OWN_MASKS, attention_of, sdpa_attention_forward, use_attention
+from mmi_plugin.trainers.flex import attend_at_once, mask_of, suits
 
+logger = logging.get_logger(__name__)
 MIN_SHARED = 0.25
 """A prefix is worth a tree where it is at least this part of a row."""
 ATTENTION = "mmi_trees"
+REPLACED = ("sdpa", "flex_attention")
+WAYS = ("auto", "flex", "pieces")
+"""How a layout attends: in one call of FlexAttention, piece by piece, or as suits device and type."""
 
 
 @dataclass(frozen=True)
@@ -157,14 +165,21 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     trees: Layout | None = None,
+    way: str = "pieces",
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a layout, piece by piece: query (1, H, T, d) -> (1, T, H, d); without one, plain sdpa.
+    """Attention of a layout: query (1, H, T, d) -> (1, T, H, d); without one, plain sdpa.
 
-    key, value: (1, H', T', d), T' the sum of the layout's chunks. attention_mask: (1, 1, 1, 1), not read.
+    key, value: (1, H', T', d), T' the sum of the layout's chunks. attention_mask: (1, 1, 1, 1), not read. way: of WAYS.
     """
     if trees is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if way == "flex" and kwargs.get("dropout"):
+        raise InputError("field 'layout_attention' is 'flex', and this decoder drops attention weights: set 'pieces'")
+    if way == "flex" or (way == "auto" and suits(query, kwargs.get("dropout", 0.0))):
+        if "blocks" not in trees.kept:
+            trees.kept["blocks"] = mask_of(trees.chunks, trees.pieces, query.device)
+        return attend_at_once(query, key, value, trees.kept["blocks"], kwargs.get("scaling")), None
     parts = []
     kwargs["is_causal"] = True
     # split, not slices: the backward pass of a slice fills a whole tensor with zeros, once for every piece.
@@ -191,14 +206,16 @@ def _masks(trees: Layout, device: torch.device) -> list[torch.Tensor | None]:
 
 
 def packable(base: PreTrainedModel) -> bool:
-    """Whether a layout is exact: causal attention in every layer, to everything before, by sdpa."""
-    config = base.get_decoder().config
+    """Whether a layout is exact: causal attention in every layer, to everything before, in a way that it replaces."""
+    config, attention = base.get_decoder().config, attention_of(base.get_decoder())
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    known = attention_of(base.get_decoder()) in ("sdpa", ATTENTION)
+    known = attention in REPLACED or attention.startswith(ATTENTION) or "flash" in attention
     return set(kinds) == {"full_attention"} and not sliding and not hasattr(base, OWN_MASKS) and known
 
 
-def use_trees(base: PreTrainedModel) -> None:
-    """Let the decoder's attention take layouts; without one it goes on as before."""
-    use_attention(base.get_decoder(), ATTENTION, attend)
+def use_trees(base: PreTrainedModel, way: str = "auto") -> None:
+    """Let the decoder's attention take layouts, in a way of WAYS; without one it is sdpa."""
+    if (other := attention_of(base.get_decoder())) not in REPLACED and not other.startswith(ATTENTION):
+        logger.warning_once(f"attn_implementation {other}: the decoder attends to a layout in its own way, '{way}'")
+    use_attention(base.get_decoder(), f"{ATTENTION}_{way}", partial(attend, way=way))

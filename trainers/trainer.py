@@ -80,6 +80,8 @@ class MMITrainer(WholeCheckpoints):
             peft_config=lora_of(args, model),
             callbacks=[_EpochCallback(sampler)],
         )
+        # cuDNN's attention plans anew for every length, and here each batch has its own: 3 ms of the CPU per call.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         # compute_loss divides by the counts of the whole step, so the Trainer must not divide again.
         self.model_accepts_loss_kwargs = True
 
@@ -151,7 +153,8 @@ class MMITrainer(WholeCheckpoints):
         adversary = self._adversary
         others_may = self.accelerator.num_processes > 1 and model.training and adversary and adversary.replays
         moves = adversary if len(rows.attacked) or others_may else None
-        forward = ForwardPass(model, inputs, rows, tokens, moves, self.args.savings, self._budget)
+        means = self.args.savings, self._budget, self.args.layout_attention
+        forward = ForwardPass(model, inputs, rows, tokens, moves, *means)
         return forward.run(self.processing_class.image_processor.model_input_names)
 
     def _measure(

@@ -117,9 +117,7 @@ class Reference:
         scale = inside.square().mean().sqrt() if args.eps_mode == "relative" else torch.tensor(1.0).double()
         delta = torch.zeros_like(embeds)
         eps = args.eps * scale
-        places, width = mask.nonzero()[:, 0].tolist(), embeds.shape[1]
-        draw = [[(philox(seed, place, i // 4)[i % 4] >> 8) / 2**24 for i in range(width)] for place in places]
-        delta[mask] = -eps + 2 * eps * torch.tensor(draw, dtype=torch.float64)
+        delta[mask] = -eps + 2 * eps * uniform(seed, mask, embeds.shape[1])
         for _ in range(args.pgd_steps):
             probe = delta.clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(cross_entropy(self.run(inputs, prompt, probe)[0], answer), probe)
@@ -147,6 +145,20 @@ class Reference:
                 cons.append(torch.stack([jensen_shannon(outputs[0][0], other[0]) for other in others]).mean())
         parts = torch.cat(sft).mean(), torch.cat(adv).mean(), torch.stack(cons).mean()
         return parts[0] + self.args.adv_weight * parts[1] + self.args.consistency_weight * parts[2]
+
+
+def uniform(seed: int, mask: torch.Tensor, width: int) -> torch.Tensor:
+    """(tokens inside the mask (L,), width) numbers from [0, 1): the upper 24 bits of a word each."""
+    places = mask.nonzero()[:, 0].tolist()
+    rows = [[(philox(seed, place, i // 4)[i % 4] >> 8) / 2**24 for i in range(width)] for place in places]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def normal(seed: int, mask: torch.Tensor, width: int) -> torch.Tensor:
+    """As `uniform`, by Box and Muller: each two uniform numbers give the cosine's and the sine's."""
+    pairs = uniform(seed, mask, width + width % 2).unflatten(1, (-1, 2))
+    length, angle = (-2 * (pairs[..., 0] + 2**-25).log()).sqrt(), 2 * torch.pi * pairs[..., 1]
+    return torch.stack([length * angle.cos(), length * angle.sin()], -1).flatten(1)[:, :width]
 
 
 @cache

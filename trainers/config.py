@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -155,13 +156,24 @@ class MMIConfig(JsonFields):
         " bits. The same numbers but for rounding.",
         ("auto", "flex", "pieces"),
     )
-    gradient_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
+    trace: bool = option(False, "Write a profile of five steps, the fourth to the eighth, into output_dir.")
+    gradient_checkpointing: bool | None = option(
+        None, "Recompute activations of the outer pass in the backward pass to save memory; by default on a GPU."
+    )
+    dataloader_num_workers: int | None = option(
+        None, "Processes that make batches while others are trained on; by default up to 4 beside a GPU, 0 on a CPU."
+    )
     dataloader_pin_memory: bool = option(torch.cuda.is_available, "Pin batches in memory; on where there is a GPU.")
     remove_unused_columns: bool = option(False, "Kept off: the collator makes every column.")
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and is_torch_bf16_gpu_available()
+        gpu = torch.cuda.is_available() and not self.use_cpu
+        self.gradient_checkpointing = gpu if self.gradient_checkpointing is None else self.gradient_checkpointing
+        if self.dataloader_num_workers is None:
+            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            self.dataloader_num_workers = max(1, min(4, cores - 1)) if gpu else 0
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # TRL would tokenize what are groups here
         self.savings = Savings.none() if self.reference else Savings()

@@ -90,6 +90,12 @@ class Layout:
         """Which chunk is the first piece's own."""
         return len(self.chunks) - len(self.pieces)
 
+    @property
+    def pairs(self) -> int:
+        """How many pairs there are of a position and one that it attends to."""
+        sizes, known = self.chunks[self.first :], (0 if p is None else self.chunks[p] for p in self.pieces)
+        return sum(size * (size + 1) // 2 + size * before for size, before in zip(sizes, known, strict=True))
+
     def to(self, device: torch.device) -> Layout:
         """Return the layout on a device, which is not waited for."""
         if device == self.source.device:

@@ -52,18 +52,18 @@ def draw(kind: str, mask: torch.Tensor, seeds: torch.Tensor, width: int, dtype: 
     size = max(1, BLOCKS.get(mask.device.type, BLOCK) * 4 // width)
     for part in range(0, len(row), size):
         at = row[part : part + size], column[part : part + size]
-        noise[at] = _numbers(kind, seeds[at[0]], at[1], width).to(dtype) * mask[at][:, None]
+        noise[at] = _numbers(kind, seeds[at[0]], at[1], width, dtype) * mask[at][:, None]
     return noise
 
 
-def _numbers(kind: str, seed: torch.Tensor, place: torch.Tensor, width: int) -> torch.Tensor:
-    """Return (N, width) numbers in single precision, for N tokens by their rows' seeds and their places in the row."""
+def _numbers(kind: str, seed: torch.Tensor, place: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return (N, width) numbers for N tokens by their rows' seeds and their places in the row."""
     block = torch.arange(-(-width // 4), device=seed.device)[None]
     nothing = torch.zeros_like(block)
     key = (seed[:, None] & WORD, (seed[:, None] >> 32) & WORD)
     words = philox((block, place[:, None], nothing, nothing), key).flatten(1)
     # 24 bits: as many as single precision has between 1/2 and 1, so that none is rounded up to 1.
-    unit = (words >> 8).to(torch.float32) * 2.0**-24
+    unit = (words >> 8).to(dtype) * 2.0**-24
     if kind == "uniform":
         return unit[:, :width]
     # Box and Muller: two normal numbers of two uniform ones, the first of which must not be 0.

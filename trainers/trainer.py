@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -23,15 +23,14 @@ from mmi_plugin.models.families import prompts_of
 from mmi_plugin.trainers.collator import Batch, GroupCollator
 from mmi_plugin.trainers.compat import WholeCheckpoints
 from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.decoder import unwrap
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
 from mmi_plugin.trainers.inner import Budget
+from mmi_plugin.trainers.meter import RATES, Meter, Profile, Speed
 from mmi_plugin.trainers.method import AnswerTokens, Rows, answer_losses, consistency_sum, weighted_sum
 from mmi_plugin.trainers.saving import check_finite, lora_of
 from mmi_plugin.trainers.vision import check_support, depends_on_prompt, freeze_vision
-
-Ratio = tuple[torch.Tensor | float, torch.Tensor | float]
-RATES = ("rows_per_second", "tokens_per_second")
 
 
 class MMITrainer(WholeCheckpoints):
@@ -78,8 +77,10 @@ class MMITrainer(WholeCheckpoints):
             ),
             processing_class=processing_class,
             peft_config=lora_of(args, model),
-            callbacks=[_EpochCallback(sampler)],
+            callbacks=[_EpochCallback(sampler), *([Profile(Path(args.output_dir))] if args.trace else [])],
         )
+        half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
+        self._speed = Speed(unwrap(self.model).get_decoder(), args.device, half)
         # cuDNN's attention plans anew for every length, and here each batch has its own: 3 ms of the CPU per call.
         torch.backends.cuda.enable_cudnn_sdp(False)
         # compute_loss divides by the counts of the whole step, so the Trainer must not divide again.
@@ -140,8 +141,9 @@ class MMITrainer(WholeCheckpoints):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss parts, the attack and the throughput since the last log."""
-        measured = self._meter.read(lambda sums: self.accelerator.reduce(sums, "sum"), RATES)
-        super().log(logs | measured, start_time)
+        measured = self._meter.read(lambda sums: self.accelerator.reduce(sums.to(self.args.device), "sum"), RATES)
+        facts = self._speed.facts(measured.get("tflops"), self.accelerator.num_processes)
+        super().log(logs | measured | facts, start_time)
 
     def _rows(self, inputs: Batch, training: bool) -> Rows:
         """Return the batch's rows with adversarial copies of those that the adversary, if there is one, can move."""
@@ -155,7 +157,8 @@ class MMITrainer(WholeCheckpoints):
         moves = adversary if len(rows.attacked) or others_may else None
         means = self.args.savings, self._budget, self.args.layout_attention
         forward = ForwardPass(model, inputs, rows, tokens, moves, *means)
-        return forward.run(self.processing_class.image_processor.model_input_names)
+        with self._speed.counting():
+            return forward.run(self.processing_class.image_processor.model_input_names)
 
     def _measure(
         self,
@@ -167,17 +170,17 @@ class MMITrainer(WholeCheckpoints):
     ) -> None:
         """Note for the next log. sums, counts: (3,). unattacked: summed clean loss of the rows that were attacked."""
         norms = sums.new_zeros(0) if delta is None else delta.flatten(1).norm(dim=1)
-        mask = inputs["attention_mask"]
         ratios = {
             "loss_sft": (sums[0], counts[0]),
             "loss_adv": (sums[1], counts[1]),
             "loss_consistency": (sums[2], counts[2]),
             "attack_strength": (sums[1] - unattacked, counts[1]),
             "delta_norm": (norms.sum(), len(norms)),
-            "rows_per_second": (len(mask), 1),
-            "tokens_per_second": (mask.sum(), 1),
+            "rows_per_second": (len(inputs["plan"].lengths), 1),
+            "tokens_per_second": (sum(inputs["plan"].lengths), 1),
+            "tflops": (self._speed.take(), 1),
         }
-        self._meter.add(ratios, sums.device)
+        self._meter.add(ratios)
 
 
 class _EpochCallback(TrainerCallback):
@@ -190,37 +193,3 @@ class _EpochCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._sampler.set_epoch(int(state.epoch or 0))
-
-
-class Meter:
-    """Means and rates over the steps between two logs.
-
-    Adds up numerators and denominators on the device; only a log waits for them. Every process adds the same names
-    in the same order; a name whose denominator stays 0 is left out.
-    """
-
-    def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
-        self._sums: torch.Tensor | None = None
-        self._since = time.perf_counter()
-
-    def add(self, ratios: Mapping[str, Ratio], device: torch.device) -> None:
-        """Add one batch: name -> (numerator, denominator), scalars ()."""
-        pairs = [torch.stack([torch.as_tensor(x, device=device).detach().float() for x in r]) for r in ratios.values()]
-        batch = torch.stack(pairs)
-        self._names = tuple(ratios)
-        self._sums = batch if self._sums is None else self._sums + batch
-
-    def read(self, reduce: Callable[[torch.Tensor], torch.Tensor], rates: tuple[str, ...]) -> dict[str, float]:
-        """Return the means since the last read, and start anew; `rates` are sums per second instead.
-
-        reduce: adds a tensor (names, 2) up over the processes.
-        """
-        if self._sums is None:
-            return {}
-        now = time.perf_counter()
-        sums = dict(zip(self._names, reduce(self._sums).tolist(), strict=True))
-        means = {name: above / below for name, (above, below) in sums.items() if below and name not in rates}
-        speeds = {name: sums[name][0] / (now - self._since) for name in rates}
-        self._sums, self._since = None, now
-        return means | speeds

@@ -94,9 +94,9 @@ class Speed:
         rows, length, _ = call["inputs_embeds"].shape if call.get("inputs_embeds") is not None else (0, 0, 0)
         layout = call.get("trees")
         pairs = rows * length * (length + 1) // 2 if layout is None else layout.pairs
-        # Forward; the gradient of what goes in; that of weights, which the inner loop, in evaluation mode, spares.
-        passes = 1 + (torch.is_grad_enabled() and 1 + decoder.training)
-        self._flops += passes * self._arithmetic.flops(rows * length, pairs)
+        # The inner loop, in evaluation mode, spares the gradients of weights.
+        gradient = torch.is_grad_enabled()
+        self._flops += self._arithmetic.flops(rows * length, pairs, gradient, gradient and decoder.training)
 
     def take(self) -> float:
         """Return the TFLOPs since the last call."""

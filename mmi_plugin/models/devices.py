@@ -103,10 +103,10 @@ class Arithmetic:
         for what stands between them. Measured of a LLaMA of 7B: 6.9 MB, and this says 7.5."""
         return 3 * self.features
 
-    def flops(self, tokens: int, pairs: int) -> int:
-        """Return the FLOPs of a forward over `tokens`, of which `pairs` of one with another attend. A gradient of
-        weights and one of inputs cost as much again each."""
-        return 2 * (self.weights * tokens + self.width * pairs)
+    def flops(self, tokens: int, pairs: int, gradient: bool = False, weights: bool = False) -> int:
+        """Return the FLOPs of a pass over `tokens`, of which `pairs` of one with another attend: of its forward, with
+        its `gradient` and with that of its `weights`."""
+        return 2 * (self.weights * tokens * (1 + gradient + weights) + self.width * pairs * (3 if gradient else 1))
 
 
 def _shape(parameter: torch.Tensor) -> torch.Size:

@@ -21,7 +21,7 @@ from mmi_plugin.trainers.collator import OWN_COLUMNS, Batch
 from mmi_plugin.trainers.config import Savings
 from mmi_plugin.trainers.decoder import Call, DecoderInputs, at_decoder, unwrap
 from mmi_plugin.trainers.inner import Attacked, Budget, InnerLoop
-from mmi_plugin.trainers.layout import Layout, packable, use_trees
+from mmi_plugin.trainers.layout import Layout, on_device, packable, use_trees
 from mmi_plugin.trainers.method import Adversary, AnswerTokens, Rows
 from mmi_plugin.trainers.plan import Plan
 from mmi_plugin.trainers.vision import shared_images
@@ -44,8 +44,9 @@ class Prediction:
 class ForwardPass:
     """One forward over a batch: `run` is called once, and what follows it comes in the order of the pass.
 
-    model: as wrapped for training. inputs: as the collator makes them. rows, tokens: R rows with the copies of those
-    that are attacked, and their N answer tokens. adversary: None where this pass has no inner loop.
+    model: as wrapped for training. inputs: as the collator makes them. rows, tokens: on the host, R rows with copies of
+    those that are attacked, and their N answer tokens. adversary: None where this pass has no inner loop. budget: of
+    that loop. way: how a layout attends, of layout.WAYS.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ForwardPass:
         self._plan: Plan = inputs["plan"]
         self._packed, self._budget = lays_out(self._base, savings, way), budget
         self._layout: Layout | None = None
+        self._answers: torch.Tensor | None = None
         self._hidden: torch.Tensor | None = None
         self._delta: torch.Tensor | None = None
 
@@ -72,13 +74,13 @@ class ForwardPass:
         """Return what predicts the answer tokens. image_names: the model's image arguments."""
         call = {name: value for name, value in self._inputs.items() if name not in OWN_COLUMNS}
         images = [name for name in image_names if name in call]
-        shown = self._inputs.get("image_index"), self._inputs.get("image_tokens")
+        shown = self._plan.images or (None, None)
         with (
             shared_images(self._base, *shown, images, self._savings.share_images),
             at_decoder(self._base.get_decoder(), self._enter, self._leave),
         ):
             logits = self._model(**call, use_cache=False).logits
-        logits = logits[0] if self._savings.answer_logits else logits[self._tokens.mask]
+        logits = logits[0] if self._savings.answer_logits else logits[self._read(logits.device)]
         return Prediction(logits, self._hidden, self._delta)
 
     def _enter(self, rows: DecoderInputs) -> Call:
@@ -88,21 +90,21 @@ class ForwardPass:
         if not self._packed:
             return rows.call()
         plan = self._plan if self._adversary else self._plan.still()
-        self._layout = plan.layout if self._savings.share_prefix else plan.apart()
-        self._layout = self._layout.to(rows.embeds.device)
+        layout, device = plan.layout if self._savings.share_prefix else plan.apart(), rows.embeds.device
+        self._answers, self._layout = on_device(layout.place[self._tokens.mask], device), layout.to(device)
         return rows.packed(self._layout)
 
     def attack(self, rows: DecoderInputs) -> DecoderInputs:
         """Return the adversarial copies of the attacked rows (A, L), with delta in their embeddings."""
-        numbers = self._replayed()
-        at = torch.tensor(numbers, device=rows.embeds.device)
-        mask, seeds, labels = (self._inputs[name][at] for name in ("irrelevant", "seeds", "labels"))
+        numbers, device = self._replayed(), rows.embeds.device
+        at, attacked = (on_device(torch.tensor(n, dtype=torch.long), device) for n in (numbers, self._plan.attacked))
+        mask, seeds = (self._inputs[name][at] for name in ("irrelevant", "seeds"))
         plan, lengths = self._plan, [self._plan.lengths[row] for row in numbers]
         trees = (plan.attacked_trees if numbers == plan.attacked else plan.trees(numbers)) if self._packed else None
         loop = InnerLoop(self._model, self._base, self._adversary, self._savings, self._budget)
-        found = loop.find(Attacked(rows.take(at).detached(), mask, seeds, labels, lengths, trees))
-        self._delta = found if numbers == plan.attacked else found[torch.isin(at, self._rows.attacked)]
-        copies = rows.take(self._rows.attacked)
+        found = loop.find(Attacked(rows.take(at).detached(), mask, seeds, plan.labels[numbers], lengths, trees))
+        self._delta = found if numbers == plan.attacked else found[torch.isin(at, attacked)]
+        copies = rows.take(attacked)
         return copies.with_embeds(copies.embeds + self._delta.to(copies.embeds.dtype))
 
     def _replayed(self) -> list[int]:
@@ -115,13 +117,17 @@ class ForwardPass:
             return list(range(self._rows.clean))
         return self._plan.attacked or [int(np.argmin(self._plan.lengths))]
 
+    def _read(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Return where the answer tokens are predicted, row and column, (N,) int64 each."""
+        return tuple(on_device(places, device) for places in self._tokens.mask.nonzero(as_tuple=True))
+
     def _leave(self, states: torch.Tensor) -> torch.Tensor:
         """After the decoder: the states that predict answers, (1, N, D), go on to the head; or all, (R, L, D)."""
         if self._layout and self._savings.answer_logits:
-            self._hidden = states[0][self._layout.place[self._tokens.mask]]
+            self._hidden = states[0][self._answers]
         else:
             states = self._layout.unpack(states) if self._layout else states
-            self._hidden = states[self._tokens.mask]
+            self._hidden = states[self._read(states.device)]
         return self._hidden[None] if self._savings.answer_logits else states
 
 

@@ -19,13 +19,14 @@ from mmi_plugin.models.devices import Arithmetic, free_memory
 from mmi_plugin.trainers.compat import gather, most_of_all, sharded, sharded_around
 from mmi_plugin.trainers.config import Savings
 from mmi_plugin.trainers.decoder import DecoderInputs, evaluating
-from mmi_plugin.trainers.layout import Layout, Tree
+from mmi_plugin.trainers.layout import Layout, Tree, on_device
 from mmi_plugin.trainers.method import Adversary, AnswerTokens, row_losses
 
 logger = logging.get_logger(__name__)
 AT_ONCE = 2560
 """Tokens of a chunk at most where a device has its own memory: more of them are not faster (docs/gpu.md)."""
 SHARE_OF_FREE = 0.8
+HOST = torch.device("cpu")
 
 
 class Budget:
@@ -79,8 +80,8 @@ class Attacked:
     """A' rows of length L for the inner loop.
 
     rows: as the decoder is given them, without a way back for gradients. mask: (A', L) bool, M of (1). seeds: (A',)
-    int64. labels: (A', L) int64. lengths: A' numbers of tokens. trees: what each row keeps before the first position
-    that is moved or read; None where rows stay padded.
+    int64. labels: (A', L) int64, on the host. lengths: A' numbers of tokens. trees: what each row keeps before the
+    first position that is moved or read; None where rows stay padded.
     """
 
     rows: DecoderInputs
@@ -99,13 +100,13 @@ class Attacked:
     def take(self, trees: list[Tree]) -> tuple[Attacked, torch.Tensor]:
         """Return the rows of some trees and their places among these, (A'',) int64."""
         places = sorted(row for tree in trees for row in tree.rows)
-        at = torch.tensor(places, device=self.mask.device)
+        at = on_device(torch.tensor(places), self.mask.device)
         if len(places) == len(self.mask):
             return self, at
         number = {row: new for new, row in enumerate(places)}
         kept = [Tree(tuple(number[row] for row in tree.rows), tree.prefix) for tree in trees]
         lengths = [self.lengths[row] for row in places]
-        part = self.rows.take(at), self.mask[at], self.seeds[at], self.labels[at], lengths
+        part = self.rows.take(at), self.mask[at], self.seeds[at], self.labels[places], lengths
         return Attacked(*part, None if self.trees is None else kept), at
 
 
@@ -167,11 +168,13 @@ class InnerLoop:
 
     def _perturb(self, part: Attacked) -> torch.Tensor:
         tokens = AnswerTokens.of(part.labels)
+        over = torch.bincount(tokens.row, minlength=len(part.labels)).clamp(min=1)
         replay = self._replay(part, tokens)
+        tokens, over = (on_device(known, part.mask.device) for known in (tokens, over))
 
         def row_loss(moved: torch.Tensor) -> torch.Tensor:
             gather(self._around)  # the backward pass of the step before dropped them
-            return row_losses(self._head(replay(moved)), tokens)
+            return row_losses(self._head(replay(moved)), tokens, over)
 
         delta = self._adversary.perturb(part.rows.embeds, part.mask, part.seeds, row_loss, self._extra)
         gather(self._around)
@@ -180,22 +183,28 @@ class InnerLoop:
     def _replay(self, part: Attacked, tokens: AnswerTokens) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the cheapest exact way from embeddings (A', L, D) to the hidden states (N', D) before the head."""
         decoder, rows = self._decoder, part.rows
-        if part.trees is None:
-            return lambda moved: decoder(**rows.with_embeds(moved).call()).last_hidden_state[tokens.mask]
         width, device = part.mask.shape[1], part.mask.device
+        if part.trees is None:
+            read = tuple(on_device(places, device) for places in tokens.mask.nonzero(as_tuple=True))
+            return lambda moved: decoder(**rows.with_embeds(moved).call()).last_hidden_state[read]
         if self._reuse:
-            split = Layout.split(part.trees, part.lengths, width, device)
-            return CachedPrefix(decoder, rows, tokens, *split)
-        layout = Layout.of([Tree((row,), 0) for row in range(len(part.lengths))], part.lengths, width, device)
-        call, answers = rows.packed(layout), layout.place[tokens.mask]
+            prefixes, branches = Layout.split(part.trees, part.lengths, width, HOST)
+            answers = on_device(branches.place[tokens.mask], device)
+            return CachedPrefix(decoder, rows, answers, prefixes.to(device), branches.to(device))
+        layout = Layout.of([Tree((row,), 0) for row in range(len(part.lengths))], part.lengths, width, HOST)
+        answers, layout = on_device(layout.place[tokens.mask], device), layout.to(device)
+        call = rows.packed(layout)
         return lambda moved: decoder(**{**call, "inputs_embeds": layout.pack(moved)}).last_hidden_state[0][answers]
 
 
 class CachedPrefix:
-    """Replays only what comes after each tree's prefix, whose keys and values are computed once."""
+    """Replays only what comes after each tree's prefix, whose keys and values are computed once.
+
+    answers: (N',) int64, where among the branches answer tokens are predicted.
+    """
 
     def __init__(
-        self, decoder: nn.Module, rows: DecoderInputs, tokens: AnswerTokens, prefixes: Layout, branches: Layout
+        self, decoder: nn.Module, rows: DecoderInputs, answers: torch.Tensor, prefixes: Layout, branches: Layout
     ) -> None:
         cache = DynamicCache(config=decoder.config)
         self._name = cache_argument(decoder)
@@ -210,7 +219,7 @@ class CachedPrefix:
         self._decoder, self._branches = decoder, branches
         self._states = [(layer.keys[:, :, :known], layer.values[:, :, :known]) for layer in cache.layers]
         self._call = rows.packed(branches)
-        self._answers = branches.place[tokens.mask]
+        self._answers = answers
 
     def __call__(self, moved: torch.Tensor) -> torch.Tensor:
         """(A', L, D) embeddings -> (N', D) last hidden states where answers are predicted."""

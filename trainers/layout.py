@@ -10,9 +10,9 @@ Exact, through an attention that keeps to the trees, wherever attention is causa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -100,12 +100,7 @@ class Layout:
         """Return the layout on a device, which is not waited for."""
         if device == self.source.device:
             return self
-        tensors = (tensor.pin_memory() if device.type == "cuda" else tensor for tensor in self._tensors)
-        return Layout(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.chunks, self.pieces)
-
-    @property
-    def _tensors(self) -> tuple[torch.Tensor, ...]:
-        return self.source, self.place, self.column
+        return replace(on_device(self, device), kept={})
 
     @staticmethod
     def of(trees: list[Tree], lengths: list[int], width: int, device: torch.device) -> Layout:
@@ -130,6 +125,19 @@ class Layout:
     def unpack(self, values: torch.Tensor) -> torch.Tensor:
         """(1, T, ...) -> (R, L, ...); what stands in padding is arbitrary."""
         return values[0][self.place]
+
+
+Part = TypeVar("Part")
+
+
+def on_device(part: Part, device: torch.device) -> Part:
+    """Return a tensor, or a dataclass whose fields that are tensors, (R, L) or any other shape, are on a device, which
+    is not waited for."""
+    if isinstance(part, torch.Tensor):
+        pinned = part.pin_memory() if device.type == "cuda" and part.is_cpu else part
+        return pinned.to(device, non_blocking=True)
+    tensors = {f.name: getattr(part, f.name) for f in fields(part)}
+    return replace(part, **{n: on_device(t, device) for n, t in tensors.items() if isinstance(t, torch.Tensor)})
 
 
 class Span(NamedTuple):
@@ -161,7 +169,7 @@ def _lay_out(spans: list[Span], shape: tuple[int, int], device: torch.device, be
         pieces.append(span.prefix)
     none = np.zeros(0, dtype=np.int64)
     arrays = np.concatenate([none, *source]), place, np.concatenate([none, *columns])
-    return Layout(*map(torch.from_numpy, arrays), chunks, pieces).to(device)
+    return Layout(*(on_device(torch.from_numpy(array), device) for array in arrays), chunks, pieces)
 
 
 def attend(

@@ -209,11 +209,12 @@ def answer_losses(logits: torch.Tensor, tokens: AnswerTokens) -> torch.Tensor:
     return cross_entropy(full_precision(logits), tokens.target, reduction="none")
 
 
-def row_losses(logits: torch.Tensor, tokens: AnswerTokens) -> torch.Tensor:
-    """The mean of l over each row's answer tokens, on which PGD climbs: logits (N, V) -> (A,)."""
+def row_losses(logits: torch.Tensor, tokens: AnswerTokens, over: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean of l over each row's answer tokens, on which PGD climbs: logits (N, V) -> (A,). over: (A,), how many
+    they are, where that is known."""
     losses, rows = answer_losses(logits, tokens), len(tokens.mask)
     sums = losses.new_zeros(rows).index_add(0, tokens.row, losses)
-    return sums / torch.bincount(tokens.row, minlength=rows).clamp(min=1)
+    return sums / (torch.bincount(tokens.row, minlength=rows).clamp(min=1) if over is None else over)
 
 
 def kl(origin: torch.Tensor, other: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -22,12 +22,16 @@ class Plan:
 
     keys: (B, L) int64, equal where rows agree in token and image: what a shared prefix must agree in. moved, read:
     (B, L) bool, where the adversary moves rows and where an answer token is predicted. lengths: B numbers of tokens.
+    labels: (B, L) and origin: (B,) int64 of the batch. images: its image_index and image_tokens, if it has images.
     """
 
     keys: np.ndarray
     moved: np.ndarray
     read: np.ndarray
     lengths: tuple[int, ...]
+    labels: torch.Tensor
+    origin: torch.Tensor
+    images: tuple[torch.Tensor, torch.Tensor] | None
 
     @staticmethod
     def of(batch: dict[str, torch.Tensor], placeholder: int, own_images: bool = False) -> Plan:
@@ -36,15 +40,16 @@ class Plan:
         batch: input_ids, attention_mask, labels, irrelevant, (B, L) each, and image_index, image_tokens. placeholder:
         the token that stands for image features. own_images: features of an image are each row's own.
         """
-        keys = batch["input_ids"].clone()
+        keys, images = batch["input_ids"].clone(), None
         if "image_index" in batch:
-            index, tokens = batch["image_index"], batch["image_tokens"]
+            images = index, tokens = batch["image_index"], batch["image_tokens"]
             entry = torch.arange(len(index)) if own_images else index
             keys[keys == placeholder] = -1 - torch.repeat_interleave(entry, tokens[index])
         read = (batch["labels"] >= 0).roll(-1, 1)
         read[:, -1] = False
         lengths = batch["attention_mask"].sum(1).tolist()
-        return Plan(keys.numpy(), batch["irrelevant"].numpy(), read.numpy(), tuple(lengths))
+        arrays = keys.numpy(), batch["irrelevant"].numpy(), read.numpy()
+        return Plan(*arrays, tuple(lengths), batch["labels"], batch["origin"], images)
 
     def still(self) -> Plan:
         """Return the plan of the same rows where no adversary moves them."""

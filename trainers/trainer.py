@@ -27,8 +27,10 @@ from mmi_plugin.trainers.decoder import unwrap
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
 from mmi_plugin.trainers.inner import Budget
+from mmi_plugin.trainers.layout import on_device
 from mmi_plugin.trainers.meter import RATES, Meter, Profile, Speed
 from mmi_plugin.trainers.method import AnswerTokens, Rows, answer_losses, consistency_sum, weighted_sum
+from mmi_plugin.trainers.plan import Plan
 from mmi_plugin.trainers.saving import check_finite, lora_of
 from mmi_plugin.trainers.vision import check_support, depends_on_prompt, freeze_vision
 
@@ -103,10 +105,10 @@ class MMITrainer(WholeCheckpoints):
     ) -> tuple[list[Batch], torch.Tensor]:
         """Return the micro-batches of one optimizer step and, (3,), what its loss parts are means over."""
         samples = super().get_batch_samples(epoch_iterator, num_batches, device)[0]
-        counts = torch.zeros(3, device=device)
+        counts = torch.zeros(3)
         for sample in samples:
-            counts += self._rows(sample, training=True).counts(self.args.consistency).to(device)
-        return samples, self.accelerator.reduce(counts, "sum")
+            counts += self._rows(sample, training=True).counts(self.args.consistency)
+        return samples, self.accelerator.reduce(on_device(counts, device), "sum")
 
     def compute_loss(
         self,
@@ -120,23 +122,25 @@ class MMITrainer(WholeCheckpoints):
         num_items_in_batch: (3,), see get_batch_samples; without it, the loss is that of these rows alone.
         """
         args = self.args
-        rows = self._rows(inputs, model.training)
-        tokens = AnswerTokens.of(rows.labels)
+        # Rows and their tokens are found on the host: a device would have to be waited for.
+        device, rows = inputs["labels"].device, self._rows(inputs, model.training)
+        tokens, counted = AnswerTokens.of(rows.labels), rows.counts(args.consistency)
         predicted = self._predict(model, inputs, rows, tokens)
+        rows, tokens, counts = (on_device(part, device) for part in (rows, tokens, counted))
         # The sums of (3) and (4), and their weighted mean (5).
         losses, clean = answer_losses(predicted.logits, tokens), tokens.row < rows.clean
         consistency = consistency_sum(
             args.consistency, predicted.logits, predicted.hidden, tokens, rows, args.temperature
         )
-        sums = torch.stack([losses[clean].sum(), losses[~clean].sum(), consistency])
-        counts = rows.counts(args.consistency)
+        sums = torch.stack([torch.where(clean, losses, 0).sum(), torch.where(clean, 0, losses).sum(), consistency])
         whole = counts if num_items_in_batch is None else num_items_in_batch
         loss = weighted_sum(sums, whole, (1.0, args.adv_weight, args.consistency_weight))
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # data parallelism averages gradients
         step = self.state.global_step + 1
         check_finite(sums, losses, rows.source[tokens.row], inputs["items"], step, self.accelerator)
-        self._measure(inputs, sums, counts, losses[torch.isin(tokens.row, rows.attacked)].sum(), predicted.delta)
+        unattacked = torch.where(torch.isin(tokens.row, rows.attacked), losses, 0).sum()
+        self._measure(inputs, sums, counted.tolist(), unattacked, predicted.delta)
         return (loss, {"logits": predicted.logits}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -146,9 +150,10 @@ class MMITrainer(WholeCheckpoints):
         super().log(logs | measured | facts, start_time)
 
     def _rows(self, inputs: Batch, training: bool) -> Rows:
-        """Return the batch's rows with adversarial copies of those that the adversary, if there is one, can move."""
-        moved = inputs["irrelevant"] & (self._adversary is not None and training)
-        return Rows.of(inputs["labels"], inputs["origin"], moved)
+        """Return the batch's rows, on the host, with copies of those that the adversary, if there is one, can move."""
+        plan: Plan = inputs["plan"]
+        moved = torch.from_numpy(plan.moved) & (self._adversary is not None and training)
+        return Rows.of(plan.labels, plan.origin, moved)
 
     def _predict(self, model: nn.Module, inputs: Batch, rows: Rows, tokens: AnswerTokens) -> Prediction:
         """Run the model once; through the inner loop also where another process may have rows to attack."""
@@ -164,11 +169,11 @@ class MMITrainer(WholeCheckpoints):
         self,
         inputs: Batch,
         sums: torch.Tensor,
-        counts: torch.Tensor,
+        counts: list[int],
         unattacked: torch.Tensor,
         delta: torch.Tensor | None,
     ) -> None:
-        """Note for the next log. sums, counts: (3,). unattacked: summed clean loss of the rows that were attacked."""
+        """Note for the next log. sums: (3,). unattacked: summed clean loss of the rows that were attacked."""
         norms = sums.new_zeros(0) if delta is None else delta.flatten(1).norm(dim=1)
         ratios = {
             "loss_sft": (sums[0], counts[0]),

@@ -297,14 +297,15 @@ def ours(
     plan = Plan.of(inputs, IMAGE_TOKEN).made()
     inputs = {**{name: on(value, setting.device) for name, value in inputs.items()}, "plan": plan}
 
-    def step(meter: Meter | None) -> None:
+    def step(meter: Meter | None) -> torch.Tensor:
         if meter is None:
-            trainer.compute_loss(trainer.model, dict(inputs)).backward()
-            return
+            loss = trainer.compute_loss(trainer.model, dict(inputs))
+            loss.backward()
+            return loss.detach()
         inner = patch.object(ForwardPass, "attack", meter.counted("inner", ForwardPass.attack))
         features = meter.counted("vision", model.model.get_image_features)
         with inner, patch.object(model.model, "get_image_features", features):
-            trainer.compute_loss(trainer.model, dict(inputs)).backward()
+            return step(None)
 
     return step
 

@@ -24,8 +24,8 @@ from mmi_plugin.trainers.method import Adversary, AnswerTokens, row_losses
 
 logger = logging.get_logger(__name__)
 AT_ONCE = 2560
-"""Tokens of a chunk at most where a device has its own memory: 3,000 cost 4% of a step's time at 7B, and this keeps its peak
-below the outer pass's (docs/gpu.md)."""
+"""Tokens of a chunk at most where a device has its own memory: 3,000 cost 4% of a step's time at 7B, and so many stay
+below the outer pass's peak (docs/gpu.md)."""
 SHARE_OF_FREE = 0.8
 HOST = torch.device("cpu")
 

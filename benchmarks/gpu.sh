@@ -11,5 +11,5 @@ step=(python -m benchmarks.train_step --device cuda --shape 7b --checkpointing)
 "${step[@]}" --only published savings "after image" --out "$out/repeated.json"
 "${step[@]}" --only savings "after image" --fresh-lengths --out "$out/fresh.json"
 "${step[@]}" --only savings --attention pieces --out "$out/pieces.json"
-python trainers/train.py --config configs/demo/ours.yaml --model_name_or_path mmi_plugin/demo/base --max_steps 60 \
+python trainers/train.py --config configs/demo/ours.yaml --model_name_or_path mmi_plugin/studies/base --max_steps 60 \
     --logging_steps 10 --report_to none --save_strategy no --trace true --output_dir "$out/demo"

@@ -68,4 +68,4 @@ def test_group_mean_averages_tokens_then_rows_and_sums_groups() -> None:
     # Group of row 0: two rows with tokens (1, 3) and (5, 7). Group of row 3: one with (10, 20).
     divergence = torch.tensor([1.0, 3.0, 5.0, 7.0, 10.0, 20.0])
     place, group = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 3])
-    assert consistency.group_mean(divergence, place, group).item() == pytest.approx((2 + 6) / 2 + 15)
+    assert (divergence / consistency.mean_over(place, group)).sum().item() == pytest.approx((2 + 6) / 2 + 15)

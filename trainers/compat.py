@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -55,6 +56,7 @@ FOREIGN = (
         parameters=(VISUAL_PLACES, DEEP_FEATURES),
     ),
     Foreign(f"{GEMMA3}:Gemma3ForConditionalGeneration.{OWN_MASKS}", "4.57", "such a family masks in its own way"),
+    Foreign("torch._dynamo.config:recompile_limit", "2.9", "FlexAttention is compiled for each length of the ladder"),
     Foreign("torch.distributed.fsdp:FSDPModule.unshard", "2.9", "weights for calls outside of a module's forward"),
 )
 """Since: the oldest version that was looked at and has it: transformers 4.57, 5.0, 5.10 or 5.22; TRL and torch from
@@ -146,11 +148,17 @@ def attention_of(module: PreTrainedModel) -> str:
 
 
 def use_attention(module: PreTrainedModel, name: str, attend: Callable[..., Any]) -> None:
-    """Let a model that attends by sdpa do so by `attend`, which is told of what a call has besides."""
+    """Let a model attend by `attend`, which is told of what a call has besides, with masks as sdpa takes them."""
     if attention_of(module) != name:
         AttentionInterface.register(name, attend)
         AttentionMaskInterface.register(name, sdpa_mask)
         module.set_attn_implementation(name)
+
+
+def compile_often(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is compiled for each of the few shapes it meets; torch gives up after 8."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    return torch.compile(function, dynamic=False)
 
 
 def sharded_around(model: nn.Module, part: nn.Module) -> list[FSDPModule]:
@@ -164,6 +172,18 @@ def gather(modules: list[FSDPModule]) -> None:
     end of every backward pass, also of one inside a forward."""
     for module in modules:
         module.unshard()
+
+
+def sharded(part: nn.Module) -> bool:
+    """Whether ZeRO-3 shards the weights of a module."""
+    return any(hasattr(parameter, "ds_id") for parameter in part.parameters())
+
+
+def most_of_all(number: int, device: torch.device) -> int:
+    """Return the largest of the numbers that the processes give."""
+    largest = torch.tensor(number, device=device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest)
 
 
 def within_forward(model: nn.Module, work: Callable[[], Result]) -> Result:

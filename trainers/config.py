@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from transformers import HfArgumentParser
-from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from mmi_plugin import conditions
@@ -25,6 +24,7 @@ from mmi_plugin.trainers.help import help_of
 from mmi_plugin.trainers.method import Adversary
 from mmi_plugin.trainers.named import find_config
 from mmi_plugin.trainers.objective import Objective, option
+from mmi_plugin.trainers.reports import check_reports
 
 ATTENTION_LORA = ["q_proj", "k_proj", "v_proj", "o_proj"]
 logger = logging.get_logger(__name__)
@@ -115,13 +115,35 @@ class MMIConfig(Objective, JsonFields):
     # look where a result is in doubt. Not in --help, as no run needs it; training.json says whether it was on.
     reference: bool = option(False, argparse.SUPPRESS)
     report_to: list[str] = option(["none"], "Where logs go, one or more: none, all, tensorboard, wandb, trackio, ...")
-    gradient_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
+    inner_tokens: int | None = option(
+        None,
+        "Tokens of perturbed rows that the inner loop keeps activations of at once, 0 for all; by default what a GPU's"
+        " free memory holds, and all on a CPU. Less memory, the same numbers but for rounding.",
+    )
+    layout_attention: str = option(
+        "auto",
+        "How rows without padding attend: in one call of FlexAttention, in pieces, or (auto) the first on a GPU in 16"
+        " bits. The same numbers but for rounding.",
+        ("auto", "flex", "pieces"),
+    )
+    trace: bool = option(False, "Write a profile of five steps, the fourth to the eighth, into output_dir.")
+    gradient_checkpointing: bool | None = option(
+        None, "Recompute activations of the outer pass in the backward pass to save memory; by default on a GPU."
+    )
+    dataloader_num_workers: int | None = option(
+        None, "Processes that make batches while others are trained on; by default up to 4 beside a GPU, 0 on a CPU."
+    )
     dataloader_pin_memory: bool = option(torch.cuda.is_available, "Pin batches in memory; on where there is a GPU.")
     remove_unused_columns: bool = option(False, "Kept off: the collator makes every column.")
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and is_torch_bf16_gpu_available()
+        gpu = torch.cuda.is_available() and not self.use_cpu
+        self.gradient_checkpointing = gpu if self.gradient_checkpointing is None else self.gradient_checkpointing
+        if self.dataloader_num_workers is None:
+            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            self.dataloader_num_workers = max(1, min(4, cores - 1)) if gpu else 0
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # TRL would tokenize what are groups here
         self.resolve(full_precision=not (self.bf16 or self.fp16))
@@ -185,6 +207,12 @@ class MMIConfig(Objective, JsonFields):
             raise InputError(f"field 'base_share' is {self.base_share}, not from 0 to below 1")
         if self.base_share and self.lora_r and not self.merge_lora:
             raise InputError("field 'base_share' is above 0: adapters alone have no such share; set 'merge_lora'")
+        if self.layout_attention == "flex" and (self.use_cpu or not torch.cuda.is_available()):
+            raise InputError(
+                "field 'layout_attention' is 'flex', which has no gradient on a CPU: set 'auto' or 'pieces'"
+            )
+        if self.inner_tokens is not None and self.inner_tokens < 0:
+            raise InputError(f"field 'inner_tokens' is {self.inner_tokens}, below 0")
         for name in ("sigma", "adv_weight", "consistency_weight", "consistency_floor", "lora_r", "pgd_steps"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, below 0")
@@ -194,20 +222,6 @@ class MMIConfig(Objective, JsonFields):
             conditions.check_names(self.conditions_of(family), family)
         except InputError as error:
             raise InputError(f"field '{family}_conditions': {error}") from error
-
-
-def check_reports(names: Sequence[str]) -> None:
-    """Raise InputError for a place of logs that is unknown, whose package is missing or that knows no user: the
-    trainer would stop at it when the model is loaded and the data checked."""
-    try:
-        for callback in get_reporting_integration_callbacks(names):
-            callback()
-    except (ValueError, RuntimeError, ImportError) as error:
-        raise InputError(f"field 'report_to': {' '.join(str(error).split())}") from error
-    if "wandb" in names:
-        wandb = import_module("wandb")
-        if wandb.setup().settings.mode == "online" and not wandb.api.api_key:
-            raise InputError("field 'report_to': wandb knows no user: `wandb login` first, or WANDB_MODE=offline")
 
 
 OWN_FIELDS = (*Objective.__annotations__, *MMIConfig.__annotations__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
@@ -21,12 +22,11 @@ def answer_losses(logits: torch.Tensor, tokens: AnswerTokens) -> torch.Tensor:
     return cross_entropy(full_precision(tokens.predicting(logits)), tokens.target, reduction="none")
 
 
-def row_losses(logits: torch.Tensor, tokens: AnswerTokens, over: torch.Tensor | None = None) -> torch.Tensor:
-    """What PGD climbs on, summed over rows: logits (P, V) -> (A,), the mean of l over each row's answer tokens, or
-    the sum over them divided by `over`, a scalar: the answer tokens of the batch."""
-    losses, rows = answer_losses(logits, tokens), len(tokens.mask)
-    sums = losses.new_zeros(rows).index_add(0, tokens.row, losses)
-    return sums / (torch.bincount(tokens.row, minlength=rows).clamp(min=1) if over is None else over)
+def row_losses(logits: torch.Tensor, tokens: AnswerTokens, over: torch.Tensor) -> torch.Tensor:
+    """What PGD climbs on, summed over rows: logits (P, V) -> (A,), the sums of l over each row's answer tokens divided
+    by `over`: how many they are, (A,), for means of rows, or the answer tokens of the whole batch, a scalar."""
+    losses = answer_losses(logits, tokens)
+    return losses.new_zeros(len(tokens.mask)).index_add(0, tokens.row, losses) / over
 
 
 def loss_counts(rows: Rows, objective: Objective) -> torch.Tensor:
@@ -36,20 +36,6 @@ def loss_counts(rows: Rows, objective: Objective) -> torch.Tensor:
     groups = rows.origin[compared(rows, objective)].unique().numel() if objective.consistency != "none" else 0
     adversarial = tokens[adversarial_rows(rows, objective)].sum()
     return torch.stack([tokens[: rows.clean].sum(), adversarial, tokens.new_tensor(groups)])
-
-
-def loss_sums(
-    logits: torch.Tensor,
-    hidden: torch.Tensor,
-    losses: torch.Tensor,
-    tokens: AnswerTokens,
-    rows: Rows,
-    objective: Objective,
-) -> torch.Tensor:
-    """The sums of (3) and (4), (3,): logits (P, V), last hidden states (P, D), losses (N,) of `answer_losses`."""
-    adversarial = torch.isin(tokens.row, adversarial_rows(rows, objective))
-    consistency = consistency_sum(logits, hidden, tokens, rows, objective)
-    return torch.stack([losses[tokens.row < rows.clean].sum(), losses[adversarial].sum(), consistency])
 
 
 def adversarial_rows(rows: Rows, objective: Objective) -> torch.Tensor:
@@ -69,40 +55,73 @@ def compared(rows: Rows, objective: Objective) -> torch.Tensor:
     return torch.cat([others, rows.still]) if objective.consistency_items == "all" else others
 
 
-def consistency_sum(
-    logits: torch.Tensor, hidden: torch.Tensor, tokens: AnswerTokens, rows: Rows, objective: Objective
-) -> torch.Tensor:
-    """L_cons of (4) summed over groups, a scalar: a zero that costs nothing where nothing is compared.
+@dataclass(frozen=True)
+class LossPlaces:
+    """Which of the N answer tokens each sum is over: known of rows and tokens alone, before any model runs.
 
-    logits: (P, V), compared by `kl` and `js`; hidden: (P, D), last hidden states, compared by `mse`.
+    clean, adversarial, copied, attacked: (N,) bool, of clean rows, of the rows of L_adv, of copies, of the rows they
+    are copies of. source: (N,) int64, the clean row of each. (4) compares the P positions that are read at `other`
+    with those at `origin`, (M,) int64 each, and divides what `divergence` returns by `over`, (M,) int64 or, what comes
+    second, by `over_second`.
     """
-    others = compared(rows, objective)
-    if objective.consistency == "none" or not len(others):
-        return logits.new_zeros(())
-    features = tokens.compared(hidden if objective.consistency == "mse" else logits)
-    lengths = torch.bincount(tokens.row, minlength=len(rows.origin))
-    starts = lengths.cumsum(0) - lengths
-    # Of each token: its place among `others`, and which token of its row it is.
-    place = torch.repeat_interleave(torch.arange(len(others), device=others.device), lengths[others])
-    token = torch.arange(len(place), device=place.device)
-    token = token - (lengths[others].cumsum(0) - lengths[others])[place]
-    other, group = starts[others][place] + token, rows.origin[others]
-    origin = starts[group][place] + token  # the same answer token in the origin row
-    parts = divergence(full_precision(features[origin]), full_precision(features[other]), objective)
-    if objective.consistency_reduce == "mean":
-        return sum(group_mean(part, place, group) for part in parts)
-    rows_of = torch.bincount(group, minlength=len(rows.origin))[group]  # (K,), of each row's group
-    return parts[0].sum() + sum((part / rows_of[place]).sum() for part in parts[1:])  # js: the half KL(m || q)
+
+    clean: torch.Tensor
+    adversarial: torch.Tensor
+    copied: torch.Tensor
+    attacked: torch.Tensor
+    source: torch.Tensor
+    other: torch.Tensor
+    origin: torch.Tensor
+    over: torch.Tensor
+    over_second: torch.Tensor
+
+    @staticmethod
+    def of(rows: Rows, tokens: AnswerTokens, objective: Objective) -> LossPlaces:
+        """Find them for R rows with N answer tokens."""
+        among = adversarial_rows(rows, objective), rows.copies, rows.attacked
+        of = [torch.isin(tokens.row, some) for some in among]
+        others = compared(rows, objective) if objective.consistency != "none" else rows.attacked[:0]
+        lengths = torch.bincount(tokens.row, minlength=len(rows.origin))
+        starts = lengths.cumsum(0) - lengths
+        # Of each token: its place among `others`, and which token of its row it is.
+        place = torch.repeat_interleave(torch.arange(len(others), device=others.device), lengths[others])
+        token = torch.arange(len(place), device=place.device)
+        token = token - (lengths[others].cumsum(0) - lengths[others])[place]
+        group = rows.origin[others]
+        other, origin = starts[others][place] + token, starts[group][place] + token  # the same token of the origin
+        if tokens.late is not None:
+            other, origin = tokens.late[other], tokens.late[origin]
+        over = second = mean_over(place, group)
+        if objective.consistency_reduce == "sum":  # of js's halves, the second is a mean over rows
+            over, second = torch.ones_like(place), torch.bincount(group)[group][place]
+        return LossPlaces(tokens.row < rows.clean, *of, rows.source[tokens.row], other, origin, over, second)
+
+    def attack(self, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """By how much delta raised the losses (N,), summed over attacked rows, and over how many tokens: scalars."""
+        moved = torch.where(self.copied, losses, 0).sum() - torch.where(self.attacked, losses, 0).sum()
+        return moved, self.copied.sum()
 
 
-def group_mean(divergence: torch.Tensor, place: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """Average over a row's tokens, then over a group's rows; sum over the groups: a scalar.
-
-    divergence, place: (M,), one entry per answer token of the rows that are compared, and which row it is of. group:
-    (K,), of each row.
-    """
+def mean_over(place: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """What to divide by, (M,) int64, so that a sum averages over a row's tokens, then over a group's rows, and adds up
+    groups. place: (M,) int64, which of K rows each token is of. group: (K,) int64, of each row."""
     tokens, rows = torch.bincount(place, minlength=len(group)), torch.bincount(group)
-    return (divergence / (tokens * rows[group])[place]).sum()
+    return (tokens * rows[group])[place]
+
+
+def loss_sums(
+    logits: torch.Tensor, hidden: torch.Tensor, losses: torch.Tensor, places: LossPlaces, objective: Objective
+) -> torch.Tensor:
+    """The sums of (3) and (4), (3,): logits (P, V), compared by `kl` and `js`, last hidden states (P, D), compared by
+    `mse`, losses (N,) of `answer_losses`. Where nothing is compared, L_cons is a zero that costs nothing."""
+    consistency = logits.new_zeros(())
+    if len(places.other):
+        features = hidden if objective.consistency == "mse" else logits
+        pair = full_precision(features[places.origin]), full_precision(features[places.other])
+        parts = zip(divergence(*pair, objective), (places.over, places.over_second), strict=False)
+        consistency = sum((part / over).sum() for part, over in parts)
+    sums = [torch.where(of, losses, 0).sum() for of in (places.clean, places.adversarial)]
+    return torch.stack([*sums, consistency.to(losses.dtype)])
 
 
 def divergence(origin: torch.Tensor, other: torch.Tensor, objective: Objective) -> tuple[torch.Tensor, ...]:

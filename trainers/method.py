@@ -43,6 +43,7 @@ from dataclasses import dataclass
 import torch
 
 from mmi_plugin.items import FAMILIES
+from mmi_plugin.trainers.noise import draw
 
 IGNORED = -100
 """The label of a token that is not of the answer; what the cross entropy of torch ignores, too."""
@@ -192,9 +193,10 @@ class Adversary:
         """
         dtype = torch.promote_types(embeds.dtype, torch.float32)
         scale = masked_rms(embeds.to(dtype), mask) if self.relative else embeds.new_ones(len(embeds), 1, 1, dtype=dtype)
+        noise = draw("normal" if self.kind == "rg" else "uniform", mask, seeds, embeds.shape[-1], dtype)
         if self.kind == "rg":
-            return self.sigma * scale * _draw(torch.randn, embeds, mask, seeds, dtype)
-        delta = self.eps * scale * (2 * _draw(torch.rand, embeds, mask, seeds, dtype) - mask[..., None].to(dtype))
+            return self.sigma * scale * noise
+        delta = self.eps * scale * (2 * noise - mask[..., None].to(dtype))
         for _ in range(self.steps):
             delta.requires_grad_(True)
             loss = row_loss(embeds + delta.to(embeds.dtype)).sum()
@@ -217,20 +219,3 @@ def masked_rms(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Root mean square of (A, L, D) `values` inside the (A, L) mask, per row: (A, 1, 1)."""
     total = (values.square() * mask[..., None]).sum((1, 2), keepdim=True)
     return (total / (mask.sum(1)[:, None, None] * values.shape[-1]).clamp(min=1)).sqrt()
-
-
-def _draw(
-    sample: Callable[..., torch.Tensor],
-    embeds: torch.Tensor,
-    mask: torch.Tensor,
-    seeds: torch.Tensor,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """Draw (A, L, D) inside the mask, on the CPU and token by token, so that neither device nor padding matters."""
-    rows = []
-    for count, seed in zip(mask.sum(1).tolist(), seeds.tolist(), strict=True):
-        generator = torch.Generator().manual_seed(seed)
-        rows.append(sample(count, embeds.shape[-1], generator=generator, dtype=dtype))
-    noise = embeds.new_zeros(embeds.shape, dtype=dtype)
-    noise[mask] = torch.cat(rows).to(embeds.device)
-    return noise

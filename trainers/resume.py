@@ -25,6 +25,7 @@ _LOGS = "disable_tqdm report_to run_name project debug skip_memory_metrics inclu
 _PLACES = "output_dir overwrite_output_dir resume_from_checkpoint model_name_or_path train_file image_folder on_bad_row"
 _FILES = "pool unrelated_texts system_text closing_text"
 _COSTS = "gradient_checkpointing gradient_checkpointing_kwargs torch_empty_cache_steps local_rank ddp_timeout"
+_COSTS += " inner_tokens layout_attention trace"
 _END = "merge_lora base_share"  # of what is saved when all steps are done
 _NAMES = "profile"  # of values that are compared
 FREE = frozenset(f"{_LOGS} {_PLACES} {_COSTS} {_END} {_NAMES} {_FILES}".split())

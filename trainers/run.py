@@ -22,6 +22,7 @@ from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.config import OWN_FIELDS, MMIConfig, parse
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.evaluation import EvaluationCallback
+from mmi_plugin.trainers.meter import RATES
 from mmi_plugin.trainers.resume import (
     RECORD,
     check_free,
@@ -53,7 +54,7 @@ loaded with them. With `peft` installed the lines below do so, and so does `mmi_
 FOLDER` trains them further; with `--lora_r 0` they are merged in, and all weights learn. `--merge_lora true` saves a
 whole model."""
 COMMON = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed", "data_seed")
-TIMES = ("rows_per_second", "tokens_per_second", "epoch", "step")
+TIMES = (*RATES, "peak_share", "peak_memory_gb", "epoch", "step")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -96,7 +96,7 @@ class MmiHf(lmms):
     def scorer(self) -> Scorer:
         """What answers, made when first asked: `thoughts` may be set until then."""
         if self._scorer is None:
-            self._scorer = Scorer(self._model, self._prompts, self.batch_size, self.thoughts, self._thinking)
+            self._scorer = Scorer(self._model, self._prompts, True, self.thoughts, self._thinking)
             if self._scorer.opened:
                 tag = self._scorer.opened.strip()
                 logger.info(
@@ -119,7 +119,7 @@ class MmiHf(lmms):
             def answer(places: list[int]) -> list[GenerationResult]:
                 return guarded([requests[place] for place in places])
 
-            return answer_all(keys, self.batch_size, answer, report)
+            return answer_all(self.scorer.ordered(keys), self.batch_size, answer, report)
 
     def _order_key(self, request: Instance) -> OrderKey:
         context, _, settings = request.args[:3]

@@ -1,0 +1,271 @@
+"""Kept prefixes and what comes after them in, logits out: all branches as one sequence, then their tokens one by one.
+
+    prefixes (kept, once)     rows            the sequence          the tokens that follow
+     p p p                     p p p a a       a a | b b b | c       a' b' c' -> a" b" c" -> ...
+     q q                       p p p b b b     a and b attend to p and, causally, to themselves; c to q and itself;
+                               q q c           a" to p, a and a'
+
+No key of a prefix is copied for a row, no row is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import Cache, LogitsProcessor, PreTrainedModel
+
+from mmi_plugin.models.compat import BranchLayer, attending, cache_argument, sdpa_attention_forward
+from mmi_plugin.models.tokens import Tensors
+
+ATTENTION = "mmi_branches"
+_NO_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""All but cuDNN, which makes a plan for every new pair of lengths, and here most are new."""
+
+
+@dataclass
+class Prefix:
+    """Keys and values of a prompt's first L tokens in every layer, (heads, L, head size) each.
+
+    ids: (L,). position: of the token that comes next; dimensions: how many position ids the
+    decoder takes per token (3 for multimodal RoPE, which counts an image by rows and columns).
+    """
+
+    ids: torch.Tensor
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    position: int
+    dimensions: int
+
+
+class Tree(NamedTuple):
+    """Rows `first` to `last` of a batch, which go on from one prefix, by tokens `start` to `stop` of the sequence."""
+
+    prefix: Prefix
+    first: int
+    last: int
+    start: int
+    stop: int
+
+
+class Piece(NamedTuple):
+    """Queries `first` to `last` of a call, which attend to the prefix of a tree and to tokens `start` to `stop` of the
+    sequence, and to what came after these in the tree's rows, where `mask` (1, 1, queries, keys) says so; in a layer
+    that looks back only so far, where `near` does."""
+
+    tree: Tree
+    first: int
+    last: int
+    start: int
+    stop: int
+    mask: torch.Tensor
+    near: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Calling:
+    """How the queries of one call of the decoder find their keys."""
+
+    pieces: Sequence[Piece]
+    layers: Sequence[BranchLayer]
+
+    def attend(self, module: nn.Module, query: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, None]:
+        """query: (1, H, Q, d) -> (1, Q, H, d), piece by piece."""
+        number, parts = module.layer_idx, []
+        narrow = kwargs.pop("sliding_window", None) is not None
+        for tree, first, last, start, stop, mask, near in self.pieces:
+            own = self.layers[number].between(start, stop, tree.first, tree.last)
+            states = zip(tree.prefix.layers[number], own, strict=True)
+            keys, values = (torch.cat([known[None], *more], 2) for known, more in states)
+            seen = near if narrow else mask
+            parts.append(sdpa_attention_forward(module, query[:, :, first:last], keys, values, seen, **kwargs)[0])
+        return torch.cat(parts, 1), None
+
+
+def attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    branches: Calling | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of branches: query (1, H, Q, d) -> (1, Q, H, d); without them, plain sdpa.
+
+    key, value: (1, H', Q, d), which are in the cache by now. attention_mask: not read.
+    """
+    if branches is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return branches.attend(module, query, **kwargs)
+
+
+class Branches:
+    """B prompts that go on from kept prefixes, those of one prefix next to each other; run through `model` when made.
+
+    first: (B, V) logits of the token after each prompt. prefixes: of the rows. rests: their own tokens, (L,) each.
+    inputs: the whole prompts, input_ids and attention_mask (B, L), padded on the left. look_back: how many tokens
+    those layers see that do not see all.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prefixes: Sequence[Prefix],
+        rests: Sequence[torch.Tensor],
+        inputs: Tensors,
+        look_back: int | None,
+    ) -> None:
+        self._model, self._prefixes, self.inputs, self._look_back = model, prefixes, inputs, look_back
+        self._device = rests[0].device
+        self._sizes = [len(rest) for rest in rests]
+        self._stops = list(accumulate(self._sizes))
+        self._heads = [len(prefix.ids) for prefix in prefixes]
+        self._layers = [BranchLayer(len(rests)) for _ in prefixes[0].layers]
+        self._trees = self._grow()
+        self._columns = [torch.arange(self._heads[row], self._end(row)) for row in range(len(rests))]
+        offsets = [prefix.position - head for prefix, head in zip(prefixes, self._heads, strict=True)]
+        self._next = torch.tensor([self._end(row) + offset for row, offset in enumerate(offsets)])
+        positions = torch.cat([own + offset for own, offset in zip(self._columns, offsets, strict=True)])
+        self.first = self._call(torch.cat(list(rests)), positions, self._branches(), torch.tensor(self._stops) - 1)
+        self._said = 0
+
+    def _end(self, row: int) -> int:
+        return self._heads[row] + self._sizes[row]
+
+    def _grow(self) -> list[Tree]:
+        trees, row = [], 0
+        for _, alike in groupby(self._prefixes, key=id):
+            last = row + len(list(alike))
+            trees.append(
+                Tree(self._prefixes[row], row, last, self._stops[row] - self._sizes[row], self._stops[last - 1])
+            )
+            row = last
+        return trees
+
+    def _branches(self) -> Iterator[Piece]:
+        """Yield a piece for each row: its tokens attend to the prefix and, causally, to themselves."""
+        for tree in self._trees:
+            for row in range(tree.first, tree.last):
+                span = self._stops[row] - self._sizes[row], self._stops[row]
+                mask = torch.ones(self._sizes[row], self._end(row), dtype=torch.bool).tril(self._heads[row])
+                yield self._piece(tree, span, span, mask, self._columns[row], torch.arange(self._end(row)))
+
+    def _steps(self, steps: int) -> Iterator[Piece]:
+        """Yield a piece for each tree: a token of each row attends to the prefix and to what is its own, in which
+        `steps` tokens came after the prompt, itself included."""
+        for tree in self._trees:
+            rows, known = range(tree.first, tree.last), self._heads[tree.first]
+            ends, owner = torch.tensor([self._end(row) for row in rows]), torch.arange(len(rows))
+            own = owner.repeat_interleave(ends - known)
+            owners = torch.cat([torch.full((known,), -1), own, owner.repeat(steps)])
+            mask = (owners == -1) | (owners == owner[:, None])
+            later = (ends + torch.arange(steps)[:, None]).flatten()
+            columns = torch.cat([torch.arange(known), *(self._columns[row] for row in rows), later])
+            queries, keys = (tree.first, tree.last), (tree.start, tree.stop)
+            yield self._piece(tree, queries, keys, mask, ends + steps - 1, columns)
+
+    def _piece(
+        self,
+        tree: Tree,
+        queries: tuple[int, int],
+        keys: tuple[int, int],
+        mask: torch.Tensor,
+        places: torch.Tensor,
+        columns: torch.Tensor,
+    ) -> Piece:
+        """places: of the queries in their rows, (Q,). columns: of the keys in theirs, (K,). mask: (Q, K)."""
+        near = mask
+        if self._look_back is not None and len(columns) > self._look_back:
+            near = mask & (places[:, None] - columns < self._look_back)
+        seen = mask[None, None].to(self._device, non_blocking=True)
+        return Piece(tree, *queries, *keys, seen, seen if near is mask else near[None, None].to(self._device))
+
+    def after(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, V) after one more token of each row, (B,)."""
+        positions = self._next + self._said
+        self._said += 1
+        return self._call(tokens, positions, self._steps(self._said), torch.arange(len(tokens)))
+
+    def rewind(self) -> None:
+        """Forget all tokens that came after the prompts."""
+        self._said = 0
+        for layer in self._layers:
+            layer.rewind()
+
+    def say(
+        self, steps: int, processors: Sequence[LogitsProcessor], over: Callable[..., torch.Tensor], padding: int
+    ) -> torch.Tensor:
+        """Return (B, L + N), the prompts and the N <= `steps` likeliest tokens after them, as `generate` does.
+
+        over: (ids (B, L + n), scores) -> (B,) bool, which rows have ended; these go on with `padding`.
+        """
+        ids, logits = self.inputs["input_ids"].to(self._device), self.first
+        ended, watch = torch.zeros(len(ids), dtype=torch.bool, device=self._device), Watch()
+        self.rewind()
+        for step in range(steps):
+            if step:
+                logits = self.after(ids[:, -1])
+            scores = logits.float()
+            for processor in processors:
+                scores = processor(ids, scores)
+            ids = torch.cat([ids, scores.argmax(-1).masked_fill(ended, padding)[:, None]], 1)
+            ended = ended | over(ids, scores)
+            if watch.all(ended):
+                break
+        return ids
+
+    def _call(
+        self, ids: torch.Tensor, positions: torch.Tensor, pieces: Iterator[Piece], kept: torch.Tensor
+    ) -> torch.Tensor:
+        """Run the model over tokens (Q,) at positions (Q,); return the logits (B, V) of those in `kept`, (B,)."""
+        calling = Calling(list(pieces), self._layers)
+        unused = torch.zeros(1, 1, 1, 1, device=self._device)  # keeps the decoder from building a mask
+
+        def enter(module: nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> tuple[Any, ...]:
+            given = call.get("attention_mask")
+            mask = dict.fromkeys(given, unused) if isinstance(given, dict) else unused
+            return args, {**call, "attention_mask": mask, "branches": calling}
+
+        positions = positions.to(self._device, non_blocking=True)[None]
+        dimensions = self._prefixes[0].dimensions
+        inputs = {
+            "input_ids": ids[None],
+            "position_ids": positions if dimensions == 1 else positions.expand(dimensions, 1, -1),
+            "attention_mask": unused,
+            "logits_to_keep": kept.to(self._device, non_blocking=True),
+            cache_argument(self._model): Cache(layers=list(self._layers)),
+        }
+        decoder = self._model.get_decoder()
+        handle = decoder.register_forward_pre_hook(enter, with_kwargs=True)
+        plans = sdpa_kernel(_NO_PLANS) if self._device.type == "cuda" else nullcontext()
+        try:
+            with plans, attending(decoder, ATTENTION, attend):
+                return self._model(**inputs, use_cache=True).logits[0]
+        finally:
+            handle.remove()
+
+
+class Watch:
+    """Says whether all rows have ended: on an accelerator one token late, so that the host never waits for the device
+    while there is nothing queued behind what it waits for."""
+
+    def __init__(self) -> None:
+        self._before: tuple[torch.Tensor, torch.Event] | None = None
+
+    def all(self, ended: torch.Tensor) -> bool:
+        """ended: (B,) bool."""
+        if ended.device.type == "cpu":
+            return bool(ended.all())
+        flag, copied = ended.all().to("cpu", non_blocking=True), torch.Event(ended.device)
+        copied.record()
+        before, self._before = self._before, (flag, copied)
+        if before is None:
+            return False
+        before[1].synchronize()
+        return bool(before[0])

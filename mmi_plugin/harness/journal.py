@@ -235,7 +235,7 @@ class Evaluation:
     def _setup(self, model: Any) -> dict[str, Any]:
         """Return how the model was asked: what it says itself, the settings of each task's answers, and what it asks.
 
-        The first two are empty for models that say nothing, as those of lmms-eval.
+        What it took is `run`. It and the first two are empty for models that say nothing, as those of lmms-eval.
         """
         asked = self.own.items() if is_ours(type(model)) else ()
         decoding = {name: Decoding.parse(task.config.generation_kwargs).to_dict() for name, task in asked}
@@ -247,7 +247,8 @@ class Evaluation:
             }
             for name, task in self.own.items()
         }
-        return {"model": getattr(model, "record", {}), "decoding": decoding, "tasks": tasks}
+        run = getattr(model, "run", {})
+        return {"model": getattr(model, "record", {}), "decoding": decoding, "tasks": tasks, "run": run}
 
     def publish(self) -> None:
         """Write the results file, after all the samples."""

@@ -22,6 +22,7 @@ from mmi_plugin.models.evaluate import THINKING, OrderKey, Scorer, answer_all, q
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.load import fingerprint, load_model, load_processor
+from mmi_plugin.models.meter import BatchSize
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -34,8 +35,9 @@ class MmiHf(lmms):
     `device` and `dtype` default to what accelerate chooses and to bf16 on a GPU, fp32 on a CPU.
     Weights are read from safetensors only. chat_template_kwargs: variables of the chat template, a JSON object or
     `enable_thinking` by itself. max_thinking_tokens: what a thought may take, beside the tokens of the answer.
-    processor: a folder or hub id with it, for weights without one. settings: of the processor, as `max_pixels`.
-    Raises InputError for arguments or a checkpoint that cannot be used.
+    batch_size: a number, or "auto" for one found by trial, up to max_batch_size. processor: a folder or hub id with it,
+    for weights without one. settings: of the processor, as `max_pixels`. Raises InputError for arguments or a
+    checkpoint that cannot be used.
     """
 
     is_simple = False
@@ -61,7 +63,8 @@ class MmiHf(lmms):
     ) -> None:
         super().__init__()
         _check_given(pretrained, settings)
-        self.batch_size = _positive("--batch_size", batch_size)
+        fixed, most = _batch_size(batch_size, max_batch_size)
+        self.batch_size = fixed or "auto"
         thinking = _positive("--model_args: max_thinking_tokens", max_thinking_tokens, least=0)
         variables = _mapping("chat_template_kwargs", chat_template_kwargs)
         variables |= {} if enable_thinking is None else {"enable_thinking": enable_thinking}
@@ -83,6 +86,8 @@ class MmiHf(lmms):
         if device_map is None:
             self._model.to(self.device)
         self._thinking, self._scorer = thinking, None
+        # Prompts that share images take less memory than those that do not.
+        self._sizes = {sharing: BatchSize(self._model.device, fixed, most) for sharing in (True, False)}
         self._shared: set[str] = set()
         self.thoughts: Sequence[tuple[str, str]] = THOUGHTS
         self.record = {
@@ -107,9 +112,9 @@ class MmiHf(lmms):
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Return one answer per request, in their order; `Guarded` says what happens to those that fail."""
-        guarded = Guarded(self._answer)
         keys = [self._order_key(request) for request in requests]
         self._shared = shared_images(keys)
+        guarded = Guarded(self._answer)
         with tqdm(total=len(requests), desc="Model Responding", disable=self.rank != 0) as bar:
 
             def report(place: int, answer: GenerationResult) -> None:
@@ -117,9 +122,22 @@ class MmiHf(lmms):
                 bar.update()
 
             def answer(places: list[int]) -> list[GenerationResult]:
-                return guarded([requests[place] for place in places])
+                size = self._sizes[keys[places[0]].image in self._shared]
+                with size.trial(len(places), self.scorer.meter):
+                    answers = guarded([requests[place] for place in places])
+                    if guarded.most is not None:
+                        size.limit(guarded.most)
+                return answers
 
-            return answer_all(self.scorer.ordered(keys), self.batch_size, answer, report)
+            found = answer_all(self.scorer.ordered(keys), lambda sharing: self._sizes[sharing].now, answer, report)
+        logger.info(f"mmi_hf: {', '.join(f'{name} {value}' for name, value in self.run.items())}")
+        return found
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What the answers took on this process: time, arithmetic, memory, and the size of batches, found or given."""
+        sizes = {"batch_size": self._sizes[False].now, "batch_size_sharing_images": self._sizes[True].now}
+        return self.scorer.meter.to_dict() | (sizes if self.batch_size == "auto" else {"batch_size": self.batch_size})
 
     def _order_key(self, request: Instance) -> OrderKey:
         context, _, settings = request.args[:3]
@@ -161,10 +179,10 @@ class Guarded:
 
     def __init__(self, answer: Callable[[Sequence[Instance]], list[GenerationResult]]) -> None:
         self._answer = answer
-        self._most: int | None = None  # rows that memory has room for
+        self.most: int | None = None  # rows that memory has room for
 
     def __call__(self, rows: Sequence[Instance]) -> list[GenerationResult]:
-        size = min(self._most or len(rows), len(rows))
+        size = min(self.most or len(rows), len(rows))
         answers: list[GenerationResult] = []
         while len(answers) < len(rows):
             part = rows[len(answers) : len(answers) + size]
@@ -185,11 +203,11 @@ class Guarded:
         return answers
 
     def _halve(self, size: int) -> int:
-        if self._most is None:
+        if self.most is None:
             logger.warning(f"out of memory with a batch of {size}: it is halved until it fits")
-        self._most = size // 2
+        self.most = size // 2
         clear_device_cache(garbage_collection=True)
-        return self._most
+        return self.most
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -204,6 +222,14 @@ def _check_given(pretrained: str, settings: Mapping[str, Any]) -> None:
     for name in settings:
         raise InputError(f"--model_args: mmi_hf has no argument {name!r}: {nearest(name, known)}")
     raise InputError("--model_args: pretrained=FOLDER is missing")
+
+
+def _batch_size(size: int | str, most: int | None) -> tuple[int | None, int | None]:
+    """Return the size of batches, None for one that is to be found, and the most that this may be."""
+    if str(size) != "auto" and most is not None:
+        raise InputError("--max_batch_size is for --batch_size auto; without it --batch_size N is the most")
+    fixed = None if str(size) == "auto" else _positive("--batch_size", size)
+    return fixed, None if most is None else _positive("--max_batch_size", most)
 
 
 def _positive(flag: str, value: int | str, least: int = 1) -> int:

@@ -77,6 +77,13 @@ def cache_layers(model: PreTrainedModel) -> list[Any]:
     return DynamicCache(config=model.config).layers
 
 
+def kept_tokens(call: dict[str, Any]) -> int:
+    """Return of how many tokens a decoder's cache has the keys after a call; 0 without one that keeps them all."""
+    cache = next((call[name] for name in CACHE_NAMES if call.get(name) is not None), None)
+    layers = getattr(cache, "layers", ())
+    return layers[0].get_seq_length() if layers and isinstance(layers[0], DynamicLayer) else 0
+
+
 class BranchLayer(DynamicLayer):
     """Keys and values of `rows` branches as one sequence of T tokens, and of N tokens that came after it in each row.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +16,7 @@ from mmi_plugin.items import image_hash, messages
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Generator, Query, Reply
+from mmi_plugin.models.meter import Meter
 from mmi_plugin.models.prefix import Prefixes, ends, looks_ahead, obstacle, window
 from mmi_plugin.models.prompt import Chat, Prompts, images_of
 from mmi_plugin.models.tokens import Tensors, to_model
@@ -117,6 +118,7 @@ class Scorer:
         self._generator = Generator(model, prompts, thoughts, thinking)
         self._image_token = getattr(model.config, "image_token_id", None)
         self._prefixes = Prefixes(model, self._generator.tokens)
+        self.meter = Meter(model)
         self._obstacle = obstacle(model)
         self._window = window(model) if self._obstacle is None else None
         self._checked = False
@@ -138,7 +140,10 @@ class Scorer:
 
         Raises InputError when they ask for anything but greedy decoding.
         """
-        decoding = Decoding.parse(settings)
+        with self.meter.running():
+            return self._answer(rows, Decoding.parse(settings))
+
+    def _answer(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
         if not self._wanted or not all(row.shared for row in rows):
             return self._generator.answers(rows, self._plain(rows), decoding)
         if self._obstacle is None and not self._checked:
@@ -215,13 +220,14 @@ class OrderKey(NamedTuple):
 
 def answer_all(
     keys: Sequence[OrderKey],
-    size: int,
+    size: int | Callable[[bool], int],
     answer: Callable[[list[int]], Sequence[Found]],
     report: Callable[[int, Found], None] | None = None,
 ) -> list[Found]:
     """Return what `answer` gives for each key, in their order. It gets the places of keys, `size` at most at once.
 
-    report: called with the place and the answer, as they come.
+    size: or what says so before each batch, told whether its prompts share images. report: called with the place and
+    the answer, as they come.
     """
     found: dict[int, Found] = {}
     for batch in batches(keys, size):
@@ -238,7 +244,7 @@ def shared_images(keys: Sequence[OrderKey]) -> set[str]:
     return {image for image, count in counts.items() if count > 1}
 
 
-def batches(keys: Sequence[OrderKey], size: int) -> Iterator[list[int]]:
+def batches(keys: Sequence[OrderKey], size: int | Callable[[bool], int]) -> Iterator[list[int]]:
     """Yield the places of at most `size` prompts of equal settings, the longest first.
 
     Prompts that share an image stand together, so that it is kept no longer than they are asked; those that share
@@ -266,6 +272,8 @@ def batches(keys: Sequence[OrderKey], size: int) -> Iterator[list[int]]:
             -keys[place].length,
         ),
     )
-    for _, alike in groupby(order, key=lambda place: (settings(place), image(place) != "")):
-        rows = list(alike)
-        yield from (rows[start : start + size] for start in range(0, len(rows), size))
+    for (_, sharing), alike in groupby(order, key=lambda place: (settings(place), image(place) != "")):
+        rows = deque(alike)
+        while rows:
+            count = size(sharing) if callable(size) else size
+            yield [rows.popleft() for _ in range(min(count, len(rows)))]

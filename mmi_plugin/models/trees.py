@@ -74,6 +74,11 @@ class Calling:
     pieces: Sequence[Piece]
     layers: Sequence[BranchLayer]
 
+    @property
+    def pairs(self) -> int:
+        """How many products of a query and a key each head takes."""
+        return sum(piece.mask.numel() for piece in self.pieces)
+
     def attend(self, module: nn.Module, query: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, None]:
         """query: (1, H, Q, d) -> (1, Q, H, d), piece by piece."""
         number, parts = module.layer_idx, []

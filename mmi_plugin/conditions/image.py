@@ -13,7 +13,7 @@ from typing import Annotated
 from PIL import Image, ImageDraw, ImageFont
 
 from mmi_plugin.conditions.pools import Pools
-from mmi_plugin.conditions.registry import condition
+from mmi_plugin.conditions.registry import CONDITIONS, REFERENCE, condition
 from mmi_plugin.conditions.text import wrong_option
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item, stream
@@ -155,3 +155,9 @@ def _font(pixels: int) -> ImageFont.FreeTypeFont:
     folder = Path(find_spec("matplotlib").submodule_search_locations[0])  # without importing matplotlib
     file = folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(file), pixels, layout_engine=ImageFont.Layout.BASIC)
+
+
+@condition("image_heavy", "text_heavy", "vqa", seen=False, published=False)
+def asked_again(item: Item, rng: random.Random, pools: Pools) -> Item:
+    """The reference once more, in another batch: what flips by arithmetic alone."""
+    return CONDITIONS[REFERENCE[item.family]].perturb(item, rng, pools)

@@ -28,6 +28,10 @@ INSTRUCTED = "instructed_"
 """Begins the name of a condition whose prompt also says to ignore what was added."""
 
 
+FLOOR = "asked_again"
+"""The condition that changes nothing. What flips under it flips by arithmetic alone: it is in no worst case or mean."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A strength of a condition: its default and its valid values, a range of integers or texts."""
@@ -75,7 +79,8 @@ class Condition:
             raise InputError(
                 f"condition {self.name!r} is for {'/'.join(self.families)}, item {item.id} is {item.family}"
             )
-        rng, pools = stream(item.id, self.kind, seed), pools or Pools.default()
+        kind = REFERENCE[item.family] if self.name == FLOOR else self.kind
+        rng, pools = stream(item.id, kind, seed), pools or Pools.default()
         if item.form != pools.form:
             item = replace(item, image=item.picture, form=pools.form)
         changed = self.perturb(item, rng, pools, **self.strength)
@@ -176,3 +181,8 @@ def check_names(names: Sequence[str], family: str) -> tuple[str, ...]:
     if not checked or len(set(checked)) != len(checked):
         raise InputError(f"conditions are {names!r}: one or more different ones are needed")
     return tuple(checked)
+
+
+def perturbing(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names without that of the floor, which perturbs nothing."""
+    return tuple(name for name in names if name != FLOOR)

@@ -23,6 +23,7 @@ from lmms_eval.loggers import EvaluationTracker
 from lmms_eval.utils import get_datetime_str
 from loguru import logger
 
+from mmi_plugin.conditions import FLOOR
 from mmi_plugin.disk import locked, writing
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import versions
@@ -188,6 +189,9 @@ class Evaluation:
         """
         model = options["lm"]
         self._agree_on_thoughts(model)
+        half = getattr(model, "record", {}).get("dtype") in ("bfloat16", "float16")
+        if half and not any(FLOOR in task.selection.conditions for task in self.own.values()):
+            logger.info("in half precision an answer can depend on its batch: --floor measures how many do")
         if self.args.output_path:
             # Only now: the model is loaded, so that the commit of a hub id is known.
             self.journal = Path(self.args.output_path) / f".journal-{settings_hash(self.args)}"

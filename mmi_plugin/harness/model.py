@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.compat import failed, result
-from mmi_plugin.models.evaluate import THINKING, OrderKey, Scorer, answer_all, query_of, shared_images
+from mmi_plugin.models.evaluate import THINKING, OrderKey, Scorer, answer_all, order_key, query_of, shared_images
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.load import fingerprint, load_model, load_processor
@@ -86,7 +86,6 @@ class MmiHf(lmms):
         if device_map is None:
             self._model.to(self.device)
         self._thinking, self._scorer = thinking, None
-        # Prompts that share images take less memory than those that do not.
         self._sizes = {sharing: BatchSize(self._model.device, fixed, most) for sharing in (True, False)}
         self._shared: set[str] = set()
         self.thoughts: Sequence[tuple[str, str]] = THOUGHTS
@@ -141,8 +140,10 @@ class MmiHf(lmms):
 
     def _order_key(self, request: Instance) -> OrderKey:
         context, _, settings = request.args[:3]
-        image = self._document(request)["image_key"] if self._is_ours(request) else None
-        return OrderKey(json.dumps(settings, sort_keys=True, default=str), image, len(context))
+        text = json.dumps(settings, sort_keys=True, default=str)
+        return (
+            order_key(self._document(request), text) if self._is_ours(request) else OrderKey(text, None, len(context))
+        )
 
     def _documents(self, request: Instance) -> Any:
         _, _, _, _, task, split = request.args

@@ -6,6 +6,7 @@ import math
 import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from loguru import logger
 from PIL import Image
 
 from mmi_plugin.answers import THOUGHTS
-from mmi_plugin.conditions import get
+from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.compat import Scored, fail_stock, failure_of, probabilities_of
@@ -56,9 +57,15 @@ class InterferenceTask(ConfigurableMessagesTask):
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None) -> None:
         """Build the documents; lmms-eval calls this once, from its constructor."""
-        split = self.config.test_split
-        selection = Selection.parse(dataset_kwargs or {}, split, self.config.task)
-        self.selection = selection
+        self._ask(Selection.parse(dataset_kwargs or {}, self.config.test_split, self.config.task))
+
+    def ask_again(self) -> None:
+        """Ask each item's reference once more: what flips then flips by arithmetic alone."""
+        if FLOOR not in self.selection.conditions:
+            self._ask(replace(self.selection, conditions=(*self.selection.conditions, FLOOR)))
+
+    def _ask(self, selection: Selection) -> None:
+        split, self.selection = self.config.test_split, selection
         self.bench = selection.benchmark()
         self.documents = documents(self.bench, selection.conditions, selection.seed)
         self.dataset = {split: self.documents.rows}

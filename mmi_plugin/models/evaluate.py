@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from mmi_plugin.answers import THOUGHTS, read
+from mmi_plugin.conditions import FLOOR
 from mmi_plugin.documents import Documents
 from mmi_plugin.items import image_hash, messages
 from mmi_plugin.models.decode import Decoding
@@ -52,7 +53,7 @@ def evaluate(
     prompts = processor if isinstance(processor, Prompts) else prompts_of(processor)
     scorer = Scorer(model, prompts, share, thoughts, thinking)
     rows = list(documents.rows)
-    keys = [OrderKey("", row["image_key"], len(row["prompt"])) for row in rows]
+    keys = [order_key(row) for row in rows]
     shared = shared_images(keys)
 
     def answer(places: list[int]) -> list[Record]:
@@ -216,6 +217,12 @@ class OrderKey(NamedTuple):
     settings: str
     image: str | None
     length: int
+
+
+def order_key(document: Mapping[str, Any], settings: str = "") -> OrderKey:
+    """Return what the order of a document depends on; what is asked again is asked in batches of its own."""
+    again = FLOOR if document["condition"] == FLOOR else ""
+    return OrderKey(settings + again, document["image_key"], len(document["prompt"]))
 
 
 def answer_all(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmi_plugin.conditions import get
+from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.errors import plain, visible
 from mmi_plugin.files import versions
 from mmi_plugin.report.board import OVERALL, Key, Leaderboard, Scope, is_primary
@@ -31,8 +31,12 @@ def label(measure: Measure) -> str:
     if measure.condition is None:
         several = {"flip_rate": "flip rate, mean", "unparseable": "unparseable, all"}
         return several.get(measure.name, LABELS[measure.name])
-    star = "" if get(measure.condition).seen else "*"
-    return f"{LABELS[measure.name]}: {words(measure.condition)}{star}"
+    return f"{LABELS[measure.name]}: {words(measure.condition)}{star(measure.condition)}"
+
+
+def star(condition: str | None) -> str:
+    """Return "*" for a perturbation that training does not use."""
+    return "" if condition in (None, FLOOR) or get(condition).seen else "*"
 
 
 def interval(estimate: Estimate) -> str:

@@ -35,9 +35,9 @@ class MmiHf(lmms):
     `device` and `dtype` default to what accelerate chooses and to bf16 on a GPU, fp32 on a CPU.
     Weights are read from safetensors only. chat_template_kwargs: variables of the chat template, a JSON object or
     `enable_thinking` by itself. max_thinking_tokens: what a thought may take, beside the tokens of the answer.
-    batch_size: a number, or "auto" for one found by trial, up to max_batch_size. processor: a folder or hub id with it,
-    for weights without one. settings: of the processor, as `max_pixels`. Raises InputError for arguments or a
-    checkpoint that cannot be used.
+    deterministic: no answer depends on the batch it is in. batch_size: a number, or "auto" for one found by trial, up
+    to max_batch_size. processor: a folder or hub id with it, for weights without one. settings: of the processor, as
+    `max_pixels`. Raises InputError for arguments or a checkpoint that cannot be used.
     """
 
     is_simple = False
@@ -57,17 +57,17 @@ class MmiHf(lmms):
         max_thinking_tokens: int = THINKING,
         processor: str | None = None,
         processor_kwargs: Mapping[str, Any] | str | None = None,
+        deterministic: bool = False,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
-        _check_given(pretrained, settings)
+        _check_given(pretrained, deterministic, settings)
         fixed, most = _batch_size(batch_size, max_batch_size)
         self.batch_size = fixed or "auto"
         thinking = _positive("--model_args: max_thinking_tokens", max_thinking_tokens, least=0)
-        variables = _mapping("chat_template_kwargs", chat_template_kwargs)
-        variables |= {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        variables = _mapping("chat_template_kwargs", chat_template_kwargs, enable_thinking=enable_thinking)
         settings |= _mapping("processor_kwargs", processor_kwargs)
         self.accelerator = Accelerator()
         alone = self.accelerator.num_processes == 1
@@ -85,22 +85,22 @@ class MmiHf(lmms):
         )
         if device_map is None:
             self._model.to(self.device)
-        self._thinking, self._scorer = thinking, None
+        self._thinking, self._deterministic, self._scorer = thinking, deterministic, None
         self._sizes = {sharing: BatchSize(self._model.device, fixed, most) for sharing in (True, False)}
-        self._shared: set[str] = set()
-        self.thoughts: Sequence[tuple[str, str]] = THOUGHTS
+        self._shared, self.thoughts = set[str](), THOUGHTS
         self.record = {
             **fingerprint(loaded),
             "chat_template_kwargs": variables,
             "max_thinking_tokens": thinking,
             "dtype": str(self._model.dtype).removeprefix("torch."),
+            "deterministic": deterministic,
         }
 
     @property
     def scorer(self) -> Scorer:
         """What answers, made when first asked: `thoughts` may be set until then."""
         if self._scorer is None:
-            self._scorer = Scorer(self._model, self._prompts, True, self.thoughts, self._thinking)
+            self._scorer = Scorer(self._model, self._prompts, True, self.thoughts, self._thinking, self._deterministic)
             if self._scorer.opened:
                 tag = self._scorer.opened.strip()
                 logger.info(
@@ -215,8 +215,10 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
-def _check_given(pretrained: str, settings: Mapping[str, Any]) -> None:
-    """Raise InputError without a checkpoint; a setting may be `pretrained`, misspelled."""
+def _check_given(pretrained: str, deterministic: bool, settings: Mapping[str, Any]) -> None:
+    """Raise InputError without a checkpoint, a setting may be `pretrained`, misspelled; and for no truth value."""
+    if not isinstance(deterministic, bool):
+        raise InputError(f"--model_args: deterministic is {deterministic!r}, not True or False")
     if pretrained:
         return
     known = set(inspect.signature(MmiHf).parameters) - {"batch_size", "max_batch_size", "settings"}
@@ -239,14 +241,15 @@ def _positive(flag: str, value: int | str, least: int = 1) -> int:
     return int(value)
 
 
-def _mapping(name: str, value: Mapping[str, Any] | str | None) -> dict[str, Any]:
+def _mapping(name: str, value: Mapping[str, Any] | str | None, **more: Any) -> dict[str, Any]:
+    """Return an argument that is a JSON object, with those of `more` that are given."""
     try:
         found = json.loads(value) if isinstance(value, str) else value or {}
     except ValueError:
         found = None
     if not isinstance(found, Mapping):
         raise InputError(f"--model_args: {name} is {value!r}, not a JSON object")
-    return dict(found)
+    return {**found, **{key: one for key, one in more.items() if one is not None}}
 
 
 def _device(name: str) -> torch.device:

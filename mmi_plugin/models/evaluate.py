@@ -104,7 +104,8 @@ class Scorer:
     Then it is encoded, and run through the decoder with all that stands before it, once for the prompts of a batch
     and those of the next that go on with it. Whether the model allows it is found out from its structure, and on the
     first such batch by comparison with plain generation; a model that does not allow it answers plainly.
-    `thoughts` and `thinking`: see Generator.
+    `deterministic`: each prompt is computed by itself, so that not a bit of its answer depends on its batch; one
+    image still serves all its prompts. `thoughts` and `thinking`: see Generator.
     """
 
     def __init__(
@@ -114,8 +115,9 @@ class Scorer:
         share: bool = True,
         thoughts: Sequence[tuple[str, str]] = THOUGHTS,
         thinking: int = THINKING,
+        deterministic: bool = False,
     ) -> None:
-        self._model, self._prompts = model, prompts
+        self._model, self._prompts, self._one_by_one = model, prompts, deterministic
         self._generator = Generator(model, prompts, thoughts, thinking)
         self._image_token = getattr(model.config, "image_token_id", None)
         self._prefixes = Prefixes(model, self._generator.tokens)
@@ -145,6 +147,8 @@ class Scorer:
             return self._answer(rows, Decoding.parse(settings))
 
     def _answer(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
+        if self._one_by_one and len(rows) > 1:
+            return [reply for row in rows for reply in self._answer([row], decoding)]
         if not self._wanted or not all(row.shared for row in rows):
             return self._generator.answers(rows, self._plain(rows), decoding)
         if self._obstacle is None and not self._checked:

@@ -45,7 +45,7 @@ def test_tokens_and_arithmetic_are_those_that_the_decoder_computes(tmp_path: Pat
     weights = 2 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64)
     assert scorer.meter.tokens - before[0] == tokens
     linear, attention = 2 * weights * tokens, 2 * 2 * 2 * 2 * 16
-    pairs = sum(rest * (prefix + rest) for rest in rests)
+    pairs = sum(rest * prefix + rest * (rest + 1) // 2 for rest in rests)
     pairs += sum(len(rests) * (prefix + sum(rests) + step * len(rests)) for step in (1, 2))
     assert scorer.meter.flops - before[1] == linear + attention * pairs
     record = scorer.meter.to_dict()

@@ -11,10 +11,11 @@ from torch.nn.attention import flex_attention as torch_flex
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.trainers import flex, forward, layout
-from mmi_plugin.trainers.compat import attention_of
+from mmi_plugin.models import flex
+from mmi_plugin.models.compat import attention_of
+from mmi_plugin.models.flex import mask_of, rung
+from mmi_plugin.trainers import forward, layout
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.flex import mask_of, rung
 from mmi_plugin.trainers.layout import Layout, Tree, attend
 from tests import families, training
 from tests.test_trainers_inner import STEP

@@ -14,9 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
@@ -43,9 +41,6 @@ FOREIGN = (
     Foreign("transformers:Trainer.compute_loss", "4.57", "those counts come here", parameters=("num_items_in_batch",)),
     Foreign("transformers:Trainer", "4.57", "no second division", mentions="self.model_accepts_loss_kwargs"),
     Foreign("trl:SFTConfig._VALID_DICT_FIELDS", "1.15", "JSON objects on the command line become dicts"),
-    Foreign("transformers:PreTrainedConfig._attn_implementation", "5.0", "whether a decoder attends by sdpa"),
-    Foreign("transformers.integrations.sdpa_attention:sdpa_attention_forward", "4.57", "attention of each piece"),
-    Foreign("transformers.masking_utils:sdpa_mask", "4.57", "the mask of a decoder whose rows stay padded"),
     Foreign("transformers:DynamicCache", "4.57", "keys and values of a prefix are cut out", mentions="self.layers"),
     Foreign(f"{LLAVA}:LlavaModel.forward", "5.22", "images that were encoded before", parameters=(ENCODED_IMAGES,)),
     Foreign(f"{LLAVA}:LlavaModel.get_image_features", "5.22", "encodes them", parameters=("pixel_values",)),
@@ -56,7 +51,6 @@ FOREIGN = (
         parameters=(VISUAL_PLACES, DEEP_FEATURES),
     ),
     Foreign(f"{GEMMA3}:Gemma3ForConditionalGeneration.{OWN_MASKS}", "4.57", "such a family masks in its own way"),
-    Foreign("torch._dynamo.config:recompile_limit", "2.9", "FlexAttention is compiled for each length of the ladder"),
     Foreign("torch.distributed.fsdp:FSDPModule.unshard", "2.9", "weights for calls outside of a module's forward"),
 )
 """Since: the oldest version that was looked at and has it: transformers 4.57, 5.0, 5.10 or 5.22; TRL and torch from
@@ -140,25 +134,6 @@ class WholeCheckpoints(SFTTrainer):
             return
         saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
         model.load_state_dict(saved.state_dict())
-
-
-def attention_of(module: PreTrainedModel) -> str:
-    """Return the name of the attention that a model computes with."""
-    return module.config._attn_implementation
-
-
-def use_attention(module: PreTrainedModel, name: str, attend: Callable[..., Any]) -> None:
-    """Let a model attend by `attend`, which is told of what a call has besides, with masks as sdpa takes them."""
-    if attention_of(module) != name:
-        AttentionInterface.register(name, attend)
-        AttentionMaskInterface.register(name, sdpa_mask)
-        module.set_attn_implementation(name)
-
-
-def compile_often(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that is compiled for each of the few shapes it meets; torch gives up after 8."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    return torch.compile(function, dynamic=False)
 
 
 def sharded_around(model: nn.Module, part: nn.Module) -> list[FSDPModule]:

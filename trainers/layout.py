@@ -16,21 +16,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from mmi_plugin.errors import InputError
-from mmi_plugin.trainers.compat import OWN_MASKS, attention_of, sdpa_attention_forward, use_attention
-from mmi_plugin.trainers.flex import attend_at_once, mask_of, suits
+from mmi_plugin.models.attention import ATTENTION, Pattern, attend
+from mmi_plugin.models.compat import attention_of, use_attention
+from mmi_plugin.trainers.compat import OWN_MASKS
 
 logger = logging.get_logger(__name__)
 MIN_SHARED = 0.25
 """A prefix is worth a tree where it is at least this part of a row."""
-ATTENTION = "mmi_trees"
 REPLACED = ("sdpa", "flex_attention")
-WAYS = ("auto", "flex", "pieces")
-"""How a layout attends: in one call of FlexAttention, piece by piece, or as suits device and type."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def _agree(one: np.ndarray, other: np.ndarray, limit: int) -> int:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Pattern):
     """R rows padded to length L as one sequence of T positions, tree after tree, a prefix before its branches.
 
     source: (T,) int64, where each position comes from among the R * L. place: (R, L) int64, the way
@@ -84,17 +80,6 @@ class Layout:
     chunks: list[int]
     pieces: list[int | None]
     kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def first(self) -> int:
-        """Which chunk is the first piece's own."""
-        return len(self.chunks) - len(self.pieces)
-
-    @property
-    def pairs(self) -> int:
-        """How many pairs there are of a position and one that it attends to."""
-        sizes, known = self.chunks[self.first :], (0 if p is None else self.chunks[p] for p in self.pieces)
-        return sum(size * (size + 1) // 2 + size * before for size, before in zip(sizes, known, strict=True))
 
     def to(self, device: torch.device) -> Layout:
         """Return the layout on a device, which is not waited for."""
@@ -170,53 +155,6 @@ def _lay_out(spans: list[Span], shape: tuple[int, int], device: torch.device, be
     none = np.zeros(0, dtype=np.int64)
     arrays = np.concatenate([none, *source]), place, np.concatenate([none, *columns])
     return Layout(*(on_device(torch.from_numpy(array), device) for array in arrays), chunks, pieces)
-
-
-def attend(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    trees: Layout | None = None,
-    way: str = "pieces",
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of a layout: query (1, H, T, d) -> (1, T, H, d); without one, plain sdpa.
-
-    key, value: (1, H', T', d), T' the sum of the layout's chunks. attention_mask: (1, 1, 1, 1), not read. way: of WAYS.
-    """
-    if trees is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if way == "flex" and kwargs.get("dropout"):
-        raise InputError("field 'layout_attention' is 'flex', and this decoder drops attention weights: set 'pieces'")
-    if way == "flex" or (way == "auto" and suits(query, kwargs.get("dropout", 0.0))):
-        if "blocks" not in trees.kept:
-            trees.kept["blocks"] = mask_of(trees.chunks, trees.pieces, query.device)
-        return attend_at_once(query, key, value, trees.kept["blocks"], kwargs.get("scaling")), None
-    parts = []
-    kwargs["is_causal"] = True
-    # split, not slices: the backward pass of a slice fills a whole tensor with zeros, once for every piece.
-    keys, values = key.split(trees.chunks, 2), value.split(trees.chunks, 2)
-    queries, masks = query.split(trees.chunks[trees.first :], 2), _masks(trees, query.device)
-    for own, (prefix, part, mask) in enumerate(zip(trees.pieces, queries, masks, strict=True), trees.first):
-        seen = (keys[own], values[own])
-        if prefix is not None:
-            seen = tuple(torch.cat([states[prefix], states[own]], 2) for states in (keys, values))
-        parts.append(sdpa_attention_forward(module, part, *seen, mask, **kwargs)[0])
-    return torch.cat(parts, 1), None
-
-
-def _masks(trees: Layout, device: torch.device) -> list[torch.Tensor | None]:
-    """Return for each piece (1, 1, own, prefix + own) bool, or None where it has no prefix: then sdpa is causal."""
-    if "masks" not in trees.kept:
-        pieces = enumerate(trees.pieces, trees.first)
-        sizes = [(trees.chunks[own], 0 if prefix is None else trees.chunks[prefix]) for own, prefix in pieces]
-        trees.kept["masks"] = [
-            torch.ones(1, 1, own, known + own, dtype=torch.bool, device=device).tril(known) if known else None
-            for own, known in sizes
-        ]
-    return trees.kept["masks"]
 
 
 def packable(base: PreTrainedModel) -> bool:

@@ -57,9 +57,10 @@ FOREIGN = (
     Foreign(f"{CACHES}:DynamicLayer.is_sliding", "5.23", "tells the one from the other"),
     Foreign(f"{CACHES}:CacheLayerMixin.update", "5.23", "into a layer of ours", ("key_states", "value_states")),
     Foreign(f"{CACHES}:CacheLayerMixin.get_seq_length", "5.23", "how many keys there are"),
-    Foreign("transformers:PreTrainedConfig._attn_implementation", "5.23", "what a decoder attends by else"),
+    Foreign("transformers:PreTrainedConfig._attn_implementation", "5.23", "by what a decoder attends"),
     Foreign("transformers.integrations.sdpa_attention:sdpa_attention_forward", "5.23", "attention of each piece"),
-    Foreign("transformers.masking_utils:sdpa_mask", "5.23", "the mask of a call without branches"),
+    Foreign("transformers.masking_utils:sdpa_mask", "5.23", "the mask of a decoder whose rows stay padded"),
+    Foreign("torch._dynamo.config:recompile_limit", "2.9", "FlexAttention is compiled for each length of the ladder"),
 )
 """Since: the lower bound in pyproject.toml, which is the oldest version that was looked at."""
 
@@ -87,26 +88,28 @@ def kept_tokens(call: dict[str, Any]) -> int:
 class BranchLayer(DynamicLayer):
     """Keys and values of `rows` branches as one sequence of T tokens, and of N tokens that came after it in each row.
 
-    What is looked up is returned by `between`: a model's attention that takes what `update` returns is not told enough.
+    known: keys and values of prefixes, (H, L, D) each, which are in no copy of this.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, known: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()) -> None:
         super().__init__()
-        self._rows = rows
+        self._rows, self._known = rows, known
         self._own: tuple[torch.Tensor, torch.Tensor] | None = None
         self._later: list[torch.Tensor] = []
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take both of the sequence, (1, H, T, D) each, or of the next token of each row, (1, H, rows, D) each."""
+        """Take both of the sequence, (1, H, T, D) each, and return them after those of all prefixes; then take both
+        of the next token of each row, (1, H, rows, D) each, and return these, to be looked up with `between`."""
         new = key_states, value_states
         if self._own is None:
             self._own, self.is_initialized = new, True
             self.keys, self.values, self.dtype, self.device = *new, key_states.dtype, key_states.device
-        else:
-            new = [states.unsqueeze(2) for states in new]
-            self._later = [torch.cat(pair, 2) for pair in zip(self._later, new, strict=True)] if self._later else new
+            keys, values = ([states[side][None] for states in self._known] for side in (0, 1))
+            return torch.cat([*keys, key_states], 2), torch.cat([*values, value_states], 2)
+        new = [states.unsqueeze(2) for states in new]
+        self._later = [torch.cat(pair, 2) for pair in zip(self._later, new, strict=True)] if self._later else new
         return key_states, value_states
 
     def between(self, start: int, stop: int, first: int, last: int) -> list[list[torch.Tensor]]:
@@ -128,13 +131,30 @@ class BranchLayer(DynamicLayer):
         return 0 if self._own is None else self._own[0].shape[2] + after
 
 
+def attention_of(module: PreTrainedModel) -> str:
+    """Return the name of the attention that a model computes with."""
+    return module.config._attn_implementation
+
+
+def use_attention(module: PreTrainedModel, name: str, attend: Callable[..., Any]) -> None:
+    """Let a model attend by `attend`, which is told of what a call has besides, with masks as sdpa takes them."""
+    if attention_of(module) != name:
+        AttentionInterface.register(name, attend)
+        AttentionMaskInterface.register(name, sdpa_mask)
+        module.set_attn_implementation(name)
+
+
+def compile_often(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is compiled for each of the few shapes it meets; torch gives up after 8."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    return torch.compile(function, dynamic=False)
+
+
 @contextmanager
 def attending(module: PreTrainedModel, name: str, attend: Callable[..., Any]) -> Iterator[None]:
     """Within, a model attends by `attend`, which is told of what a call has besides, whatever it attends by else."""
-    before = module.config._attn_implementation
-    AttentionInterface.register(name, attend)
-    AttentionMaskInterface.register(name, sdpa_mask)
-    module.set_attn_implementation(name)
+    before = attention_of(module)
+    use_attention(module, name, attend)
     try:
         yield
     finally:

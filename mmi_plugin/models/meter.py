@@ -51,8 +51,8 @@ class Meter:
         if self._arithmetic is None:
             return
         rows, new = output.last_hidden_state.shape[:2]
-        if call.get("branches") is not None:
-            pairs = call["branches"].pairs
+        if (told := call.get("trees") or call.get("steps")) is not None:
+            pairs = told.pairs
         else:
             pairs = rows * (new * (kept_tokens(call) - new) + new * (new + 1) // 2)
         self.tokens += rows * new

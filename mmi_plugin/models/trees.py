@@ -10,9 +10,10 @@ No key of a prefix is copied for a row, no row is padded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
@@ -21,10 +22,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Cache, LogitsProcessor, PreTrainedModel
 
+from mmi_plugin.models.attention import ATTENTION, Pattern, attend
 from mmi_plugin.models.compat import BranchLayer, attending, cache_argument, sdpa_attention_forward
 from mmi_plugin.models.tokens import Tensors
 
-ATTENTION = "mmi_branches"
+STEPS = "mmi_steps"
 _NO_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """All but cuDNN, which makes a plan for every new pair of lengths, and here most are new."""
 
@@ -53,61 +55,59 @@ class Tree(NamedTuple):
     stop: int
 
 
-class Piece(NamedTuple):
-    """Queries `first` to `last` of a call, which attend to the prefix of a tree and to tokens `start` to `stop` of the
-    sequence, and to what came after these in the tree's rows, where `mask` (1, 1, queries, keys) says so; in a layer
-    that looks back only so far, where `near` does."""
+@dataclass(frozen=True)
+class Branching(Pattern):
+    """A piece for each row, whose prefix is one of the chunks before all of them."""
+
+    chunks: list[int]
+    pieces: list[int | None]
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+
+class Step(NamedTuple):
+    """The next token of each row of `tree`, which attends to the prefix, to its own tokens of the sequence and to those
+    that came after them, as `mask` (1, 1, rows, keys) says; in a layer that looks back only so far, as `near` does."""
 
     tree: Tree
-    first: int
-    last: int
-    start: int
-    stop: int
     mask: torch.Tensor
     near: torch.Tensor
 
 
 @dataclass(frozen=True)
-class Calling:
-    """How the queries of one call of the decoder find their keys."""
+class Steps:
+    """The next token of all rows, and where its keys are."""
 
-    pieces: Sequence[Piece]
+    trees: Sequence[Step]
     layers: Sequence[BranchLayer]
 
     @property
     def pairs(self) -> int:
         """How many products of a query and a key each head takes."""
-        return sum(piece.mask.numel() for piece in self.pieces)
-
-    def attend(self, module: nn.Module, query: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, None]:
-        """query: (1, H, Q, d) -> (1, Q, H, d), piece by piece."""
-        number, parts = module.layer_idx, []
-        narrow = kwargs.pop("sliding_window", None) is not None
-        for tree, first, last, start, stop, mask, near in self.pieces:
-            own = self.layers[number].between(start, stop, tree.first, tree.last)
-            states = zip(tree.prefix.layers[number], own, strict=True)
-            keys, values = (torch.cat([known[None], *more], 2) for known, more in states)
-            seen = near if narrow else mask
-            parts.append(sdpa_attention_forward(module, query[:, :, first:last], keys, values, seen, **kwargs)[0])
-        return torch.cat(parts, 1), None
+        return sum(step.mask.numel() for step in self.trees)
 
 
-def attend(
+def attend_steps(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    branches: Calling | None = None,
+    steps: Steps | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of branches: query (1, H, Q, d) -> (1, Q, H, d); without them, plain sdpa.
+    """Attention of the next token of B rows, tree by tree: query (1, H, B, d) -> (1, B, H, d).
 
-    key, value: (1, H', Q, d), which are in the cache by now. attention_mask: not read.
+    key, value: (1, H', B, d), which are in the cache by now. attention_mask: not read.
     """
-    if branches is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return branches.attend(module, query, **kwargs)
+    number, parts = module.layer_idx, []
+    narrow = kwargs.pop("sliding_window", None) is not None
+    for tree, mask, near in steps.trees:
+        own = steps.layers[number].between(tree.start, tree.stop, tree.first, tree.last)
+        states = zip(tree.prefix.layers[number], own, strict=True)
+        keys, values = (torch.cat([known[None], *more], 2) for known, more in states)
+        part = query[:, :, tree.first : tree.last]
+        parts.append(sdpa_attention_forward(module, part, keys, values, near if narrow else mask, **kwargs)[0])
+    return torch.cat(parts, 1), None
 
 
 class Branches:
@@ -131,13 +131,15 @@ class Branches:
         self._sizes = [len(rest) for rest in rests]
         self._stops = list(accumulate(self._sizes))
         self._heads = [len(prefix.ids) for prefix in prefixes]
-        self._layers = [BranchLayer(len(rests)) for _ in prefixes[0].layers]
         self._trees = self._grow()
+        known = zip(*(tree.prefix.layers for tree in self._trees), strict=True)
+        self._layers = [BranchLayer(len(rests), own) for own in known]
         self._columns = [torch.arange(self._heads[row], self._end(row)) for row in range(len(rests))]
         offsets = [prefix.position - head for prefix, head in zip(prefixes, self._heads, strict=True)]
         self._next = torch.tensor([self._end(row) + offset for row, offset in enumerate(offsets)])
         positions = torch.cat([own + offset for own, offset in zip(self._columns, offsets, strict=True)])
-        self.first = self._call(torch.cat(list(rests)), positions, self._branches(), torch.tensor(self._stops) - 1)
+        lends = {"trees": self._branching()}, f"{ATTENTION}_auto", partial(attend, way="auto")
+        self.first = self._call(torch.cat(list(rests)), positions, torch.tensor(self._stops) - 1, *lends)
         self._said = 0
 
     def _end(self, row: int) -> int:
@@ -153,49 +155,31 @@ class Branches:
             row = last
         return trees
 
-    def _branches(self) -> Iterator[Piece]:
-        """Yield a piece for each row: its tokens attend to the prefix and, causally, to themselves."""
-        for tree in self._trees:
-            for row in range(tree.first, tree.last):
-                span = self._stops[row] - self._sizes[row], self._stops[row]
-                mask = torch.ones(self._sizes[row], self._end(row), dtype=torch.bool).tril(self._heads[row])
-                yield self._piece(tree, span, span, mask, self._columns[row], torch.arange(self._end(row)))
+    def _branching(self) -> Branching:
+        chunks = [len(tree.prefix.ids) for tree in self._trees]
+        pieces = [place for place, tree in enumerate(self._trees) for _ in range(tree.first, tree.last)]
+        return Branching([*chunks, *self._sizes], pieces)
 
-    def _steps(self, steps: int) -> Iterator[Piece]:
-        """Yield a piece for each tree: a token of each row attends to the prefix and to what is its own, in which
-        `steps` tokens came after the prompt, itself included."""
+    def _steps(self, steps: int) -> Iterator[Step]:
+        """Yield what the next token of the rows of each tree sees, with which `steps` came after the prompts."""
         for tree in self._trees:
             rows, known = range(tree.first, tree.last), self._heads[tree.first]
             ends, owner = torch.tensor([self._end(row) for row in rows]), torch.arange(len(rows))
             own = owner.repeat_interleave(ends - known)
             owners = torch.cat([torch.full((known,), -1), own, owner.repeat(steps)])
-            mask = (owners == -1) | (owners == owner[:, None])
-            later = (ends + torch.arange(steps)[:, None]).flatten()
-            columns = torch.cat([torch.arange(known), *(self._columns[row] for row in rows), later])
-            queries, keys = (tree.first, tree.last), (tree.start, tree.stop)
-            yield self._piece(tree, queries, keys, mask, ends + steps - 1, columns)
-
-    def _piece(
-        self,
-        tree: Tree,
-        queries: tuple[int, int],
-        keys: tuple[int, int],
-        mask: torch.Tensor,
-        places: torch.Tensor,
-        columns: torch.Tensor,
-    ) -> Piece:
-        """places: of the queries in their rows, (Q,). columns: of the keys in theirs, (K,). mask: (Q, K)."""
-        near = mask
-        if self._look_back is not None and len(columns) > self._look_back:
-            near = mask & (places[:, None] - columns < self._look_back)
-        seen = mask[None, None].to(self._device, non_blocking=True)
-        return Piece(tree, *queries, *keys, seen, seen if near is mask else near[None, None].to(self._device))
+            mask = near = (owners == -1) | (owners == owner[:, None])
+            if self._look_back is not None:
+                later = (ends + torch.arange(steps)[:, None]).flatten()
+                columns = torch.cat([torch.arange(known), *(self._columns[row] for row in rows), later])
+                near = mask & ((ends + steps - 1)[:, None] - columns < self._look_back)
+            yield Step(tree, *(one[None, None].to(self._device, non_blocking=True) for one in (mask, near)))
 
     def after(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, V) after one more token of each row, (B,)."""
         positions = self._next + self._said
         self._said += 1
-        return self._call(tokens, positions, self._steps(self._said), torch.arange(len(tokens)))
+        lends = {"steps": Steps(list(self._steps(self._said)), self._layers)}, STEPS, attend_steps
+        return self._call(tokens, positions, torch.arange(len(tokens)), *lends)
 
     def rewind(self) -> None:
         """Forget all tokens that came after the prompts."""
@@ -226,16 +210,24 @@ class Branches:
         return ids
 
     def _call(
-        self, ids: torch.Tensor, positions: torch.Tensor, pieces: Iterator[Piece], kept: torch.Tensor
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        kept: torch.Tensor,
+        told: Mapping[str, Any],
+        attention: str,
+        attend: Callable[..., Any],
     ) -> torch.Tensor:
-        """Run the model over tokens (Q,) at positions (Q,); return the logits (B, V) of those in `kept`, (B,)."""
-        calling = Calling(list(pieces), self._layers)
+        """Run the model over tokens (Q,) at positions (Q,); return the logits (B, V) of those in `kept`, (B,).
+
+        Its decoder attends by `attend`, named `attention`, and is told what that needs.
+        """
         unused = torch.zeros(1, 1, 1, 1, device=self._device)  # keeps the decoder from building a mask
 
         def enter(module: nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> tuple[Any, ...]:
             given = call.get("attention_mask")
             mask = dict.fromkeys(given, unused) if isinstance(given, dict) else unused
-            return args, {**call, "attention_mask": mask, "branches": calling}
+            return args, {**call, "attention_mask": mask, **told}
 
         positions = positions.to(self._device, non_blocking=True)[None]
         dimensions = self._prefixes[0].dimensions
@@ -250,7 +242,7 @@ class Branches:
         handle = decoder.register_forward_pre_hook(enter, with_kwargs=True)
         plans = sdpa_kernel(_NO_PLANS) if self._device.type == "cuda" else nullcontext()
         try:
-            with plans, attending(decoder, ATTENTION, attend):
+            with plans, attending(decoder, attention, attend):
                 return self._model(**inputs, use_cache=True).logits[0]
         finally:
             handle.remove()

@@ -14,8 +14,8 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
+from mmi_plugin.models.compat import compile_often
 from mmi_plugin.models.devices import HALF
-from mmi_plugin.trainers.compat import compile_often
 
 BLOCK = 128
 LADDER_FROM = 4096

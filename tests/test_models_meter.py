@@ -71,7 +71,7 @@ def test_a_size_doubles_while_there_is_room_and_it_pays(
     monkeypatch: pytest.MonkeyPatch, free: float, rates: list[float], most: int | None, found: int
 ) -> None:
     clock = iter(range(1000))
-    monkeypatch.setattr(meter, "free_memory", lambda device: int(free))
+    monkeypatch.setattr(meter, "room", lambda device: int(free))
     monkeypatch.setattr(meter, "_held", lambda device: 100)
     monkeypatch.setattr(meter.time, "perf_counter", lambda: next(clock))
     size = meter.BatchSize(CPU, None, most)
@@ -97,7 +97,7 @@ def test_a_size_that_is_given_stays_and_memory_that_ran_out_ends_the_trial() -> 
     with size.trial(size.now, counts):
         size.limit(2)
     assert size.now == 2
-    assert 1e6 < meter.free_memory(CPU) < 1e14
+    assert 1e6 < meter.room(CPU) < 1e14
 
 
 def test_auto_answers_as_any_other_size_and_says_what_it_found(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from mmi_plugin.answers import THOUGHTS, read
@@ -29,6 +31,7 @@ THINKING = 4096  # tokens of a thought, beside those of the answer
 _COMPARED = 4  # rows whose logits are compared between the shared and the plain path
 _TOLERANCE = {torch.float32: 1e-3}  # of a logit, relative to the largest
 _COARSE = 5e-2  # the same in half precision
+_WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def evaluate(
@@ -143,7 +146,9 @@ class Scorer:
 
         Raises InputError when they ask for anything but greedy decoding.
         """
-        with self.meter.running():
+        # Not cuDNN's attention, which makes a plan for every new pair of lengths: here most are new.
+        plans = sdpa_kernel(_WITHOUT_PLANS) if self._model.device.type == "cuda" else nullcontext()
+        with self.meter.running(), plans:
             return self._answer(rows, Decoding.parse(settings))
 
     def _answer(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mmi_plugin.models.compat import kept_tokens
-from mmi_plugin.models.devices import Arithmetic, card_of, peak_flops, peak_memory, reset_peak_memory
+from mmi_plugin.models.devices import Arithmetic, card_of, free_memory, peak_flops, peak_memory, reset_peak_memory
 
 _FIRST, _MOST = 4, 1024
 _SPARE = 1.2  # of what the double of a batch is expected to take
@@ -104,7 +104,7 @@ class BatchSize:
             yield
             return
         meter.peak_of_batch()
-        free, held = free_memory(self._device), _held(self._device)
+        free, held = room(self._device), _held(self._device)
         tokens, start, warm = meter.tokens, time.perf_counter(), meter.tokens > 0
         yield
         if self._trying:  # unless memory ran out meanwhile
@@ -124,12 +124,11 @@ class BatchSize:
         self.now, self._trying = min(self.now, most), False
 
 
-def free_memory(device: torch.device) -> int:
+def room(device: torch.device) -> int:
     """Return how many bytes more tensors could take on a device; of a CPU, what neither its machine nor its container
     has given away."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if (found := free_memory(device)) is not None:
+        return found
     free = psutil.virtual_memory().available
     most, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
     if most.is_file() and (limit := most.read_text().strip()).isdecimal():

@@ -11,7 +11,6 @@ No key of a prefix is copied for a row, no row is padded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, groupby
@@ -19,16 +18,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Cache, LogitsProcessor, PreTrainedModel
 
 from mmi_plugin.models.attention import ATTENTION, Pattern, attend
 from mmi_plugin.models.compat import BranchLayer, attending, cache_argument, sdpa_attention_forward
 from mmi_plugin.models.tokens import Tensors
 
-STEPS = "mmi_steps"
-_NO_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""All but cuDNN, which makes a plan for every new pair of lengths, and here most are new."""
+WAY, STEPS = "pieces", "mmi_steps"
+"""Not flex: compiling it takes longer than it saves in 10,000 prompts to a model of 7B (computed, not measured)."""
 
 
 @dataclass
@@ -138,7 +135,7 @@ class Branches:
         offsets = [prefix.position - head for prefix, head in zip(prefixes, self._heads, strict=True)]
         self._next = torch.tensor([self._end(row) + offset for row, offset in enumerate(offsets)])
         positions = torch.cat([own + offset for own, offset in zip(self._columns, offsets, strict=True)])
-        lends = {"trees": self._branching()}, f"{ATTENTION}_auto", partial(attend, way="auto")
+        lends = {"trees": self._branching()}, f"{ATTENTION}_{WAY}", partial(attend, way=WAY)
         self.first = self._call(torch.cat(list(rests)), positions, torch.tensor(self._stops) - 1, *lends)
         self._said = 0
 
@@ -172,7 +169,7 @@ class Branches:
                 later = (ends + torch.arange(steps)[:, None]).flatten()
                 columns = torch.cat([torch.arange(known), *(self._columns[row] for row in rows), later])
                 near = mask & ((ends + steps - 1)[:, None] - columns < self._look_back)
-            yield Step(tree, *(one[None, None].to(self._device, non_blocking=True) for one in (mask, near)))
+            yield Step(tree, *(_sent(one[None, None], self._device) for one in (mask, near)))
 
     def after(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, V) after one more token of each row, (B,)."""
@@ -229,23 +226,27 @@ class Branches:
             mask = dict.fromkeys(given, unused) if isinstance(given, dict) else unused
             return args, {**call, "attention_mask": mask, **told}
 
-        positions = positions.to(self._device, non_blocking=True)[None]
+        positions = _sent(positions, self._device)[None]
         dimensions = self._prefixes[0].dimensions
         inputs = {
             "input_ids": ids[None],
             "position_ids": positions if dimensions == 1 else positions.expand(dimensions, 1, -1),
             "attention_mask": unused,
-            "logits_to_keep": kept.to(self._device, non_blocking=True),
+            "logits_to_keep": _sent(kept, self._device),
             cache_argument(self._model): Cache(layers=list(self._layers)),
         }
         decoder = self._model.get_decoder()
         handle = decoder.register_forward_pre_hook(enter, with_kwargs=True)
-        plans = sdpa_kernel(_NO_PLANS) if self._device.type == "cuda" else nullcontext()
         try:
-            with plans, attending(decoder, attention, attend):
+            with attending(decoder, attention, attend):
                 return self._model(**inputs, use_cache=True).logits[0]
         finally:
             handle.remove()
+
+
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on a device, which is not waited for."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 class Watch:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from mmi_plugin.harness.task import rank_order
-from mmi_plugin.models.evaluate import OrderKey, batches, shared_images
+from mmi_plugin.models.order import OrderKey, batches, shared_images
 
 
 def _requests() -> list[OrderKey]:

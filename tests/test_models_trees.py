@@ -133,3 +133,17 @@ def test_a_token_waits_for_the_device_at_most_once(tmp_path: Path) -> None:
         ids = branches.say(5, [], lambda ids, scores: torch.zeros(len(ids), dtype=torch.bool), 0)
     assert ids.shape[1] == branches.inputs["input_ids"].shape[1] + 5
     assert waits.found == {"_local_scalar_dense": 5}, "whether all have ended, which only a CPU is asked at once"
+
+
+def test_an_image_is_prepared_twice_however_many_rows_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for what stands for it in prompts, once to be encoded; each further batch of its rows finds both at hand."""
+    model, processor = _load("llava", tmp_path)
+    prompts, prepared = prompts_of(processor), []
+    images = prompts.images
+    monkeypatch.setattr(prompts, "images", lambda shown: (prepared.append(len(shown)), images(shown))[1])
+    scorer, rows = Scorer(model, prompts), sorted(_rows(), key=lambda row: row.chat[0]["content"][0]["image"].tobytes())
+    scorer.answer(rows[:1], {"max_new_tokens": 1})  # compares ways of generating
+    prepared.clear()
+    for start in range(0, 8, 2):
+        scorer.answer(rows[start : start + 2], {"max_new_tokens": 1})
+    assert sum(prepared) == 2, "the second image alone is new"

@@ -18,11 +18,12 @@ from tqdm import tqdm
 from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.compat import failed, result
-from mmi_plugin.models.evaluate import THINKING, OrderKey, Scorer, answer_all, order_key, query_of, shared_images
+from mmi_plugin.models.evaluate import THINKING, Scorer, query_of
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.load import fingerprint, load_model, load_processor
 from mmi_plugin.models.meter import BatchSize
+from mmi_plugin.models.order import OrderKey, answer_all, order_key, shared_images
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from mmi_plugin.answers import THOUGHTS, read
-from mmi_plugin.conditions import FLOOR
 from mmi_plugin.documents import Documents
 from mmi_plugin.items import image_hash, messages
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Generator, Query, Reply
 from mmi_plugin.models.meter import Meter
+from mmi_plugin.models.order import OrderKey, answer_all, order_key, shared_images
 from mmi_plugin.models.prefix import Prefixes, ends, looks_ahead, obstacle, window
 from mmi_plugin.models.prompt import Chat, Prompts, images_of
-from mmi_plugin.models.tokens import Tensors, to_model
+from mmi_plugin.models.tokens import Tensors, pad, to_model
 from mmi_plugin.models.trees import Branches
 from mmi_plugin.results import Record
 
-Found = TypeVar("Found")
 THINKING = 4096  # tokens of a thought, beside those of the answer
 _COMPARED = 4  # rows whose logits are compared between the shared and the plain path
 _TOLERANCE = {torch.float32: 1e-3}  # of a logit, relative to the largest
@@ -127,6 +124,7 @@ class Scorer:
         self.meter = Meter(model)
         self._obstacle = obstacle(model)
         self._window = window(model) if self._obstacle is None else None
+        self._marks: dict[tuple[str, ...], list[str]] = {}  # what stands for the images of the last prompts
         self._checked = False
         self._wanted = share
 
@@ -199,13 +197,14 @@ class Scorer:
 
         Raises ValueError for prompts that do not show where an image ends.
         """
-        prompts = self._prompts.inputs([row.chat for row in rows])
+        names = [tuple(map(image_hash, images_of(row.chat))) for row in rows]
+        prompts = self._texts(rows, names)
         stops = ends(prompts["input_ids"], self._image_token)
         starts = (prompts["attention_mask"] == 0).sum(1).tolist()
         if min(stops) == 0:
             raise ValueError("no image token in the prompt")
         heads = [own[start:stop].tolist() for own, start, stop in zip(prompts["input_ids"], starts, stops, strict=True)]
-        keys = [_key(row.chat, head) for row, head in zip(rows, heads, strict=True)]
+        keys = [(name, *head) for name, head in zip(names, heads, strict=True)]
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         order = sorted(range(len(rows)), key=lambda row: first[keys[row]])
         whole = self._prefixes.get(
@@ -215,81 +214,13 @@ class Scorer:
         rests = [ids[stops[row] :] for ids, row in zip(inputs["input_ids"], order, strict=True)]
         return order, Branches(self._model, whole, rests, inputs, self._window)
 
-
-def _key(chat: Chat, head: list[int]) -> Hashable:
-    return tuple(map(image_hash, images_of(chat))), tuple(head)
-
-
-class OrderKey(NamedTuple):
-    """What the order of a prompt depends on. image: what its images are known by, or None. length: in characters."""
-
-    settings: str
-    image: str | None
-    length: int
-
-
-def order_key(document: Mapping[str, Any], settings: str = "") -> OrderKey:
-    """Return what the order of a document depends on; what is asked again is asked in batches of its own."""
-    again = FLOOR if document["condition"] == FLOOR else ""
-    return OrderKey(settings + again, document["image_key"], len(document["prompt"]))
-
-
-def answer_all(
-    keys: Sequence[OrderKey],
-    size: int | Callable[[bool], int],
-    answer: Callable[[list[int]], Sequence[Found]],
-    report: Callable[[int, Found], None] | None = None,
-) -> list[Found]:
-    """Return what `answer` gives for each key, in their order. It gets the places of keys, `size` at most at once.
-
-    size: or what says so before each batch, told whether its prompts share images. report: called with the place and
-    the answer, as they come.
-    """
-    found: dict[int, Found] = {}
-    for batch in batches(keys, size):
-        for place, one in zip(batch, answer(batch), strict=True):
-            found[place] = one
-            if report is not None:
-                report(place, one)
-    return [found[place] for place in range(len(keys))]
-
-
-def shared_images(keys: Sequence[OrderKey]) -> set[str]:
-    """Return the images that more than one prompt shows."""
-    counts = Counter(key.image for key in keys if key.image is not None)
-    return {image for image, count in counts.items() if count > 1}
-
-
-def batches(keys: Sequence[OrderKey], size: int | Callable[[bool], int]) -> Iterator[list[int]]:
-    """Yield the places of at most `size` prompts of equal settings, the longest first.
-
-    Prompts that share an image stand together, so that it is kept no longer than they are asked; those that share
-    none are padded, and go with others of their length.
-    """
-    shared = shared_images(keys)
-
-    def image(place: int) -> str:
-        own = keys[place].image
-        return own if own in shared else ""
-
-    def settings(place: int) -> str:
-        return keys[place].settings
-
-    longest = Counter()
-    for place, key in enumerate(keys):
-        longest[settings(place), image(place)] = max(longest[settings(place), image(place)], key.length)
-    order = sorted(
-        range(len(keys)),
-        key=lambda place: (
-            settings(place),
-            image(place) != "",
-            -longest[settings(place), image(place)],
-            image(place),
-            -keys[place].length,
-        ),
-    )
-    for (_, sharing), alike in groupby(order, key=lambda place: (settings(place), image(place) != "")):
-        rows = deque(alike)
-        while rows:
-            count = size(sharing) if callable(size) else size
-            yield [rows.popleft() for _ in range(min(count, len(rows)))]
+    def _texts(self, rows: Sequence[Query], names: Sequence[tuple[str, ...]]) -> Tensors:
+        """Return input_ids and attention_mask (B, L), padded on the left; an image, known by its name, is prepared once
+        to see what stands for it in a prompt."""
+        new = {name: self._prompts.joined(images_of(row.chat)) for name, row in zip(names, rows, strict=True)}
+        self._marks = {name: texts for name, texts in self._marks.items() if name in new}
+        new = {name: images for name, images in new.items() if name not in self._marks}
+        self._marks.update(zip(new, self._prompts.images(list(new.values()))[1], strict=True))
+        encoded = self._prompts.encode([self._prompts.text(row.chat) for row in rows], [self._marks[n] for n in names])
+        ids, inside = pad(encoded, self._prompts.encoder.padding, left=True)
+        return {"input_ids": ids, "attention_mask": inside.long()}

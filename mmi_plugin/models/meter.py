@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from mmi_plugin.models.compat import kept_tokens
 from mmi_plugin.models.devices import Arithmetic, card_of, free_memory, peak_flops, peak_memory, reset_peak_memory
 
+_SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 _FIRST, _MOST = 4, 1024
 _SPARE = 1.2  # of what the double of a batch is expected to take
 _FASTER = 1.05  # what twice the rows must bring to be worth their memory
@@ -26,13 +27,14 @@ class Meter:
     """Counts what a model's decoder computes within `running`, and for how long.
 
     tokens: positions computed, padding included, which is computed too. flops: of the decoder's products of matrices;
-    nothing of a model that names no decoder.
+    nothing of a model whose decoder is not told apart or not a plain one.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model, self._decoder = model, model.get_decoder()
+        plain = all(hasattr(self._decoder.config, name) for name in _SHAPE)
         apart = self._decoder not in (model, model.base_model)
-        self._arithmetic = Arithmetic.of(self._decoder) if apart else None
+        self._arithmetic = Arithmetic.of(self._decoder) if apart and plain else None
         self.tokens, self.flops, self.seconds = 0, 0, 0.0
         self._peak = 0
         reset_peak_memory(model.device)
@@ -48,7 +50,7 @@ class Meter:
             self.seconds += time.perf_counter() - start
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], call: dict[str, Any], output: Any) -> None:
-        if self._arithmetic is None:
+        if self._arithmetic is None or not hasattr(output, "last_hidden_state"):
             return
         rows, new = output.last_hidden_state.shape[:2]
         if (told := call.get("trees") or call.get("steps")) is not None:

@@ -175,7 +175,7 @@ def test_a_processor_without_chat_template_is_refused(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--batch_size", "auto"), "--batch_size is 'auto'"),
+        (("--batch_size", "many"), "--batch_size, a number or auto, is 'many'"),
         (("--gen_kwargs", "do_sample=True"), "mmi_hf decodes greedily"),
     ],
 )

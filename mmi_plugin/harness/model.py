@@ -232,7 +232,7 @@ def _batch_size(size: int | str, most: int | None) -> tuple[int | None, int | No
     """Return the size of batches, None for one that is to be found, and the most that this may be."""
     if str(size) != "auto" and most is not None:
         raise InputError("--max_batch_size is for --batch_size auto; without it --batch_size N is the most")
-    fixed = None if str(size) == "auto" else _positive("--batch_size", size)
+    fixed = None if str(size) == "auto" else _positive("--batch_size, a number or auto,", size)
     return fixed, None if most is None else _positive("--max_batch_size", most)
 
 

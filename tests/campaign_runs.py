@@ -45,7 +45,7 @@ MOST = 12  # tries to end one run: it may be done before its moment comes
 def evaluation(out: Path, number: int) -> list[str]:
     """Every other one with batches of another size, and with other items."""
     flags = ("--batch_size", "4" if number % 2 else "16", "--gen_kwargs", "max_new_tokens=4")
-    return [*OUR_MODEL, *arguments(BASE, "mmi_demo*", out, *flags, limit=(60, 40)[number % 2])]
+    return [*OUR_MODEL, *arguments(BASE, "mmi_demo*", out, *flags, limit=(40, 24)[number % 2])]
 
 
 def training(out: Path, number: int) -> list[str]:

@@ -19,14 +19,14 @@ from tests.campaign_runs import ENDS
 from tests.harness_runs import assert_same_records, remains
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 
 def ended(name: str, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield what became of each run, as tests/campaign_runs.py says it."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, "-m", "tests.campaign_runs", name, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=3000)
+    done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=3500)
     assert done.returncode == 0, done.stderr[-3000:]
     yield from map(json.loads, done.stdout.splitlines())
 

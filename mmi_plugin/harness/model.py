@@ -73,17 +73,13 @@ class MmiHf(lmms):
         self.accelerator = Accelerator()
         alone = self.accelerator.num_processes == 1
         self.device = _device(device) if device and alone else self.accelerator.device
-        given = (processor, "main") if processor else (pretrained, revision)
-        loaded = load_processor(*given, trust_remote_code, **settings)
-        self._prompts = prompts_of(loaded, None, variables)
-        self._model = load_model(
-            pretrained,
-            revision=revision,
-            dtype=_dtype(dtype, self.device),
-            device_map=device_map,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
+        loaded = load_processor(
+            processor or pretrained, "main" if processor else revision, trust_remote_code, **settings
         )
+        self._prompts = prompts_of(loaded, None, variables)
+        how = {"device_map": device_map, "attn_implementation": attn_implementation}
+        own = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self._model = load_model(pretrained, dtype=_dtype(dtype, self.device), **how, **own)
         if device_map is None:
             self._model.to(self.device)
         self._thinking, self._deterministic, self._scorer = thinking, deterministic, None

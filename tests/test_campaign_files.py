@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from mmi_plugin.harness.launcher import main as lmms_eval
 from mmi_plugin.sources import load
-from mmi_plugin.sources.registry import ROOT
+from mmi_plugin.sources.local import ROOT
 from mmi_plugin.trainers.run import main as train
 from tests import test_trainers_bad_input
 from tests.harness_runs import OUR_MODEL, SCRIPT, arguments, process

@@ -27,6 +27,7 @@ from mmi_plugin.trainers.objective import Objective, option
 from mmi_plugin.trainers.reports import check_reports
 
 ATTENTION_LORA = ["q_proj", "k_proj", "v_proj", "o_proj"]
+CHECKPOINTING = "activation_checkpointing"  # as newer versions of transformers call `gradient_checkpointing`
 logger = logging.get_logger(__name__)
 
 
@@ -140,7 +141,9 @@ class MMIConfig(Objective, JsonFields):
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and is_torch_bf16_gpu_available()
         gpu = torch.cuda.is_available() and not self.use_cpu
-        self.gradient_checkpointing = gpu if self.gradient_checkpointing is None else self.gradient_checkpointing
+        given = self.gradient_checkpointing, getattr(self, "activation_checkpointing", None)
+        if given == (None, None):  # the new name where there is one: the old one warns
+            setattr(self, CHECKPOINTING if hasattr(self, CHECKPOINTING) else "gradient_checkpointing", gpu)
         if self.dataloader_num_workers is None:
             cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             self.dataloader_num_workers = max(1, min(4, cores - 1)) if gpu else 0

@@ -48,7 +48,8 @@ class Plan:
         read = (batch["labels"] >= 0).roll(-1, 1)
         read[:, -1] = False
         lengths = batch["attention_mask"].sum(1).tolist()
-        arrays = keys.numpy(), batch["irrelevant"].numpy(), read.numpy()
+        # A copy: a worker that hands the batch over moves its tensors' memory, and a view would look at what was there.
+        arrays = keys.numpy(), batch["irrelevant"].numpy().copy(), read.numpy()
         return Plan(*arrays, tuple(lengths), batch["labels"], batch["origin"], images)
 
     def still(self) -> Plan:

@@ -23,6 +23,16 @@ class BadRows:
         self.lines: list[str] = []
         self._skip = skip
 
+    def anew(self) -> BadRows:
+        """Return the same for others, with no lines yet."""
+        return BadRows(self._skip)
+
+    def hear(self, lines: Iterable[str]) -> None:
+        """Note bad rows that were found before. Raises InputError for the first where one stops the run."""
+        for line in lines:
+            with self.watch():
+                raise InputError(line)
+
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Within, an InputError is about one row."""

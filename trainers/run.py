@@ -22,6 +22,7 @@ from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers.config import MMIConfig, parse
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.evaluation import EvaluationCallback
+from mmi_plugin.trainers.once import StoppedElsewhere
 from mmi_plugin.trainers.resume import RECORD, check_same, checkpoint_to_resume, code_hash, last_checkpoint, seal
 from mmi_plugin.trainers.saving import NonFiniteLoss, finish, go_on_with_adapters, load_checkpoint, save_state
 from mmi_plugin.trainers.trainer import MMITrainer
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = f"; {_left(args)}" if args and isinstance(error, NotWritten) else ""
         complain(f"{error}{left}")
         return 2 if isinstance(error, InputError) else 1
+    except StoppedElsewhere:
+        return 1
     except KeyboardInterrupt as stop:
         name, status = stopped(stop)
         complain(f"stopped by {name}" + (f"; {_left(args)}" if args else ""))

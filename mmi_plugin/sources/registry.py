@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,9 +137,11 @@ def _check_lines(name: str, file: Path) -> int:
     return max(len(data), 1)
 
 
-def decoded_rows(data: Dataset, where: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows. Raises InputError with the row (from 1) whose text is not UTF-8, which Parquet does not check."""
-    number = 0
+def decoded_rows(data: Dataset, where: str, number: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the rows. Raises InputError with the row (from 1) whose text is not UTF-8, which Parquet does not check.
+
+    number: how many rows at `where` stand before these.
+    """
     try:
         for values in data:
             number += 1
@@ -173,7 +176,7 @@ def first_cause(error: BaseException) -> str:
 class Benchmark:
     """Items of one family, checked, with ids that stay the same from run to run.
 
-    places: item id -> where it was read, for items that a user wrote.
+    places: item id -> where it was read, for items that a user wrote. hashes: the item_hash of each, where known.
     """
 
     name: str
@@ -181,6 +184,7 @@ class Benchmark:
     items: Sequence[Item]
     pools: Pools = field(default_factory=Pools.default)
     places: Mapping[str, str] = field(default_factory=dict)
+    hashes: Sequence[str] | None = None
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -194,8 +198,11 @@ class Benchmark:
     def digest(self, conditions: Sequence[str], seed: int) -> str:
         """SHA-256 of every item, the pools, the conditions with their versions, and the seed."""
         versions = [f"{name}@{get(name).version}" for name in conditions]
-        parts = [self.name, *map(item_hash, self.items), self.pools.digest(), *versions, str(seed)]
-        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+        hashes = map(item_hash, self.items) if self.hashes is None else self.hashes
+        state = hashlib.sha256(self.name.encode())
+        for part in chain(hashes, [self.pools.digest(), *versions, str(seed)]):
+            state.update(f"\x1f{part}".encode())
+        return state.hexdigest()
 
 
 Source = Callable[..., Benchmark]

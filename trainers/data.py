@@ -176,7 +176,7 @@ def _hashes(args: MMIConfig, benchmarks: Sequence[Benchmark]) -> Iterator[list[s
             continue
         size = len(bench.items)
         parts = [bench.items[start : start + PART] for start in range(0, size, PART)]
-        found = in_processes(lambda part: list(map(_hash, part)), parts, processes_of(args))
+        found = in_processes(lambda part: list(map(_hash, part)), parts, processes_of(args, size))
         yield [one for part in found for one in part]
 
 
@@ -219,8 +219,9 @@ def _check_rounds(
     parts = [(at, own[start : start + PART]) for at, own in enumerate(left) for start in range(0, len(own), PART)]
     gone: list[list[int]] = [[] for _ in benchmarks]
     work = partial(_wrong, benchmarks, check, make_groups(args, benchmarks), rounds)
-    with progress(args, "checking rows", sum(map(len, left))) as bar:
-        for (at, numbers), wrong in zip(parts, in_processes(work, parts, processes_of(args)), strict=True):
+    rows = sum(map(len, left))
+    with progress(args, "checking rows", rows) as bar:
+        for (at, numbers), wrong in zip(parts, in_processes(work, parts, processes_of(args, rows)), strict=True):
             bad.hear(line for _, line in wrong)
             gone[at] += [number for number, _ in wrong]
             bar.update(len(numbers))

@@ -11,7 +11,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from functools import cache
-from itertools import chain, islice
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from mmi_plugin.trainers.config import MMIConfig
 Part, Result = TypeVar("Part"), TypeVar("Result")
 LONGEST = timedelta(days=7)  # that others wait
 MOST = 16  # processes that check, where nothing else is asked for
+FEW = 1000  # rows that are checked before other processes have begun
 AHEAD = 4  # parts for each of them that are given out before the first is back
 DONE, FAILED = "done", "failed"
 _work: Callable[[Any], Any]
@@ -58,8 +58,10 @@ def _waiting() -> distributed.ProcessGroup:
     return distributed.new_group(backend="gloo", timeout=LONGEST)
 
 
-def processes_of(args: MMIConfig) -> int:
-    """Return how many processes check: `dataset_num_proc`, or one a core."""
+def processes_of(args: MMIConfig, rows: int) -> int:
+    """Return how many processes check so many rows: `dataset_num_proc`, by default one a core; for a few rows one."""
+    if rows <= FEW:
+        return 1
     return args.dataset_num_proc or min(MOST, len(os.sched_getaffinity(0)))
 
 
@@ -70,11 +72,7 @@ def in_processes(work: Callable[[Part], Result], parts: Iterable[Part], processe
     """
     failures: list[InputError] = []
     parts = _until(parts, failures)
-    first = list(islice(parts, 2))
-    if processes < 2 or len(first) < 2:
-        yield from map(work, chain(first, parts))
-    else:
-        yield from _forked(work, chain(first, parts), processes)
+    yield from _forked(work, parts, processes) if processes > 1 else map(work, parts)
     if failures:
         raise failures[0]
 

@@ -51,7 +51,7 @@ def _read(args: MMIConfig, rows: TrainingSet, state: object, bad: BadRows, folde
         pa.ipc.new_file(file, ROWS) as writer,
         progress(args, f"reading {rows.path.name}", rows.extent()) as bar,
     ):
-        for part in in_processes(partial(Part, rows), rows.parts(), processes_of(args)):
+        for part in in_processes(partial(Part, rows), rows.parts(), processes_of(args, rows.extent() // rows.unit)):
             batch, own = part.distinct(seen, bad)
             writer.write_batch(batch)
             images += own
@@ -93,7 +93,7 @@ def _measure(args: MMIConfig, items: StoredItems, folder: Path) -> Facts:
         pa.ipc.new_file(file, SIZES) as writer,
         progress(args, "checking images", len(items)) as bar,
     ):
-        for batch in in_processes(items.sizes_of, items.parts(), processes_of(args)):
+        for batch in in_processes(items.sizes_of, items.parts(), processes_of(args, len(items))):
             writer.write_batch(batch)
             bar.update(len(batch))
     return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -27,6 +28,7 @@ from mmi_plugin.trainers.resume import RECORD, check_same, checkpoint_to_resume,
 from mmi_plugin.trainers.saving import NonFiniteLoss, finish, go_on_with_adapters, load_checkpoint, save_state
 from mmi_plugin.trainers.trainer import MMITrainer
 
+LATER = 2.0  # seconds after which a process ends whose fault it was not: launchers name, and kill after, the first
 SKIPPED = "skipped_rows.txt"
 TRAINED, FINISHED = ".trained", ".finished"  # what is not in its place yet
 CITATION = """@misc{modality-interference,
@@ -60,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"{error}{left}")
         return 2 if isinstance(error, InputError) else 1
     except StoppedElsewhere:
+        time.sleep(LATER)
         return 1
     except KeyboardInterrupt as stop:
         name, status = stopped(stop)

@@ -44,6 +44,7 @@ class RecordFile:
 
     path: Path
     folder: Path
+    unit = 200  # bytes of a short row
 
     def parts(self) -> Iterator[list[tuple[int, Any]]]:
         """Yield (row from 1, record) in lists, where a record of a .jsonl file is still bytes.
@@ -103,6 +104,7 @@ class TrainingSet(Protocol):
     """Where rows are read from, a part of them at a time, in any process."""
 
     path: Path
+    unit: int
 
     def parts(self) -> Iterator[Any]: ...
 

@@ -86,6 +86,8 @@ class BuiltFolder:
             rows that the manifest says.
     """
 
+    unit = 1
+
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder)
         if not (self.path / MANIFEST).is_file():

@@ -34,7 +34,7 @@ from tests.test_trainers_checks import short_idat
 RANK = Path(__file__).with_name("start_rank.py")
 LONG = {"type": "VQA", "question": "Which?", "answer": "dogs and " * 2000}
 WRONG: list[Any] = [{"id": "x", "type": "text_heavy"}, [], {"id": "i0", "type": "VQA", "question": "?", "answer": "a"}]
-WRONG += [{"id": "y", "type": "VQA", "question": "?", "answer": "a", "image": name} for name in ("gone.png", "0.png/")]
+WRONG += [{"id": "y", "type": "VQA", "question": "?", "answer": "a", "image": name} for name in ("gone.png", ".")]
 WRONG += [{**LONG, "id": "z"}, {"id": "half", "type": "VQA", "question": "?", "answer": "a", "image": "half.png"}]
 
 

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from copy import copy
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from transformers import AutoProcessor, ProcessorMixin
 
 from mmi_plugin.conditions import Pools, get
@@ -27,7 +29,8 @@ from mmi_plugin.sources.shards import read_built, write_shard
 from mmi_plugin.trainers import once, run
 from mmi_plugin.trainers.checks import RowCheck
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks
+from mmi_plugin.trainers.data import SETTINGS, check_rows, data_hash, load_benchmarks
+from mmi_plugin.trainers.kept import hash_of
 from tests import launches, training
 from tests.test_trainers_checks import short_idat
 
@@ -101,7 +104,7 @@ def test_items_that_are_kept_are_those_that_are_read(data: Path, processor: Proc
     second, again = started(config(data), processor)
     assert looked == [] and lines == again
     assert lines[: len(bad.lines)] == bad.lines and len(lines) == len(bad.lines) + 2 == len(WRONG)
-    assert "max_length" in lines[-1] and "half.png" in lines[-2]
+    assert "max_length" in lines[-2] and "half.png" in lines[-1]
     for benchmarks in (first, second):
         assert [bench.family for bench in benchmarks] == ["image_heavy", "text_heavy", "vqa"]
         for bench in benchmarks:
@@ -181,6 +184,40 @@ def test_what_was_left_out_stops_a_run_that_leaves_nothing_out(data: Path, proce
     assert str(error.value) == lines[0]
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_size_is_that_of_the_decoded_image_and_so_is_a_fault(mode: str, progressive: bool) -> None:
+    """JPEGs are decoded at an eighth of their size for it: whole, turned, cut, spoilt."""
+    rng, faults = np.random.default_rng(0), 0
+    for width, height, orientation in ((40, 60, 1), (33, 20, 6), (8, 8, 8), (300, 3, 5), (1, 2, 3)):
+        file, exif = BytesIO(), Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(file, "JPEG", progressive=progressive, exif=exif)
+        whole = file.getvalue()
+        cut = [whole[: int(rng.integers(20, len(whole)))] for _ in range(6)]
+        for data in (whole, *cut, *(one + b"\xff\xd9" for one in cut), *(_spoilt(whole, rng) for _ in range(12))):
+            found = [_outcome(look, data) for look in (lambda one: one.open().size, lambda one: one.size)]
+            assert found[0] == found[1]
+            faults += isinstance(found[0], str)
+        assert _outcome(lambda one: one.size, whole) == (
+            (height, width) if orientation in (5, 6, 8) else (width, height)
+        )
+    assert 20 < faults < 110
+
+
+def _spoilt(data: bytes, rng: np.random.Generator) -> bytes:
+    places = set(rng.integers(2, len(data), 4).tolist())
+    return bytes(int(rng.integers(256)) if place in places else byte for place, byte in enumerate(data))
+
+
+def _outcome(look: Callable[[Picture], tuple[int, int]], data: bytes) -> tuple[int, int] | str:
+    try:
+        return look(Picture(lambda: data, "here"))
+    except InputError as error:
+        return str(error).split("0x")[0]  # an address
+
+
 # --- looked at again
 
 
@@ -242,7 +279,27 @@ def test_another_setting_is_checked_without_decoding_images_again(
     assert set(looked) == {"row"}
 
 
-@pytest.mark.parametrize("damage", ["torn", "foreign", "rows", "forged", "gone"])
+def test_checks_depend_on_no_other_setting(
+    data: Path, processor: ProcessorMixin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they read of a config is what a change of it brings them back for."""
+    args, read = config(data), set()
+    benchmarks = load_benchmarks(args)
+
+    class Noting(MMIConfig):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    args.__class__ = Noting
+    check_rows(args, benchmarks, processor)
+    fields = read & {*MMIConfig.__dataclass_fields__, "world_size", "n_gpu"}
+    in_digests = {f"{family}_conditions" for family in ("image_heavy", "text_heavy", "vqa")} | {"data_seed"}
+    assert fields >= {"max_length", "mix", "vqa_conditions", "world_size"}
+    assert fields - {*SETTINGS, *in_digests} <= {"train_file", "image_folder", "disable_tqdm", "dataset_num_proc"}
+
+
+@pytest.mark.parametrize("damage", ["torn", "foreign", "rows", "forged", "sealed", "gone"])
 def test_what_is_not_as_it_was_written_is_ignored_in_one_line(
     data: Path, processor: ProcessorMixin, looked: list[str], capsys: pytest.CaptureFixture, damage: str
 ) -> None:
@@ -256,6 +313,10 @@ def test_what_is_not_as_it_was_written_is_ignored_in_one_line(
         file.write_text('["\\u202e"]')
     elif damage == "forged":
         file.write_text(file.read_text().replace('"lines": []', '"lines": ["no"]'))
+    elif damage == "sealed":
+        content = {**json.loads(file.read_text()), "facts": {"lines": 3}}
+        del content["seal"]
+        file.write_text(json.dumps({**content, "seal": hash_of(content)}))
     elif damage == "gone":
         file.unlink()
     else:
@@ -270,6 +331,20 @@ def test_what_is_not_as_it_was_written_is_ignored_in_one_line(
     del looked[:]
     started(config(data), processor)
     assert looked == []
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("MMI_CACHE", "/proc/none")
+    argv = [part for name, value in {**fields, **launches.ALONE}.items() for part in _argument(name, value)]
+    assert run.main(argv) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: /proc/none: ") and "MMI_CACHE" in line
+
+
+def _argument(name: str, value: Any) -> list[str]:
+    return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
 
 
 # --- several processes

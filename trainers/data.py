@@ -21,7 +21,7 @@ from mmi_plugin.sources.stored import StoredItems, ids_of
 from mmi_plugin.trainers.checks import RowCheck
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
-from mmi_plugin.trainers.kept import Facts, Kept, kept
+from mmi_plugin.trainers.kept import Facts, Kept, check_form, kept
 from mmi_plugin.trainers.once import in_processes, once, processes_of
 from mmi_plugin.trainers.reading import measured, progress, read_file, stored
 from mmi_plugin.trainers.resume import code_hash
@@ -159,13 +159,11 @@ def _known(benchmarks: Sequence[Benchmark], sizes: Path | None, hashes: Sequence
 
 
 def _fits(benchmarks: Sequence[Benchmark], found: Kept) -> bool:
-    """Whether what was kept is about as many items, in its form."""
-    lines, gone = found.facts["lines"], found.facts["gone"]
-    return (
-        all(isinstance(line, str) for line in lines)
-        and len(gone) == len(benchmarks)
-        and all(0 <= number < len(bench.items) for bench, own in zip(benchmarks, gone, strict=True) for number in own)
-    )
+    """True, as what it depends on holds the hashes of these items. Raises ValueError for facts of another form."""
+    check_form(all(isinstance(line, str) for line in found.facts["lines"]))
+    for bench, gone in zip(benchmarks, found.facts["gone"], strict=True):
+        check_form(all(isinstance(number, int) and 0 <= number < len(bench.items) for number in gone))
+    return True
 
 
 def _hashes(args: MMIConfig, benchmarks: Sequence[Benchmark]) -> Iterator[list[str] | None]:

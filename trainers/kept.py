@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mmi_plugin.files import file_hash, write_whole
 CACHE = "MMI_CACHE"
 MANIFEST = "manifest.json"
 FORMAT = 1
+STARTED, ABANDONED = ".started-", 7 * 24 * 3600  # what is being written, and seconds until nobody does any more
 Facts = dict[str, Any]
 
 
@@ -46,22 +48,31 @@ def hash_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def check_form(right: bool) -> None:
+    """Raise ValueError unless what a manifest says has the form that it should have."""
+    if not right:
+        raise ValueError(f"{MANIFEST} is of another form")
+
+
 def kept(depends: Any, find: Callable[[Path], Facts], holds: Callable[[Kept], bool] = lambda one: True) -> Kept:
     """Return what was kept for all that it depends on, JSON content; else what `find` finds, and keep it.
 
-    find: writes its files into a folder and returns its facts, JSON content. holds: whether what was kept is of the
-    right form and nothing outside has changed.
+    find: writes its files into a folder and returns its facts, JSON content. holds: whether nothing outside has changed
+    since; raises ValueError, LookupError or TypeError for facts or files of another form.
 
     Raises NotWritten; whatever `find` raises, and then nothing is kept.
     """
     key = hash_of([FORMAT, depends])
     home = cache_folder()
-    known = _read(home / key, key)
-    if known is not None and holds(known):
+    known = _read(home / key, key, holds)
+    if known is not None:
         return known
-    with writing(home, f"what was checked (its folder is that of {CACHE})"):
+    with writing(home, f"what was checked, which {CACHE} puts elsewhere,"):
         home.mkdir(parents=True, exist_ok=True)
-        started = Path(mkdtemp(prefix=".started-", dir=home))
+        for old in home.glob(f"{STARTED}*"):
+            if time.time() - old.stat().st_mtime > ABANDONED:
+                shutil.rmtree(old, ignore_errors=True)
+        started = Path(mkdtemp(prefix=STARTED, dir=home))
     try:
         (started / key).mkdir()
         facts = find(started / key)
@@ -82,8 +93,8 @@ def _publish(folder: Path, place: Path) -> Path:
     return place
 
 
-def _read(folder: Path, key: str) -> Kept | None:
-    """Return what is kept in a folder; None, with a line on stderr, where it is not what was written there."""
+def _read(folder: Path, key: str, holds: Callable[[Kept], bool]) -> Kept | None:
+    """Return what is kept in a folder and still holds; None, with a line on stderr where it is not what was written."""
     if not folder.exists():
         return None
     try:
@@ -94,7 +105,9 @@ def _read(folder: Path, key: str) -> Kept | None:
         for name, written in content["files"].items():
             if Path(name).name != name or file_hash(folder / name) != written:
                 raise ValueError(f"{name} is not what was written")
-        return Kept(folder, content["facts"], content["files"])
+        found = Kept(folder, content["facts"], content["files"])
+        return found if holds(found) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        print(f"{folder}: ignored, as {plain(str(error))}; all is checked again", file=sys.stderr)
+        reason = plain(str(error)) if isinstance(error, (OSError, ValueError)) else f"{MANIFEST} is of another form"
+        print(f"{folder}: ignored, as {reason}; it is found anew", file=sys.stderr)
         return None

@@ -62,7 +62,7 @@ def processes_of(args: MMIConfig, rows: int) -> int:
     """Return how many processes check so many rows: `dataset_num_proc`, by default one a core; for a few rows one."""
     if rows <= FEW:
         return 1
-    return args.dataset_num_proc or min(MOST, len(os.sched_getaffinity(0)))
+    return args.dataset_num_proc or min(MOST, os.cpu_count() or 1)
 
 
 def in_processes(work: Callable[[Part], Result], parts: Iterable[Part], processes: int) -> Iterator[Result]:

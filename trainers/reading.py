@@ -16,7 +16,7 @@ from mmi_plugin.sources.rows import Distinct, TrainingSet, check_any, record_fil
 from mmi_plugin.sources.shards import BuiltFolder
 from mmi_plugin.sources.stored import ROWS, SIZES, Part, StoredItems
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.kept import Facts, Kept, kept
+from mmi_plugin.trainers.kept import Facts, Kept, check_form, kept
 from mmi_plugin.trainers.once import in_processes, processes_of
 from mmi_plugin.trainers.resume import code_hash
 
@@ -64,7 +64,8 @@ def _read(args: MMIConfig, rows: TrainingSet, state: object, bad: BadRows, folde
 
 
 def _unchanged(args: MMIConfig, rows: TrainingSet, found: Kept) -> bool:
-    """Whether every image has the size and time that it had."""
+    """Whether every image has the size and time that it had. Raises ValueError for facts of another form."""
+    check_form(all(isinstance(line, str) for line in found.facts["lines"]))
     items = StoredItems(rows, found.folder / ROWS_FILE)
     with progress(args, "looking for changed images", len(items)) as bar:
         for name, *stamp in items.images():

@@ -221,6 +221,27 @@ def _outcome(look: Callable[[Picture], tuple[int, int]], data: bytes) -> tuple[i
 # --- looked at again
 
 
+def test_lines_name_the_rows_of_this_file(data: Path, processor: ProcessorMixin, looked: list[str]) -> None:
+    """Where rows before them are gone, and where the same rows are in another place."""
+    args = config(data, max_length=20)
+    _, lines = started(args, processor)
+    assert lines and all(f"{data}, row " in line for line in lines)
+    rows = json.loads(data.read_text())
+    data.write_text(json.dumps([{}, *rows]))
+    _, (bad, *later) = started(args, processor)
+    assert "row 1: field 'id' is missing" in bad
+    assert [_number(line) for line in later] == [_number(line) + 1 for line in lines]
+    other = data.parent / "folder" / data.name
+    other.parent.mkdir()
+    other.write_text(json.dumps(rows))
+    _, moved = started(config(other, max_length=20, image_folder=str(data.parent)), processor)
+    assert moved == [line.replace(str(data), str(other)) for line in lines]
+
+
+def _number(line: str) -> int:
+    return int(line.split(", row ")[1].split(":")[0])
+
+
 def _touch(data: Path) -> None:
     stamp = (data.parent / "0.png").stat()
     os.utime(data.parent / "0.png", ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))

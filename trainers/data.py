@@ -109,6 +109,17 @@ def _place(bench: Benchmark, number: int) -> str:
     return items.place(number) if isinstance(items, StoredItems) else bench.place(items[number])
 
 
+def _places_hash(benchmarks: Sequence[Benchmark]) -> str:
+    """SHA-256 of what errors about items begin with."""
+    state = hashlib.sha256()
+    for bench in benchmarks:
+        items = bench.items
+        places = items.column("place") if isinstance(items, StoredItems) else map(str, bench.places.items())
+        for place in places:
+            state.update(f"{place}\n".encode())
+    return state.hexdigest()
+
+
 def check_rows(
     args: MMIConfig, benchmarks: list[Benchmark], processor: ProcessorMixin, bad: BadRows | None = None
 ) -> list[Benchmark]:
@@ -135,6 +146,7 @@ def _checks(args: MMIConfig, benchmarks: list[Benchmark], processor: ProcessorMi
     known = _known(benchmarks, sizes, hashes)
     depends = {
         "data": data_hash(args, known),
+        "places": _places_hash(known),
         "sizes": size_hash,
         "processor": fingerprint(processor),
         "settings": {name: getattr(args, name) for name in SETTINGS},
@@ -142,9 +154,7 @@ def _checks(args: MMIConfig, benchmarks: list[Benchmark], processor: ProcessorMi
         "versions": versions(),
     }
     found = kept(depends, partial(_check, args, known, processor, bad), partial(_fits, known))
-    left = [
-        np.setdiff1d(np.arange(len(bench.items)), gone) for bench, gone in zip(known, found.facts["gone"], strict=True)
-    ]
+    left = [_others(bench, gone) for bench, gone in zip(known, found.facts["gone"], strict=True)]
     return found.facts["lines"], left, sizes, hashes
 
 

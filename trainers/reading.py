@@ -11,7 +11,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from mmi_plugin.errors import BadRows, InputError
-from mmi_plugin.files import file_hash, versions
+from mmi_plugin.files import file_hash, is_text, versions
 from mmi_plugin.sources.rows import Distinct, TrainingSet, check_any, record_file
 from mmi_plugin.sources.shards import BuiltFolder
 from mmi_plugin.sources.stored import ROWS, SIZES, Part, StoredItems
@@ -25,7 +25,10 @@ ROWS_FILE, SIZES_FILE = "rows.arrow", "sizes.arrow"
 
 
 def training_set(args: MMIConfig) -> TrainingSet:
-    """Return `train_file` as rows that can be read."""
+    """Return `train_file` as rows that can be read. Raises InputError."""
+    for name in ("train_file", "image_folder"):
+        if not is_text(getattr(args, name) or ""):
+            raise InputError(f"field '{name}': its name is not UTF-8")
     path = Path(str(args.train_file))
     return BuiltFolder(path) if path.is_dir() else record_file(path, args.image_folder)
 

@@ -1,16 +1,22 @@
 """What one training step costs: ours with every saving on and with each off, against the published schedule.
 
     python -m benchmarks.train_step [--only published savings] [--out runs/train_step.json]
+    python -m benchmarks.train_step --device cuda --shape 7b --checkpointing --only published savings "after image"
 
-The shape: LLaVA (LLaMA hidden 256, intermediate 688, 4 layers, 4 heads, vocabulary 4000; CLIP hidden 128,
+The small shape: LLaVA (LLaMA hidden 256, intermediate 688, 4 layers, 4 heads, vocabulary 4000; CLIP hidden 128,
 2 layers, 336 px, patch 14, frozen), 8 items as 2:2:4, so 18 rows of 35 system tokens, 576 image tokens,
-a question of 60, in image-heavy rows a context of 0, 50 or 160, and an answer of 2; KL and 2 steps of PGD.
+a question of 60, in image-heavy rows a context of 0, 50 or 160, and an answer of 2; KL and 2 steps of PGD. That of 7b
+has the same rows, and LLaVA-1.5-7B's widths and depths with random weights. With `--fresh-lengths` every step has new
+rows, whose questions and contexts are up to a third longer or shorter.
 
 `published` is the published schedule, written down here on its own: every row through the vision tower
 whenever it is used, rows padded to 1000, VQA rows in the inner loop and doubled, the whole vocabulary at
 every position. Each variant runs in a process of its own; memory is its peak above what the process had
 before the model. FLOPs are those of torch.utils.flop_counter: `linear` leaves out the products inside
 attention, which the count of 1519 GFLOP that was measured of the published code left out, too.
+
+On a GPU, weights are in bf16, and there are `--steps` steps after three that warm up: `s` is their median, `first` what
+the three took above three medians, compiling for the most part, and memory the most that torch had allocated.
 """
 
 from __future__ import annotations
@@ -19,15 +25,17 @@ import argparse
 import json
 import multiprocessing
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields as fields_of
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -39,13 +47,45 @@ from benchmarks.base import architecture
 from mmi_plugin.trainers.config import MMIConfig, Savings
 from mmi_plugin.trainers.data import load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.forward import ForwardPass
+from mmi_plugin.trainers.layout import WAYS
+from mmi_plugin.trainers.plan import Plan
 from mmi_plugin.trainers.trainer import MMITrainer
 
 MEASURED = 1519.0
 """GFLOP of a step of the published code at this shape."""
 SYSTEM, IMAGE, QUESTION, CONTEXTS, ANSWER, PADDED, VOCABULARY = 35, 576, 60, (0, 50, 160), 2, 1000, 4000
 IMAGE_TOKEN = 3
+COUNTED, TIMED = ("gflop", "linear", "vision", "inner", "outer"), ("s", "first", "GB")
 STEPS, ALPHA, EPS, LAMBDA = 2, 0.1, 1e-3, 0.01
+WARM = 3
+
+
+class Shape(NamedTuple):
+    """Sizes of a LLaVA: hidden, intermediate, layers and heads of the language model and of the vision encoder."""
+
+    text: tuple[int, int, int, int]
+    vision: tuple[int, int, int, int]
+    vocabulary: int
+
+
+SHAPES = {
+    "small": Shape((256, 688, 4, 4), (128, 512, 2, 2), VOCABULARY),
+    "7b": Shape((4096, 11008, 32, 32), (1024, 4096, 24, 16), 32064),
+}
+
+
+class Setting(NamedTuple):
+    """How steps are measured."""
+
+    device: str = "cpu"
+    shape: str = "small"
+    fresh: bool = False
+    checkpointing: bool = False
+    attention: str = "auto"
+    steps: int = 1
+
+
+TRAINERS: dict[int, MMITrainer] = {}
 SAVINGS = tuple(saving.name for saving in fields_of(Savings))
 VARIANTS: dict[str, dict[str, Any]] = {
     "savings": {},
@@ -59,32 +99,38 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=["published", *VARIANTS], default=["published", *VARIANTS])
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--fresh-lengths", action="store_true", help="every step has rows of new lengths")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations, as TRL does by default")
+    parser.add_argument("--attention", choices=WAYS, default="auto", help="field layout_attention of ours")
+    parser.add_argument("--steps", type=int, help="steps to time: 1 on a CPU, 10 on a GPU")
     parser.add_argument("--out", type=Path, help="also write the numbers here, as JSON")
     chosen = parser.parse_args(arguments)
+    gpu = chosen.device != "cpu"
+    steps = chosen.steps or (10 if gpu else 1)
+    setting = Setting(chosen.device, chosen.shape, chosen.fresh_lengths, chosen.checkpointing, chosen.attention, steps)
     results: dict[str, dict[str, float]] = {}
-    print(
-        f"{'':32}{'GFLOP':>8}{'linear':>8}{'vision':>8}{'inner':>8}{'outer':>8}{'s':>8}{'MB':>8}   ratios to published"
-    )
+    columns = TIMED if gpu else (*COUNTED, *TIMED)
+    print(f"{'':32}" + "".join(f"{column:>10}" for column in columns) + "   ratios to published")
     for name in chosen.only:
         with multiprocessing.get_context("fork").Pool(1) as pool:
-            results[name] = pool.apply(measure, (name,))
-        print(line(name, results[name], results.get("published")), flush=True)
+            results[name] = pool.apply(measure, (name, setting))
+        print(line(name, results[name], results.get("published"), columns), flush=True)
     if chosen.out:
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         chosen.out.write_text(json.dumps(results, indent=2) + "\n")
     found = results.get("published", {}).get("linear", MEASURED)
-    if abs(found / MEASURED - 1) > 0.1:
+    if chosen.shape == "small" and abs(found / MEASURED - 1) > 0.1:
         print(f"error: the published schedule counts {found:.0f} GFLOP here, and {MEASURED:.0f} were measured of it")
         return 1
     return 0
 
 
-def line(name: str, result: dict[str, float], base: dict[str, float] | None) -> str:
-    columns = ("gflop", "linear", "vision", "inner", "outer")
-    text = f"{name:32}" + "".join(f"{result[c]:8.0f}" for c in columns)
-    text += f"{result['seconds']:8.1f}{result['megabytes']:8.0f}"
+def line(name: str, result: dict[str, float], base: dict[str, float] | None, columns: Sequence[str]) -> str:
+    text = f"{name:32}" + "".join(f"{result[c]:10.0f}" if c in COUNTED else f"{result[c]:10.3f}" for c in columns)
     if base:
-        ratios = {c: result[c] / base[c] for c in ("gflop", "linear", "seconds", "megabytes")}
+        ratios = {c: result[c] / base[c] for c in ("gflop", "linear", "s", "GB") if c in columns}
         text += "   " + "  ".join(f"{c} {ratio:.2f}" for c, ratio in ratios.items())
     return text
 
@@ -117,58 +163,82 @@ class Meter:
         return wrapped
 
 
-def measure(name: str) -> dict[str, float]:
-    """Run one step twice, for time and memory and for FLOPs."""
+def measure(name: str, setting: Setting) -> dict[str, float]:
+    """Time steps and, on a CPU, count the FLOPs of one more."""
     torch.manual_seed(0)
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model, batch = build_model(), build_batch()
+    model = build_model(setting)
+    gpu = setting.device != "cpu"
     with TemporaryDirectory() as folder:
-        step = published(model, batch) if name == "published" else ours(model, batch, folder, **VARIANTS[name])
-        began = time.perf_counter()
-        step(None)
-        seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
-        model.zero_grad()
+        make = published if name == "published" else partial(ours, folder=folder, setting=setting, **VARIANTS[name])
+        times, step = [], None
+        for number in range(setting.steps + WARM * gpu):
+            if step is None or setting.fresh:
+                step = make(model, build_batch(number + 1 if setting.fresh else 0))
+            if gpu:
+                torch.cuda.synchronize()
+            began = time.perf_counter()
+            step(None)
+            if gpu:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+            model.zero_grad()
+        median = statistics.median(times[WARM * gpu :])
+        timed = {"s": median, "first": sum(times[: WARM * gpu]) - WARM * gpu * median}
+        if gpu:
+            return {**timed, "GB": torch.cuda.max_memory_allocated() / 1e9}
+        timed["GB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1e6
         with FlopCounterMode(display=False) as counter:
             meter = Meter(counter)
             step(meter)
     parts = {**meter.parts, "outer": meter.total() - sum(meter.parts.values())}
-    linear = meter.total() - meter.attention()
-    return {"gflop": meter.total(), "linear": linear, **parts, "seconds": seconds, "megabytes": peak / 1024}
+    return {"gflop": meter.total(), "linear": meter.total() - meter.attention(), **parts, **timed}
 
 
-def build_model() -> LlavaForConditionalGeneration:
-    vision = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=2,
-        image_size=336, patch_size=14, projection_dim=128,
+def build_model(setting: Setting) -> LlavaForConditionalGeneration:
+    (hidden, inside, layers, heads), vision, vocabulary = SHAPES[setting.shape]
+    encoder = CLIPVisionConfig(
+        hidden_size=vision[0], intermediate_size=vision[1], num_hidden_layers=vision[2], num_attention_heads=vision[3],
+        image_size=336, patch_size=14, projection_dim=vision[0],
     )  # fmt: skip
     text = LlamaConfig(
-        hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4,
-        vocab_size=VOCABULARY, max_position_embeddings=2048, pad_token_id=0,
+        hidden_size=hidden, intermediate_size=inside, num_hidden_layers=layers, num_attention_heads=heads,
+        vocab_size=vocabulary, max_position_embeddings=2048, pad_token_id=0,
     )  # fmt: skip
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN, vision_feature_layer=-1)
-    model = LlavaForConditionalGeneration(config)
+    config = LlavaConfig(
+        vision_config=encoder, text_config=text, image_token_index=IMAGE_TOKEN, vision_feature_layer=-1
+    )
+    gpu = setting.device != "cpu"
+    with torch.device(setting.device):
+        model = LlavaForConditionalGeneration._from_config(config, dtype=torch.bfloat16 if gpu else torch.float32)
     model.get_encoder(modality="image").requires_grad_(False)
+    if setting.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train()
 
 
-def build_batch() -> dict[str, Any]:
-    """18 rows of random tokens and 12 distinct images, as the collator would give them."""
-    draw = torch.Generator().manual_seed(0)
+def build_batch(number: int = 0) -> dict[str, Any]:
+    """18 rows of random tokens and 12 distinct images, as the collator would give them. number: but for 0, what decides
+    how long questions and contexts are."""
+    draw = torch.Generator().manual_seed(number)
+
+    def about(count: int) -> int:
+        change = torch.randint(-(count // 3), count // 3 + 1, (1,), generator=draw).item() if number else 0
+        return count + int(change)
 
     def words(count: int) -> list[int]:
         return torch.randint(4, VOCABULARY, (count,), generator=draw).tolist()
 
     system, rows, image_index, origin, family = words(SYSTEM), [], [], [], []
     for group in range(8):
-        question, answer = words(QUESTION), words(ANSWER)
+        question, answer = words(about(QUESTION)), words(ANSWER)
         kind = ("image_heavy", "text_heavy", "vqa")[(group > 1) + (group > 3)]
         contexts = {"image_heavy": CONTEXTS, "text_heavy": (0, 0, 0, 0), "vqa": (0,)}[kind]
         # Images 0 and 1 are the black and the white canvas, the same ones for every text-heavy item.
         shown = {"image_heavy": [2 + group] * 3, "text_heavy": [2 * group, 0, 1, 2 * group + 1], "vqa": [4 + group]}
         first = len(rows)
         for context, image in zip(contexts, shown[kind], strict=True):
-            rows.append((system + [IMAGE_TOKEN] * IMAGE + words(context) + question, answer))
+            rows.append((system + [IMAGE_TOKEN] * IMAGE + words(about(context)) + question, answer))
             image_index.append(image)
             origin.append(first)
             family.append(kind)
@@ -206,30 +276,42 @@ def irrelevant(batch: dict[str, Any], after_image: bool) -> torch.Tensor:
     return torch.stack([moved[kind][row] for row, kind in enumerate(family)])
 
 
-def ours(model: LlavaForConditionalGeneration, batch: dict[str, Any], folder: str, **fields: Any) -> Callable:
+def ours(
+    model: LlavaForConditionalGeneration, batch: dict[str, Any], folder: str, setting: Setting, **fields: Any
+) -> Callable:
     """One micro-batch of our trainer, forward and backward."""
     savings = {name: fields.pop(name) for name in SAVINGS if name in fields}
     args = MMIConfig(
-        output_dir=folder, use_cpu=True, report_to="none", sources=["demo_digits", "demo_capitals", "demo_arith"],
+        output_dir=folder, use_cpu=setting.device == "cpu", report_to="none",
+        sources=["demo_digits", "demo_capitals", "demo_arith"],
         adversary="pgd", step_rule="raw", step_size=ALPHA, eps=EPS, pgd_steps=STEPS, consistency="kl",
-        consistency_weight=LAMBDA, per_device_train_batch_size=8, max_steps=1, **fields,
+        consistency_weight=LAMBDA, per_device_train_batch_size=8, max_steps=1, layout_attention=setting.attention,
+        gradient_checkpointing=setting.checkpointing, **fields,
     )  # fmt: skip
     args.savings = replace(args.savings, **savings)
     groups = make_groups(args, load_benchmarks(args))
-    trainer = MMITrainer(model, args, groups, sampler_of(args, groups), build_processor())
+    trainer = TRAINERS.get(id(model)) or MMITrainer(model, args, groups, sampler_of(args, groups), build_processor())
+    TRAINERS[id(model)] = trainer  # one for all steps, as in a run
     inputs = {**batch, "irrelevant": irrelevant(batch, args.attack_text == "after_image")}
     del inputs["family"]
+    plan = Plan.of(inputs, IMAGE_TOKEN).made()
+    inputs = {**{name: on(value, setting.device) for name, value in inputs.items()}, "plan": plan}
 
-    def step(meter: Meter | None) -> None:
+    def step(meter: Meter | None) -> torch.Tensor:
         if meter is None:
-            trainer.compute_loss(trainer.model, dict(inputs)).backward()
-            return
+            loss = trainer.compute_loss(trainer.model, dict(inputs))
+            loss.backward()
+            return loss.detach()
         inner = patch.object(ForwardPass, "attack", meter.counted("inner", ForwardPass.attack))
         features = meter.counted("vision", model.model.get_image_features)
         with inner, patch.object(model.model, "get_image_features", features):
-            trainer.compute_loss(trainer.model, dict(inputs)).backward()
+            return step(None)
 
     return step
+
+
+def on(value: Any, device: str) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def build_processor() -> Any:
@@ -240,11 +322,13 @@ def build_processor() -> Any:
 
 def published(model: LlavaForConditionalGeneration, batch: dict[str, Any]) -> Callable:
     """The published schedule: L_sft + L_adv over all rows, KL of every other row of a group from its origin."""
+    device, family = model.device, batch["family"]
+    batch = {**{name: on(value, device) for name, value in batch.items()}, "family": family}
     rows, grown = len(batch["input_ids"]), PADDED - batch["input_ids"].shape[1]
     ids, mask = (torch.nn.functional.pad(batch[name], (0, grown)) for name in ("input_ids", "attention_mask"))
     labels = torch.nn.functional.pad(batch["labels"], (0, grown), value=-100)
     moved = torch.nn.functional.pad(irrelevant(batch, False), (0, grown))[..., None]
-    pixels, origin = batch["pixel_values"][batch["image_index"]], batch["origin"]
+    pixels, origin = batch["pixel_values"][batch["image_index"]].to(model.dtype), batch["origin"]
     decoder, place = model.get_decoder(), ids == IMAGE_TOKEN
 
     def embed() -> torch.Tensor:
@@ -279,7 +363,7 @@ def published(model: LlavaForConditionalGeneration, batch: dict[str, Any]) -> Ca
         scores = logits(torch.cat([encode(), encode() + delta]))
         read = log_softmax(scores[:, :-1][(labels[:, 1:] != -100).repeat(2, 1)].view(2 * rows, ANSWER, -1), -1)
         teacher = torch.cat([origin, origin])
-        other = (teacher != torch.arange(2 * rows)).nonzero()[:, 0]
+        other = (teacher != torch.arange(2 * rows, device=device)).nonzero()[:, 0]
         divergence = kl_div(read[other], read[teacher[other]].detach(), reduction="batchmean", log_target=True)
         (loss(scores[:rows]) + loss(scores[rows:]) + LAMBDA * divergence).backward()
 

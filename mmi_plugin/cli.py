@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import subprocess
+import os
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import mmi_plugin
-from mmi_plugin.errors import InputError, complain, plain
+from mmi_plugin import commands as runs
+from mmi_plugin.disk import NotWritten
+from mmi_plugin.errors import InputError, complain
 
 Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -23,6 +23,8 @@ def parser() -> argparse.ArgumentParser:
     data = _add_demo_and_leaderboard(commands)
     _add_data(data.add_subparsers(dest="data_command", required=True))
     _add_sweeps(commands)
+    _add_training(commands)
+    _add_eval(commands)
     return root
 
 
@@ -39,9 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(value, int) and value < 1:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
         return args.run(args)
-    except InputError as error:
+    except (InputError, NotWritten) as error:
         complain(error)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there at the exit
+        return 1
 
 
 def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
@@ -49,11 +54,13 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="results folder (default: %(default)s)")
     demo.add_argument("--ablation", action="store_true", help="train every row of the ablation, not only ours")
     demo.add_argument("--seeds", type=int, default=None, help="seeds of each row (default: 1; with --ablation 3)")
-    demo.add_argument("--rows", nargs="+", default=None, metavar="ROW", help="rows to train, for example d_aug ours")
+    demo.add_argument(
+        "--rows", nargs="+", default=None, metavar="ROW", help="rows to train, for example d_aug ours published"
+    )
     demo.add_argument(
         "--from-scratch", action="store_true", help="train the base model first instead of loading the shipped one"
     )
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=runs.demo)
     board = commands.add_parser(
         "leaderboard", help="rank evaluated models by worst-case accuracy, with intervals and paired tests"
     )
@@ -66,9 +73,13 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
         action="store_true",
         help="test models against the baseline whose processor, template, system prompt or decoding differs",
     )
+    board.add_argument(
+        "--common", action="store_true", help="compare models that share some tasks only, by those that all were asked"
+    )
     board.add_argument("--csv", type=Path, metavar="F", help="write every number, one a line")
     board.add_argument("--json", type=Path, metavar="F", help="write every number with provenance")
     board.add_argument("--md", type=Path, metavar="F", help="write Markdown tables")
+    board.add_argument("--latex", type=Path, metavar="F", help="write the ranking as a LaTeX table (booktabs)")
     board.add_argument("--html", type=Path, metavar="F", help="write one self-contained page with an item browser")
     board.add_argument(
         "--pictures",
@@ -76,7 +87,7 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
         help="show the pictures of data sets beyond the embedded ones: reads what the results name, folders and hub",
     )
     board.add_argument("--plots", type=Path, metavar="DIR", help="write the figures as PNG and SVG")
-    board.set_defaults(run=_leaderboard)
+    board.set_defaults(run=runs.leaderboard)
     return commands.add_parser("data", help="prepare data")
 
 
@@ -92,13 +103,13 @@ def _add_data(commands: Commands) -> None:
     facts.add_argument("--base_url", metavar="URL", help="OpenAI-compatible server, for example http://host:8000/v1")
     facts.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
     facts.add_argument("--limit", type=int, metavar="N", help="only the first N items")
-    facts.set_defaults(run=_facts)
+    facts.set_defaults(run=runs.facts)
     built = commands.add_parser(
         "build", help="make a training set from public data, from the hub or from local copies below MMI_DATA_ROOT"
     )
     built.add_argument("--config", type=Path, required=True, help="recipe, for example configs/data/paper.yaml")
     built.add_argument("--out", type=Path, required=True, help="folder of the training set, for --train_file")
-    built.set_defaults(run=_build)
+    built.set_defaults(run=runs.build)
 
 
 def _add_sweeps(commands: Commands) -> None:
@@ -115,7 +126,13 @@ def _add_sweeps(commands: Commands) -> None:
     curve.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
     for name in ("batch_size", "device", "gen_kwargs", "limit"):
         curve.add_argument(f"--{name}", help="as in lmms_eval")
-    curve.set_defaults(run=_sweep)
+    curve.set_defaults(run=runs.sweep)
+    made = commands.add_parser("convert", help="make safetensors of .bin files or of DeepSpeed's shards")
+    made.add_argument("source", type=Path, metavar="IN", help="checkpoint folder, with .bin files or global_stepN")
+    made.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    made.add_argument("--like", metavar="MODEL", help="folder or hub id with configuration and processor")
+    made.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights (default: as in IN)")
+    made.set_defaults(run=runs.convert)
     trained = commands.add_parser(
         "sweep-train",
         help="train a config with one field changed at a time, over seeds, on the embedded benchmark; table and "
@@ -130,101 +147,51 @@ def _add_sweeps(commands: Commands) -> None:
     trained.add_argument(
         "--docs", type=Path, metavar="FILE", help="write document and figure here, too: docs/ablations.md"
     )
+    trained.add_argument("--title", help="head of the document")
     trained.add_argument("--limit", type=int, metavar="N", help="ask the first N test items of each task only")
     trained.add_argument("--workers", type=int, help="runs at a time (default: one per core)")
-    trained.set_defaults(run=lambda args: _sweep_train(args, trained), fields=[])
+    trained.set_defaults(run=lambda args: runs.sweep_train(args, trained), fields=[])
 
 
-def _demo(args: argparse.Namespace) -> int:
-    from mmi_plugin.studies.demo import DEFAULT_ROWS, TRAINED, demo
-    from mmi_plugin.studies.jobs import JobFailed
-
-    base = _base_from_scratch(args.out.absolute() / "base") if args.from_scratch else None
-    rows = args.rows or (TRAINED if args.ablation else DEFAULT_ROWS)
-    args.out.mkdir(parents=True, exist_ok=True)
-    try:
-        demo(args.out, rows, args.seeds or (3 if args.ablation else 1), base)
-    except JobFailed as error:
-        complain(error)
-        return 1
-    return 0
+def _add_training(commands: Commands) -> None:
+    trained = commands.add_parser(
+        "train",
+        help="train a config, by file or by bundled name, in one process; several: accelerate launch trainers/train.py",
+        usage="mmi train CONFIG [--field value ...]   (mmi train --help lists the fields, mmi configs the configs)",
+        add_help=False,  # the trainer's own help lists its fields
+        allow_abbrev=False,
+    )
+    trained.add_argument("config", metavar="CONFIG", nargs="?")
+    trained.set_defaults(run=runs.train, fields=[])
+    commands.add_parser("configs", help="list the bundled training configs").set_defaults(run=runs.configs)
 
 
-def _base_from_scratch(folder: Path) -> Path:
-    """Train the base model into `folder` and return it. What does this is in the repository, not in the wheel."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / "benchmarks" / "base" / "build.py").is_file():
-        raise InputError("--from-scratch needs a clone of the repository; the shipped base is used without it")
-    command = [sys.executable, "-m", "benchmarks.base.build", "--out", str(folder)]
-    if subprocess.run(command, cwd=root, check=False).returncode:
-        raise InputError(f"--from-scratch: {' '.join(command)} failed")
-    return folder
-
-
-def _leaderboard(args: argparse.Namespace) -> int:
-    """Write what `args` asks for and print the ranking."""
-    from mmi_plugin.report import files
-    from mmi_plugin.report.board import build
-    from mmi_plugin.results.runs import find_baseline, read_runs
-
-    runs = read_runs(args.results)
-    board = build(runs, find_baseline(args.baseline, runs, args.allow_different_prompts))
-    for path, make in ((args.csv, files.to_csv), (args.json, files.to_json), (args.md, files.to_markdown)):
-        if path:
-            _write(path, make(board))
-    if args.html:
-        from mmi_plugin.report.page import to_html
-
-        _write(args.html, to_html(board, pictures=args.pictures))
-    if args.plots:
-        from mmi_plugin.report.figures import figures, save_figures
-
-        save_figures(figures(board), args.plots)
-    print(files.overview(board, plain))
-    print("\n".join(textwrap.wrap(files.note(board, plain), 120)))
-    return 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names of files that are no UTF-8
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _facts(args: argparse.Namespace) -> int:
-    from mmi_plugin.data.facts import run
-
-    return run(args)
-
-
-def _build(args: argparse.Namespace) -> int:
-    from mmi_plugin.data.build import run
-
-    return run(args)
-
-
-def _sweep(args: argparse.Namespace) -> int:
-    from mmi_plugin.studies.sweep import run
-
-    given = {name: getattr(args, name) for name in ("batch_size", "device", "gen_kwargs", "limit")}
-    flags = {name: value for name, value in given.items() if value is not None}
-    return run(args.task, args.sweep, args.out, args.model, args.model_args, args.include_path, flags)
-
-
-def _sweep_train(args: argparse.Namespace, own: argparse.ArgumentParser) -> int:
-    from mmi_plugin.studies.ablation import run
-
-    known = {action.dest: action for action in own._actions if action.dest != "help"}
-    given = {name: getattr(args, name) for name in known if getattr(args, name) != known[name].default}
-    typed = [
-        part
-        for name, value in given.items()
-        for part in [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    ]
-    command = shlex.join(["mmi", "sweep-train", *typed, *args.fields])
-    return run(**{name: getattr(args, name) for name in known}, fields=args.fields, command=command)
+def _add_eval(commands: Commands) -> None:
+    own = commands.add_parser(
+        "eval", help="ask a model your own questions under all conditions of a family: results, ranking and page"
+    )
+    own.add_argument(
+        "--data",
+        required=True,
+        help=".jsonl, .parquet, .csv, published .json, folder, or data set of the hub",
+    )
+    own.add_argument("--images", type=Path, metavar="DIR", help="where paths of images start (default: at the file)")
+    own.add_argument("--family", required=True, help="image_heavy, text_heavy or vqa: what decides the answer")
+    own.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="what id, question, options, answer, image or label are called there; options may be several, as A,B,C,D",
+    )
+    own.add_argument("--split", default="test", help="split of a folder or on the hub (default: %(default)s)")
+    own.add_argument("--conditions", metavar="NAME,NAME", help="default: the published ones of the family")
+    own.add_argument("--out", type=Path, required=True, help="results folder")
+    own.add_argument("--model", default="mmi_hf", help="model of lmms_eval (default: %(default)s)")
+    own.add_argument("--model_args", required=True, help="its arguments, for example pretrained=FOLDER")
+    for name in ("batch_size", "device", "gen_kwargs", "limit"):
+        own.add_argument(f"--{name}", help="as in lmms_eval")
+    own.set_defaults(run=runs.evaluate)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,17 +15,17 @@ from mmi_plugin.conditions import check_names, for_family, get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import LETTERS, Item, image_hash, user_text
 from mmi_plugin.pictures import Picture
-from mmi_plugin.sources import Benchmark, load, options_of, pool_images
+from mmi_plugin.sources import Benchmark, load, options_of
 from mmi_plugin.sources.facts import with_facts
+from mmi_plugin.sources.materials import ACTS_ON, SETTINGS, Materials, acting, profile, settings_in
 
 
 @dataclass(frozen=True)
 class Selection:
     """Which benchmark a task asks, under which conditions; `conditions` is never empty.
 
-    options: the source's own, as (name, value). pool: where irrelevant photographs come from.
-    draws: how many distinct images each condition draws from, at most (default: the pools' own numbers).
-    facts: a file of facts on wrong options, in place of the items' own.
+    options: the source's own, as (name, value). facts: a file of facts on wrong options, in place of the items' own.
+    materials: what its conditions draw from and how its prompts are put, where not as the data set has it.
     """
 
     source: str
@@ -33,9 +33,8 @@ class Selection:
     conditions: tuple[str, ...]
     seed: int
     options: tuple[tuple[str, Any], ...] = ()
-    pool: str | None = None
-    draws: int | None = None
     facts: str | None = None
+    materials: Materials = Materials()  # noqa: RUF009
 
     @classmethod
     def parse(cls, options: Mapping[str, Any], split: str, task: str) -> Selection:
@@ -56,10 +55,8 @@ class Selection:
             chosen = tuple(sorted((key, value) for key, value in options.items() if key in own))
             family = load(options["source"], split, **dict(chosen)).family
             conditions = _conditions(options.get("conditions"), family)
-            more = {key: options[key] for key in ("pool", "draws", "facts") if key in options}
-            if more.get("draws", 1) < 1:
-                raise InputError(f"key 'draws' is {more['draws']}, not a positive number")
-            selection = cls(options["source"], split, conditions, options.get("seed", 0), chosen, **more)
+            seed, facts = options.get("seed", 0), options.get("facts")
+            selection = cls(options["source"], split, conditions, seed, chosen, facts, _materials(options, conditions))
             selection.benchmark()
         except InputError as error:
             raise InputError(f"{task}: {error}") from error
@@ -67,13 +64,13 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the `dataset_kwargs` that describe this selection in full."""
-        more = {"pool": self.pool, "draws": self.draws, "facts": self.facts}
         return {
             "source": self.source,
             "conditions": list(self.conditions),
             "seed": self.seed,
             **dict(self.options),
-            **{key: value for key, value in more.items() if value is not None},
+            **({} if self.facts is None else {"facts": self.facts}),
+            **self.materials.to_dict(),
         }
 
     def benchmark(self) -> Benchmark:
@@ -81,14 +78,21 @@ class Selection:
         bench = load(self.source, self.split, **dict(self.options))
         if self.facts is not None:
             bench = with_facts(bench, Path(self.facts))
-        pools = bench.pools if self.pool is None else replace(bench.pools, images=pool_images(self.pool))
-        if self.draws is not None:
-            pools = replace(pools, images=pools.images[: self.draws], draws=self.draws)
+        pools = self.materials.over(bench.pools)
         return bench if pools is bench.pools else replace(bench, pools=pools)
 
 
-_OPTIONS = ("source", "conditions", "seed", "pool", "draws", "facts")
-_TYPES = {"seed": int, "draws": int, "options": int, "hard": bool}  # every other key is a text
+_OPTIONS = ("source", "conditions", "seed", "facts", "profile", *SETTINGS)
+_TYPES = {"seed": int, "draws": int, "canvas": int, "options": int, "hard": bool}  # every other key is a text
+
+
+def _materials(options: Mapping[str, Any], conditions: Sequence[str]) -> Materials:
+    """Return what is set of the materials, by `profile` or by itself. Raises InputError for what would not act."""
+    given = settings_in(options)
+    for key in given:
+        if key not in acting(given, conditions):
+            raise InputError(f"key {key!r} acts on {', '.join(ACTS_ON[key])}, and none of them is asked")
+    return Materials(**(profile(options["profile"], conditions) if "profile" in options else {}) | given)
 
 
 def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,18 +18,24 @@ class InputError(ValueError):
 
 
 class BadRows:
-    """What becomes of a bad row: its error stops the run, or is noted in `lines` and the row left out."""
+    """What becomes of a bad row: its error stops the run, or is noted in `lines` and the row left out.
+
+    counts: what is odd about rows that are kept -> how many of them.
+    """
 
     def __init__(self, skip: bool = False) -> None:
         self.lines: list[str] = []
+        self.counts: Counter[str] = Counter()
         self._skip = skip
 
     def anew(self) -> BadRows:
-        """Return the same for others, with no lines yet."""
+        """Return the same for others, with no lines and counts yet."""
         return BadRows(self._skip)
 
-    def hear(self, lines: Iterable[str]) -> None:
-        """Note bad rows that were found before. Raises InputError for the first where one stops the run."""
+    def hear(self, lines: Iterable[str], counts: Mapping[str, int] | None = None) -> None:
+        """Note bad rows and counts that were found before. Raises InputError for the first row where one stops the
+        run."""
+        self.counts.update(counts or {})
         for line in lines:
             with self.watch():
                 raise InputError(line)

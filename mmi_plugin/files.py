@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from mmi_plugin.disk import writing
 from mmi_plugin.errors import InputError
 
 
@@ -71,7 +72,7 @@ def _not_json(error: Exception, where: str) -> InputError:
 def json_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield (row from 1, line) of the content of a .jsonl file, without blank lines.
 
-    Only b"\n" ends a line: what else Unicode calls a line break may stand within a JSON text.
+    Only b"\\n" ends a line: what else Unicode calls a line break may stand within a JSON text.
     """
     yield from _lines(BytesIO(data), len(data))
 
@@ -93,12 +94,16 @@ def _lines(file: BinaryIO, left: int) -> Iterator[tuple[int, bytes]]:
 
 CHUNK = 1 << 20  # characters
 _BLANK = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
+_LENIENT = json.JSONDecoder(strict=False, parse_int=str)  # tells where an element ends that is not quite JSON
+_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|["\[\]{}]', re.DOTALL)  # a text, or what opens or closes something
 
 
 def json_list(path: Path, where: str = "") -> Iterator[Any]:
     """Yield the elements of a JSON list, holding one piece of the file at a time.
 
-    Bytes that are not UTF-8 become lone surrogates in the text that they stand in, so that they spoil one row.
+    Bytes that are not UTF-8 become lone surrogates in the text that they stand in, so that they spoil one row. An
+    element that cannot be read, but whose end is known, comes as an InputError: see `as_record`.
 
     Raises:
         InputError: begins with `where`, by default the path: the file cannot be read or is no list; with
@@ -112,8 +117,17 @@ def json_list(path: Path, where: str = "") -> Iterator[Any]:
         raise InputError(f"{where}: cannot be read: {error}") from error
 
 
+def as_record(element: Any, where: str) -> dict[str, Any]:
+    """Return an element of a JSON list or line. Raises InputError for what is no record or could not be read."""
+    if isinstance(element, InputError):
+        raise element
+    if not isinstance(element, dict):
+        raise InputError(f"{where}: is {type(element).__name__}, not a record")
+    return element
+
+
 def _elements(file: TextIOWrapper, where: str) -> Iterator[Any]:
-    decoder, text, place, row = json.JSONDecoder(), "", 0, 0
+    text, place, row = "", 0, 0
     before = ""  # what was read last: nothing, "[", "," or "element"
     while True:
         place = _BLANK.match(text, place).end()
@@ -130,24 +144,48 @@ def _elements(file: TextIOWrapper, where: str) -> Iterator[Any]:
         elif text[place] == "]" and before == "[":
             break
         else:
-            try:
-                element, end = decoder.raw_decode(text, place)
-            except json.JSONDecodeError as error:
-                element, end, fault = None, len(text), error.msg
-            except (ValueError, RecursionError) as error:
-                raise _not_json(error, f"{where}, row {row + 1}") from error
-            else:
-                fault = ""
+            element, end = _element(text, place, f"{where}, row {row + 1}")
             # At the end of a piece, an element may go on in the next one.
-            if end == len(text) and (more := file.read(max(CHUNK, len(text)))):
+            if end in (None, len(text)) and (more := file.read(max(CHUNK, len(text)))):
                 text, place = text[place:] + more, 0
                 continue
-            if fault:
-                raise InputError(f"{where}, row {row + 1}: not JSON: {fault}")
+            if end is None:
+                raise InputError(f"{element}; where the next row begins is not known")
             before, place, row = "element", end, row + 1
             yield element
     if (text[place + 1 :] + file.read()).strip(" \t\r\n"):
         raise InputError(f"{where}: not JSON: more follows after the list")
+
+
+def _element(text: str, place: int, where: str) -> tuple[Any, int | None]:
+    """Return the element that begins at `place`, or an InputError, and where it ends, if that is known."""
+    try:
+        return _DECODER.raw_decode(text, place)
+    except RecursionError as error:
+        return _not_json(error, where), _closed(text, place)
+    except ValueError as error:
+        said = error.msg if isinstance(error, json.JSONDecodeError) else error
+        fault = InputError(f"{where}: not JSON: {said}")
+        if isinstance(error, json.JSONDecodeError) and not error.msg.startswith("Invalid control character"):
+            return fault, None
+    try:
+        return fault, _LENIENT.raw_decode(text, place)[1]
+    except (ValueError, RecursionError):
+        return fault, None
+
+
+def _closed(text: str, place: int) -> int | None:
+    """Return where all is closed again that is opened at `place`; None where that is not so in this text."""
+    closers: list[str] = []
+    for mark in _MARKS.finditer(text, place):
+        if mark[0] in "[{":
+            closers.append("]" if mark[0] == "[" else "}")
+        elif mark[0] in "]}" and closers.pop() == mark[0]:
+            if not closers:
+                return mark.end()
+        elif len(mark[0]) == 1:
+            return None
+    return None
 
 
 def read_mapping(path: Path, held: str) -> dict[Any, Any]:
@@ -164,12 +202,30 @@ def read_mapping(path: Path, held: str) -> dict[Any, Any]:
     return content
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, in a folder that need not be there; a kill leaves the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    started = path.with_name(f"{path.name}.started")
-    started.write_text(text, encoding="utf-8")
-    started.replace(path)
+STARTED = ".started"
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, in a folder that need not be there; a kill or a full disk leaves the old content or the new one.
+
+    Raises:
+        InputError: there can be no such folder.
+        NotWritten: the disk takes no more.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    started = path.with_name(f"{path.name}{STARTED}")
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")  # of names of files that are no UTF-8
+    with writing(path.parent, path.name):
+        try:
+            started.write_bytes(content)
+            started.replace(path)
+        except OSError:
+            started.unlink(missing_ok=True)
+            raise
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -189,7 +245,7 @@ def file_hash(path: Path) -> str:
 
 PACKAGES = (
     *("mmi-plugin", "lmms-eval", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"),
-    *("safetensors", "scikit-learn", "numpy", "pillow"),
+    *("safetensors", "scikit-learn", "scikit-image", "numpy", "pillow"),
 )
 
 

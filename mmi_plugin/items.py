@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import is_text
-from mmi_plugin.pictures import ImageField, Picture
+from mmi_plugin.pictures import ImageField, Picture, shown
 
 
 def stream(*names: object) -> random.Random:
@@ -27,6 +27,22 @@ FAMILIES: tuple[str, ...] = get_args(Family)
 LETTERS = string.ascii_uppercase
 
 
+INSTRUCTION = "Answer with the letter of one option."
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a prompt is put around an item.
+
+    system: the system turn of items with options. closing: the line after everything else where there are options.
+    header: where the line "Question:" stands before the question: with `all` items, those with `choices`, or `none`.
+    """
+
+    system: str = ""
+    closing: str = INSTRUCTION
+    header: str = "all"
+
+
 @dataclass(frozen=True)
 class Item:
     """One question.
@@ -34,8 +50,9 @@ class Item:
     `options` is empty for a free-form question, which may have a `history`: the (question, answer)
     turns before it, of which the first sees the image. A condition fills `context` or `context_after`
     (text put before or after the question), `named` (the wrong option which it asserts), replaces
-    `image` or puts `added_images` before it. An image may be given as a Picture, which is decoded
-    whenever the image is read.
+    `image` or puts `added_images` before it, and takes over the `form` of its prompt. An image may be given as a
+    Picture, which is decoded whenever the image is read. `place` says which of several options that read as the
+    answer does is meant.
     """
 
     id: str
@@ -50,10 +67,14 @@ class Item:
     history: tuple[tuple[str, str], ...] = ()
     context_after: str = ""
     added_images: tuple[Image.Image | Picture, ...] = ()
+    form: Form = Form()
+    place: int | None = None
 
     @property
     def gold(self) -> str | None:
         """The letter of the right option; None for a free-form question."""
+        if self.place is not None:
+            return LETTERS[self.place]
         return self.letter(self.answer) if self.options else None
 
     @property
@@ -73,15 +94,17 @@ class Item:
     @property
     def images(self) -> tuple[Image.Image, ...]:
         """`pictures`, decoded."""
-        return tuple(picture.open() if isinstance(picture, Picture) else picture for picture in self.pictures)
+        return tuple(picture.open() if isinstance(picture, Picture) else shown(picture) for picture in self.pictures)
 
     def letter(self, option: str) -> str:
         return LETTERS[self.options.index(option)]
 
 
-def check(item: Item, where: str) -> Item:
+def check(item: Item, where: str, repeated_options: bool = False) -> Item:
     """Return `item` without white space around its texts, or raise an InputError that begins with `where` and names
-    the field. An answer with a blank before it would be other tokens than the one that is asked for."""
+    the field. An answer with a blank before it would be other tokens than the one that is asked for.
+
+    repeated_options: an option may be there twice."""
     item = _stripped(item)
     _check_texts(item, where)
     if not item.id:
@@ -95,7 +118,7 @@ def check(item: Item, where: str) -> Item:
     if item.family != "vqa" and not item.options:
         raise InputError(f"{where}: field 'options' is missing or empty")
     if item.options:
-        _check_options(item, where)
+        _check_options(item, where, repeated_options)
     if item.family == "image_heavy" and item.picture is None:
         raise InputError(f"{where}: field 'image' is missing")
     if item.history and (item.family != "vqa" or item.options):
@@ -131,12 +154,12 @@ def _stripped(item: Item) -> Item:
     )
 
 
-def _check_options(item: Item, where: str) -> None:
+def _check_options(item: Item, where: str, repeated: bool) -> None:
     if not 2 <= len(item.options) <= len(LETTERS):
         raise InputError(f"{where}: field 'options' has {len(item.options)} entries, not 2 to {len(LETTERS)}")
     if not all(item.options):
         raise InputError(f"{where}: field 'options' has an empty option: {list(item.options)}")
-    if len(set(item.options)) != len(item.options):
+    if len(set(item.options)) != len(item.options) and not repeated:
         raise InputError(f"{where}: field 'options' repeats an option: {list(item.options)}")
     if item.answer not in item.options:
         raise InputError(f"{where}: field 'answer' is {item.answer!r}, not among the options {list(item.options)}")
@@ -152,25 +175,33 @@ def image_hash(image: Image.Image | Picture | None) -> str:
     return hashlib.sha256(head + image.tobytes()).hexdigest()
 
 
-def item_hash(item: Item) -> str:
-    """SHA-256 of everything in `item` that a model or a scorer can see."""
+def first_turn(item: Item) -> Item:
+    """Return a conversation cut after its first answer."""
+    if not item.history:
+        return item
+    (question, answer), *_ = item.history
+    return replace(item, image=item.picture, question=question, answer=answer, history=())
+
+
+def item_hash(item: Item, image: str | None = None) -> str:
+    """SHA-256 of everything in `item` that a model or a scorer can see. image: the hash of its image, where known."""
     parts = [item.id, item.family, item.question, item.answer, *item.options, item.context, repr(item.named)]
     parts += [text for turn in item.history for text in turn]
     parts += [f"{option}={fact}" for option, fact in sorted(item.facts.items())]
     parts += [f"after={item.context_after}"] if item.context_after else []
     parts += [f"added={image_hash(image)}" for image in item.added_images]
-    parts.append(image_hash(item.picture))
+    parts += [repr(item.form)] if item.form != Form() else []
+    parts += [] if item.place is None else [f"place={item.place}"]
+    parts.append(image or image_hash(item.picture))
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
-
-
-INSTRUCTION = "Answer with the letter of one option."
 
 
 def user_text(item: Item) -> str:
     """Return the user's turn: question, lettered options, and before or after them what a condition added."""
     listed = [f"{letter}: {option}" for letter, option in zip(LETTERS, item.options, strict=False)]
-    options, instruction = (["Option:", *listed], INSTRUCTION) if listed else ([], "")
-    parts = [item.context, f"Question:\n{item.question}", *options, item.context_after, instruction]
+    options, closing = (["Option:", *listed], item.form.closing) if listed else ([], "")
+    header = "Question:" if item.form.header in ("all", "choices" if listed else "all") else ""
+    parts = [item.context, header, item.question, *options, item.context_after, closing]
     return "\n".join(filter(None, parts))
 
 
@@ -186,6 +217,8 @@ def messages(item: Item, answer: str | None = None) -> list[dict[str, Any]]:
         chat += [_turn("user", user_text(replace(item, question=question))), _turn("assistant", reply)]
     chat.append(_turn("user", user_text(item)))
     chat[0]["content"][:0] = [{"type": "image", "image": image} for image in item.images]
+    if item.form.system and item.options:
+        chat.insert(0, _turn("system", item.form.system))
     if answer is not None:
         chat.append(_turn("assistant", answer))
     return chat

@@ -7,6 +7,7 @@ import struct
 import warnings
 import weakref
 import zlib
+from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from mmi_plugin.errors import InputError
+from mmi_plugin.errors import InputError, shorten
 from mmi_plugin.files import read_bytes
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others start programs, or are hardly tried by anybody
@@ -81,8 +82,32 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
+# How Pillow scales a PNG's samples of other than 8 bits as it decodes them, but not its transparent colour.
+_SCALES = {"1": 255.0, "L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}
+
+
+def _key_scaled(image: Image.Image) -> None:
+    """Let the transparent colour of an image that is not decoded yet be that of its pixels when they are.
+
+    Of 16 bits a colour Pillow keeps the first 8, so that a colour which differs in the others alone is one with it.
+    """
+    clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    scale = _SCALES.get(tiles[0][3]) if image.format == "PNG" and tiles else None
+    if scale and isinstance(clear, int | tuple):
+        image.info["transparency"] = (
+            min(int(clear * scale), 255) if isinstance(clear, int) else tuple(int(level * scale) for level in clear)
+        )
+
+
+def shown(image: Image.Image) -> Image.Image:
+    """Return an image in memory as a white page shows it, upright: the same object where it is shown as it is."""
+    rotated = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return _shown(image) if rotated or _is_deep(image) or image.has_transparency_data else image
+
+
 def _shown(image: Image.Image) -> Image.Image:
     """Return an image as a white page shows it, upright and RGB."""
+    _key_scaled(image)
     image = ImageOps.exif_transpose(image)
     if _is_deep(image):
         image = _eight_bits(image)
@@ -96,6 +121,13 @@ def _shown(image: Image.Image) -> Image.Image:
 def read_picture(path: Path) -> bytes:
     """Return the bytes of a picture file. Raises OSError for what is no regular file or too large."""
     return read_bytes(path, BYTES)
+
+
+def decode_base64(text: str) -> bytes:
+    """Return the bytes of a picture file in base64. Raises ValueError for what is none, or too large."""
+    if len(text) > BYTES * 4 // 3:
+        raise ValueError(f"has {len(text):,} characters of base64, more than {BYTES * 4 // 3:,}")
+    return b64decode("".join(text.split()), validate=True)
 
 
 class Picture:
@@ -183,11 +215,11 @@ class Picture:
 
     def _fault(self, error: Exception) -> InputError:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return InputError(f"{self._where} does not decode: {reason}")
+        return InputError(f"{self._where} does not decode: {shorten(reason, 300)}")
 
 
 class ImageField:
-    """Dataclass field that takes an image or a Picture; reading it gives the image, decoded."""
+    """Dataclass field that takes an image, kept as it is shown, or a Picture; reading it gives the image, decoded."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -199,4 +231,4 @@ class ImageField:
         return held.open() if isinstance(held, Picture) else held
 
     def __set__(self, instance: Any, value: Image.Image | Picture | None) -> None:
-        vars(instance)[self._name] = value
+        vars(instance)[self._name] = shown(value) if isinstance(value, Image.Image) else value

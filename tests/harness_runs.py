@@ -63,9 +63,17 @@ def raw_answers(result: TaskResult) -> dict[tuple[str, str], str]:
     return {(record.item_id, record.condition): record.raw for record in result.records}
 
 
-def assert_same_records(found: Sequence[Record], expected: Sequence[Record]) -> None:
+def assert_same_records(found: Sequence[Record], expected: Sequence[Record], rel: float = 1e-5) -> None:
     """Compare all fields; probabilities up to what a batch of other rows rounds differently."""
     for record, other in zip(found, expected, strict=True):
         assert (record.probabilities is None) == (other.probabilities is None)
-        assert (record.probabilities or ()) == pytest.approx(other.probabilities or (), rel=1e-5)
+        assert (record.probabilities or ()) == pytest.approx(other.probabilities or (), rel=rel)
         assert replace(record, probabilities=None) == replace(other, probabilities=None)
+
+
+def remains(out: Path) -> list[str]:
+    """Return the files and hidden folders below `out` that no results file accounts for."""
+    dates = {path.name.removesuffix("_results.json") for path in out.glob("*/[!.]*_results.json")}
+    known = tuple(f"{date}_{kind}" for date in dates for kind in ("results.json", "samples_"))
+    paths = [path for path in out.rglob("*") if path.is_file() or path.name.startswith(".")]
+    return sorted(path.name for path in paths if path.name != ".names" and not path.name.startswith(known))

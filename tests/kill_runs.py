@@ -48,7 +48,7 @@ POINTS: dict[str, Callable[[], None]] = {
     "weights-written": at_call(Trainer, "_save_optimizer_and_scheduler", 2),
     "optimizer-written": at_call(Trainer, "_save_rng_state", 2),
     "before-the-move": at_call(Path, "rename", 2),
-    "before-the-rotation": at_call(sys.modules["mmi_plugin.trainers.compat"], "rotate_checkpoints", 2),
+    "before-the-rotation": at_call(MMITrainer, "rotate", 2),
 }
 
 

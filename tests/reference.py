@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -114,11 +115,9 @@ class Reference:
         args, mask, embeds = self.args, self.mask(item, inputs, prompt), self.embeds(inputs)
         inside, answer = embeds[mask], inputs["input_ids"][0, prompt:]
         scale = inside.square().mean().sqrt() if args.eps_mode == "relative" else torch.tensor(1.0).double()
-        generator = torch.Generator().manual_seed(seed)
         delta = torch.zeros_like(embeds)
         eps = args.eps * scale
-        draw = torch.rand(inside.shape, generator=generator, dtype=torch.float32).double()
-        delta[mask] = -eps + 2 * eps * draw
+        delta[mask] = -eps + 2 * eps * uniform(seed, mask, embeds.shape[1])
         for _ in range(args.pgd_steps):
             probe = delta.clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(cross_entropy(self.run(inputs, prompt, probe)[0], answer), probe)
@@ -146,6 +145,32 @@ class Reference:
                 cons.append(torch.stack([jensen_shannon(outputs[0][0], other[0]) for other in others]).mean())
         parts = torch.cat(sft).mean(), torch.cat(adv).mean(), torch.stack(cons).mean()
         return parts[0] + self.args.adv_weight * parts[1] + self.args.consistency_weight * parts[2]
+
+
+def uniform(seed: int, mask: torch.Tensor, width: int) -> torch.Tensor:
+    """(tokens inside the mask (L,), width) numbers from [0, 1): the upper 24 bits of a word each."""
+    places = mask.nonzero()[:, 0].tolist()
+    rows = [[(philox(seed, place, i // 4)[i % 4] >> 8) / 2**24 for i in range(width)] for place in places]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def normal(seed: int, mask: torch.Tensor, width: int) -> torch.Tensor:
+    """As `uniform`, by Box and Muller: each two uniform numbers give the cosine's and the sine's."""
+    pairs = uniform(seed, mask, width + width % 2).unflatten(1, (-1, 2))
+    length, angle = (-2 * (pairs[..., 0] + 2**-25).log()).sqrt(), 2 * torch.pi * pairs[..., 1]
+    return torch.stack([length * angle.cos(), length * angle.sin()], -1).flatten(1)[:, :width]
+
+
+@cache
+def philox(seed: int, place: int, block: int) -> list[int]:
+    """Four words of Philox4x32-10, figure 2 of the paper, of the counter (block, place, 0, 0)."""
+    words, key = [block, place, 0, 0], [seed % 2**32, seed >> 32]
+    for _ in range(10):
+        high, low = divmod(words[0] * 0xD2511F53, 2**32)
+        other_high, other_low = divmod(words[2] * 0xCD9E8D57, 2**32)
+        words = [other_high ^ words[1] ^ key[0], other_low, high ^ words[3] ^ key[1], low]
+        key = [(key[0] + 0x9E3779B9) % 2**32, (key[1] + 0xBB67AE85) % 2**32]
+    return words
 
 
 def jensen_shannon(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import pytest
 from mmi_plugin.cli import main
 from mmi_plugin.errors import InputError
 from mmi_plugin.studies.plan import AXES, BASE, OWN, Axis, make_plan, read_axes
+from mmi_plugin.trainers.objective import SETTINGS
 from mmi_plugin.trainers.run import parse
 
 OURS = ("--config", "configs/demo/ours.yaml", "--model_name_or_path", "none")
@@ -33,6 +34,25 @@ def test_plan_changes_one_field_of_the_config_at_a_time() -> None:
             if getattr(own, name) != getattr(changed, name) and name not in ("logging_dir", "run_name")
         }
         assert differing == {setting.field}
+
+
+def test_each_difference_of_the_published_objective_has_an_axis() -> None:
+    """Or changes nothing in runs of one micro-batch a step of a LLaVA; or is the base's own."""
+    published = ("--config", "configs/demo/published.yaml", "--model_name_or_path", "none")
+    plan = make_plan(read_axes(AXES.with_name("published.yaml")), published)
+    own = parse([*published, "--output_dir", "out"])
+    nothing = {"loss_mean", "vqa_turns", "freeze"}
+    taught = {"pool", "canvas", "unrelated_texts", "system_text", "closing_text", "question_header"}
+    sizes = {"step_size"}  # has the unit of its rule, and comes with `profile`
+    assert {axis.field for axis in plan.axes} == {"profile", *SETTINGS} - nothing - taught - sizes
+    for axis in plan.axes:
+        ours = parse([*published, "--output_dir", "out", *axis.others[0].argv])
+        differing = {name for name in SETTINGS if getattr(own, name) != getattr(ours, name)}
+        wanted = set(SETTINGS) - taught if axis.field == "profile" else {axis.field}
+        assert differing == wanted
+        by_name = {"fact_text": "composed", "sentence_draw": "distinct", "draws": 64}  # what the data has, as `own`
+        assert all(getattr(ours, name) in (SETTINGS[name][0], by_name.get(name)) for name in differing)
+    assert not plan.left_out
 
 
 def test_own_value_stands_among_the_others_in_order() -> None:

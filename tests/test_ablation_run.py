@@ -11,6 +11,7 @@ from mmi_plugin.cli import main
 from mmi_plugin.studies.ablation import ask_checkpoint
 from mmi_plugin.studies.demo import TASKS, base_folder
 from mmi_plugin.studies.jobs import Job, make_all
+from mmi_plugin.studies.plan import AXES
 from tests.harness_runs import OUR_MODEL, arguments
 
 STEPS = ("--max_steps", "2", "--warmup_steps", "0", "--logging_steps", "1")
@@ -43,6 +44,18 @@ def test_sweep_leaves_numbers_document_and_figure(out: Path) -> None:
     assert "`attack_mask`" in text
     assert (out / "docs" / "found.png").read_bytes().startswith(b"\x89PNG")
     assert not list((out / "work").iterdir())
+
+
+def test_the_published_objective_against_ours(tmp_path: Path) -> None:
+    axes = AXES.with_name("published.yaml")
+    flags = ["--axes", str(axes), "--only", "profile", "--seeds", "1", "--limit", "2", "--workers", "1"]
+    named = ["--out", str(tmp_path), "--title", "What theirs buys"]
+    config = ["--config", "configs/demo/published.yaml"]
+    assert main(["sweep-train", *config, *named, *flags, *STEPS]) == 0
+    found = json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))
+    assert [run["setting"] for run in found["runs"]] == ["base", "own", "profile=ours"]
+    text = (tmp_path / "ablations.md").read_text(encoding="utf-8")
+    assert text.startswith("# What theirs buys\n") and "- `ours` instead of `published`: " in text
 
 
 def test_finished_runs_are_kept_and_others_made_again(out: Path) -> None:

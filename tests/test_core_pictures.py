@@ -125,6 +125,14 @@ def saved(image: Image.Image, kind: str = "PNG", **options: object) -> Picture:
     return picture(buffer.getvalue())
 
 
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(*chunks: bytes) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+
+
 HALF = (200, 100, 0, 128)  # over white: c * 128/255 + 255 * 127/255
 OVER_WHITE = (227, 177, 127)
 
@@ -151,6 +159,53 @@ def test_what_is_transparent_shows_white(
     """As a page shows it. Expected: the source-over rule of Porter and Duff, computed by hand."""
     shown = np.asarray(saved(image, kind, **options).open()).astype(int)
     assert shown.shape == (2, 2, 3) and np.abs(shown - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "pixels", "key", "expected"),
+    [
+        (1, 0, b"\x40", b"\0\1", [(0,) * 3, (255,) * 3]),
+        (1, 0, b"\x40", b"\0\0", [(255,) * 3, (255,) * 3]),
+        (2, 0, b"\x60", b"\0\1", [(255,) * 3, (170,) * 3]),
+        (4, 0, b"\x34", b"\0\3", [(255,) * 3, (68,) * 3]),
+        (8, 0, b"\x03\x04", b"\0\3", [(255,) * 3, (4,) * 3]),
+        (16, 0, b"\x03\x04\x03\x05", b"\x03\x04", [(255,) * 3, (3,) * 3]),
+        (8, 2, b"\1\2\3\4\5\6", b"\0\1\0\2\0\3", [(255,) * 3, (4, 5, 6)]),
+        (16, 2, b"\1\1\2\2\3\3\4\4\5\5\6\6", b"\1\1\2\2\3\3", [(255,) * 3, (4, 5, 6)]),
+        (16, 2, b"\0\1\0\2\0\3\4\4\5\5\6\6", b"\0\1\0\2\0\3", [(255,) * 3, (4, 5, 6)]),
+    ],
+)
+def test_a_transparent_colour_is_one_of_the_samples_of_the_file(
+    depth: int, colour: int, pixels: bytes, key: bytes, expected: list[tuple[int, ...]]
+) -> None:
+    """Whatever their depth: two pixels of a PNG with a tRNS chunk, the samples' values by hand."""
+    head = struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0)
+    data = png(chunk(b"IHDR", head), chunk(b"tRNS", key), chunk(b"IDAT", zlib.compress(b"\0" + pixels)))
+    assert list(map(tuple, np.asarray(picture(data).open())[0].tolist())) == expected
+
+
+def test_images_of_a_users_own_source_are_shown_as_files_are() -> None:
+    """They never were files: alpha, 16 bits and orientation are those of the image in memory."""
+    turned = Image.new("RGB", (4, 2))
+    turned.getexif()[0x0112] = 6
+    clear = Image.new("P", (2, 2), 0)
+    clear.info["transparency"] = 0
+    for image, size, expected in [
+        (Image.new("RGBA", (2, 2), HALF), (2, 2), OVER_WHITE),
+        (Image.new("LA", (2, 2), (100, 128)), (2, 2), (177, 177, 177)),
+        (Image.fromarray(np.full((2, 2), 32768, dtype=np.uint16)), (2, 2), (128, 128, 128)),
+        (clear, (2, 2), (255, 255, 255)),
+        (turned, (2, 4), (0, 0, 0)),
+    ]:
+        item = Item("q", "image_heavy", "Which?", "cat", ("dog", "cat"), image)
+        added = replace(item, image=None, added_images=(image,))
+        for seen in (item.image, *item.images, *added.images):
+            assert seen.mode == "RGB" and seen.size == size
+            assert np.abs(np.asarray(seen).astype(int) - expected).max() <= 1
+        assert item_hash(item) == item_hash(replace(item, image=item.image)) != item_hash(replace(item, image=None))
+    for mode in ("RGB", "L", "1", "CMYK"):
+        plain = Image.new(mode, (2, 2))
+        assert Item("q", "vqa", "Which?", "cat", image=plain).image is plain
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -209,12 +264,8 @@ def test_only_listed_formats_are_opened_whatever_a_file_calls_itself() -> None:
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few bytes that says to be large."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return png(chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(b"")))
 
 
 @pytest.mark.parametrize("limit", [None, 10**12])

@@ -1,21 +1,37 @@
-"""The files read without scikit-learn hold what scikit-learn reads from them."""
+"""The files read without scikit-learn and scikit-image hold what these read from them."""
 
 import numpy as np
+import skimage.data
+from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from mmi_plugin.conditions.registry import photos, sample_photos
+from mmi_plugin.conditions.pools import PHOTO, photo_files, sample_photos
 from mmi_plugin.sources.demo import digit_images, digits
+
+# Of scikit-image's documentation: functions that give one photograph each, of different things.
+PHOTOGRAPHS = (
+    *("astronaut", "chelsea", "coffee", "stereo_motorcycle", "rocket", "hubble_deep_field", "retina"),
+    *("immunohistochemistry", "camera", "clock", "coins", "moon", "brick", "cell", "grass", "gravel"),
+)
 
 
 def test_photographs() -> None:
-    expected = load_sample_images().images
-    found = [np.asarray(photo) for photo in photos()]
-    assert len(found) == len(expected) == 2
-    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
-    crops = sample_photos()
-    assert len(crops) == 24
-    assert np.array_equal(crops[0], expected[0][:224, :224])
-    assert np.array_equal(crops[12], expected[1][:224, :224])
+    expected = list(load_sample_images().images)
+    for name in PHOTOGRAPHS:
+        found = getattr(skimage.data, name)()
+        expected.append(found[0] if isinstance(found, tuple) else found)
+    files = [np.asarray(Image.open(file)) for file in photo_files()]
+    assert len(files) == len(expected) == 18
+    assert all(np.array_equal(one, other) for one, other in zip(files, expected, strict=True))
+
+
+def test_the_pool_is_the_photographs_each_once_and_not_large() -> None:
+    photos = sample_photos()
+    assert len(photos) == len({photo.tobytes() for photo in photos}) == 18
+    assert all(photo.mode == "RGB" and 300 < max(photo.size) <= PHOTO for photo in photos)
+    for photo, file in zip(photos, photo_files(), strict=True):
+        whole = Image.open(file).convert("RGB").resize(photo.size, Image.Resampling.BOX)
+        assert np.abs(np.asarray(photo, int) - np.asarray(whole, int)).mean() < 8, file.name
 
 
 def test_digits() -> None:

@@ -118,13 +118,8 @@ def test_white_space_around_texts_is_no_part_of_them(tmp_path: Path) -> None:
     assert (chat.question, chat.answer, chat.history) == ("Why?", "so", (("How?", "thus"),))
 
 
-@pytest.mark.parametrize(
-    ("options", "said"), [(["dog", " "], "an empty option"), (["dog", "dog "], "repeats an option")]
-)
-def test_options_that_are_equal_or_empty_without_white_space_are_refused(
-    tmp_path: Path, options: list[str], said: str
-) -> None:
-    record = {"id": "1", "type": "text_heavy", "question": "Which?", "options": options, "answer": "dog"}
+def test_an_option_of_white_space_is_refused(tmp_path: Path) -> None:
+    record = {"id": "1", "type": "text_heavy", "question": "Which?", "options": ["dog", " "], "answer": "dog"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(InputError, match=f"rows.jsonl.* row 1: field 'options' .*{said}"):
+    with pytest.raises(InputError, match=r"rows.jsonl.* row 1: field 'options' .*an empty option"):
         list(read_records(tmp_path / "rows.jsonl"))

@@ -19,7 +19,7 @@ from mmi_plugin.data import build as building
 from mmi_plugin.data.build import read_recipe
 from mmi_plugin.items import Item, image_hash
 from mmi_plugin.sources import llava_instruct, load
-from mmi_plugin.sources.registry import ROOT
+from mmi_plugin.sources.local import ROOT
 from mmi_plugin.sources.shards import read_built
 from mmi_plugin.trainers import run
 from tests import training

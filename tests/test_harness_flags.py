@@ -68,7 +68,7 @@ def test_the_table_holds_every_flag_of_upstreams_parser_once(monkeypatch: pytest
         (["--baseline", "x.jsonl"], "`mmi leaderboard A=OUT1 B=OUT2 --baseline A` does by item"),
         (["--trust_remote_code"], "--model_args trust_remote_code=True"),
         (["--agentic_trace_mode", "full"], "--agentic_trace_mode: every item is asked in one round"),
-        (["--max_batch_size", "8"], "--max_batch_size: mmi_hf halves"),
+        (["--max_batch_size", "8"], "--max_batch_size is for --batch_size auto"),
         (["--max_tokens", "100"], "--gen_kwargs max_new_tokens=N"),
         (["--seed", "1"], "--seed: mmi_hf draws nothing: `seed` in a task's dataset_kwargs"),
         (["--force_simple"], "--force_simple: mmi_hf is a chat model only"),
@@ -157,6 +157,10 @@ def test_subcommands_know_our_tasks(capfd: pytest.CaptureFixture[str]) -> None:
         items = len(load("demo_digits", "test").items)
         assert f"Sample size:         n = {items}\n" in capfd.readouterr().out
     assert main(["power", "--tasks", "mmi_demo_digit"]) == 2
+    capfd.readouterr()
+    assert main(["models"]) == 0
+    listed = [line.split() for line in capfd.readouterr().out.splitlines()]
+    assert ["mmi_hf", "chat"] in listed and ["llava_hf", "chat+simple"] in listed
 
 
 def ask(server: Server, out: Path, *more: str) -> TaskResult:

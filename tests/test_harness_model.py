@@ -145,7 +145,8 @@ def test_pickled_weights_are_refused(tiny_llava: Path, tmp_path: Path, capsys: p
     broken = _copy(tiny_llava, tmp_path)
     torch.save(load_file(broken / "model.safetensors"), broken / "pytorch_model.bin")
     (broken / "model.safetensors").unlink()
-    assert _fails(capsys, broken, tmp_path) == (2, f"error: {broken / 'model.safetensors'}: missing")
+    said = f"missing; {broken / 'pytorch_model.bin'} is pickled: `mmi convert {broken} OUT` makes safetensors of it"
+    assert _fails(capsys, broken, tmp_path) == (2, f"error: {broken / 'model.safetensors'}: {said}")
 
 
 def test_a_broken_config_and_a_missing_folder_are_named(
@@ -174,7 +175,7 @@ def test_a_processor_without_chat_template_is_refused(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--batch_size", "auto"), "--batch_size is 'auto'"),
+        (("--batch_size", "many"), "--batch_size, a number or auto, is 'many'"),
         (("--gen_kwargs", "do_sample=True"), "mmi_hf decodes greedily"),
     ],
 )

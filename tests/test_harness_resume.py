@@ -27,7 +27,7 @@ from mmi_plugin.harness.model import MmiHf
 from mmi_plugin.harness.published import ResultsLast
 from mmi_plugin.results.reading import read_results
 from mmi_plugin.results.runs import read_run, read_runs
-from tests.harness_runs import OUR_MODEL, SCRIPT, arguments, assert_same_records, raw_answers, save_varied
+from tests.harness_runs import OUR_MODEL, SCRIPT, arguments, assert_same_records, raw_answers, remains, save_varied
 
 TASKS = ("mmi_demo_digits", "mmi_demo_arith")
 RECORDS = 40  # 5 items under 4 conditions, 20 under one
@@ -117,6 +117,7 @@ def _same(out: Path, whole: Path) -> None:
         assert_same_records(found[task].records, expected[task].records)
         assert found[task].numbers == pytest.approx(expected[task].numbers, nan_ok=True)
     assert _journals(out) == []
+    assert not remains(out), "nothing of the run that ended early is left"
     assert [run.results.keys() for run in read_runs([f"x={out}"])] == [set(TASKS)]
 
 

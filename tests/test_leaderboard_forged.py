@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import socket
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import Any
 
 import pytest
 
+from mmi_plugin.items import Item, user_text
+from mmi_plugin.results.reading import _listed
 from mmi_plugin.results.runs import newest_results, read_run
+from mmi_plugin.sources import load
 from tests.leaderboard_boards import DIGITS, board, edited, leaderboard, number, recount, samples, samples_file
 
 Forge = Callable[[Path], object]
@@ -197,6 +201,8 @@ FORGED: dict[str, Forge] = {
     "named beyond the options": _row(named="Q"),
     "options others": _row(options=["one", "two", "three", "four"]),
     "options a text": _row(options="ABCD"),
+    "options in neither row nor prompt": _row(options=None, input="Which?"),
+    "options one in the prompt": _row(options=None, input="Which?\nA: x"),
     "options numbers": _row(options=[1, 2, 3, 4]),
     "options none": _row(options=[]),
     "answer null": _row(raw=None),
@@ -258,18 +264,59 @@ def test_thoughts_and_given_back_prompts_are_left_out_as_they_were(evaluated: li
     assert number(board(tmp_path, f"m={folder}"), "m", DIGITS, "worst_case")["value"] == 1
 
 
-def test_old_results_without_options_keep_their_letters_and_the_board_says_so(
-    evaluated: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def old(rows: list[dict]) -> list[dict]:
-        return [{key: value for key, value in row.items() if key != "options"} for row in rows]
+def _old(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "options"} for row in rows]
 
-    folder = edited(evaluated[0], tmp_path / "run", rows=old)
+
+def test_results_without_options_have_them_from_the_prompts(evaluated: list[Path], tmp_path: Path) -> None:
+    """Old ones have none, and whoever forges letters could leave them out."""
+    folder = edited(evaluated[0], tmp_path / "run", rows=_old)
     found, kept = board(tmp_path, f"m={folder}"), board(tmp_path, f"m={evaluated[0]}")
     assert found["numbers"] == kept["numbers"]
-    assert leaderboard(f"m={folder}") == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"{len(samples(folder))} letters of m are as logged: its results are old and hold no options." in said
+    options = [[row.options for row in read_run(one)[DIGITS].records] for one in (folder, evaluated[0])]
+    assert options[0] == options[1]
+
+    def wrong(rows: list[dict]) -> list[dict]:
+        return [row | {"raw": _other(row), "parsed": row["gold"]} for row in _old(rows)]
+
+    forged = edited(evaluated[0], tmp_path / "forged", rows=wrong)
+    assert number(board(tmp_path, f"m={forged}"), "m", DIGITS, "worst_case")["value"] == 0
+
+
+@pytest.mark.parametrize("options", [("x", "y"), ("one\nof two lines", "B", "A: x"), tuple(map(str, range(26)))])
+@pytest.mark.parametrize("context", ["", "A: a\nB: b\nC: c"])
+def test_options_of_a_prompt_are_those_of_its_item(options: tuple[str, ...], context: str) -> None:
+    item = Item("q", "text_heavy", "Which?", options[0], options, context=context, context_after="It rains.")
+    assert _listed(user_text(item)) == list(options)
+
+
+def test_nothing_that_is_read_reaches_a_network(
+    evaluated: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results that name a hub data set, and a page with all that a board can show."""
+
+    def refuse(*arguments: object, **_: object) -> None:
+        raise AssertionError(f"a connection to {arguments[1:]}")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("create_connection", "getaddrinfo", "gethostbyname"):
+        monkeypatch.setattr(socket, name, refuse)
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def named(config: dict) -> None:
+        config["dataset_kwargs"].update(source="food101", path="https://example.org/data.parquet")
+        config["dataset_path"] = "https://example.org/data"
+
+    hub = edited(evaluated[1], tmp_path / "hub", named)
+    load.cache_clear()
+    outputs = ("--csv", tmp_path / "b.csv", "--json", tmp_path / "b.json", "--md", tmp_path / "b.md")
+    page = ("--html", tmp_path / "b.html", "--plots", tmp_path / "plots")
+    assert leaderboard(f"one={evaluated[0]}", f"two={hub}", "--baseline", "one", *outputs, *page) == 0
+    assert read_run(hub) and (tmp_path / "b.html").stat().st_size > 1000
+    with pytest.raises(AssertionError, match="a connection to"):
+        socket.create_connection(("127.0.0.1", 9))
 
 
 def test_gold_that_differs_from_model_to_model_is_refused(

@@ -158,3 +158,18 @@ def test_probabilities_in_the_samples_give_the_causal_effect(evaluated: list[Pat
     found = number(board(tmp_path, f"m={folder}"), "m", DIGITS, "tv", "misleading_text")
     items = len(rows) // 4
     assert found["value"] == pytest.approx(0.75 * math.ceil(items / 2) / items) and found["n"] == items
+
+
+def test_latex_is_the_ranking_that_the_terminal_shows(
+    evaluated: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert leaderboard(f"a_b={evaluated[0]}", f"50%={evaluated[1]}", "--latex", tmp_path / "board.tex") == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 1") or line.startswith("| 2")]
+    text = (tmp_path / "board.tex").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith(("1 &", "2 &"))]
+    assert text.startswith("\\begin{tabular}{ll") and text.endswith("\\bottomrule\n\\end{tabular}\n")
+    assert r"a\_b" in text and r"50\%" in text
+    for row, line in zip(rows, shown, strict=True):
+        plainly = row.replace(r"{\scriptsize ", "").replace("}", "").replace(r" \\", "").replace("\\", "")
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert [cell.strip() for cell in plainly.split("&")] == [cell.replace("–", "--") for cell in cells]

@@ -37,7 +37,8 @@ def hostile(evaluated: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
         ids = sorted({row["item_id"] for row in rows})
         for row in rows:
             bad = HOSTILE[ids.index(row["item_id"]) % len(HOSTILE)]
-            row.update(raw=bad, input=bad, item_id=f"{row['item_id']} {bad[:2000]}", options=None)
+            row.update(raw=bad, input=f"{bad}\nA: a\nB: b\nC: c\nD: d", item_id=f"{row['item_id']} {bad[:2000]}")
+            del row["options"]  # which the prompt lists
         return rows
 
     runs = [edited(run, folder / f"run{index}", rows=spoil) for index, run in enumerate(evaluated)]

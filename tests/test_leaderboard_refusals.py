@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.leaderboard_boards import DIGITS, edited, leaderboard, samples_file
+from tests.leaderboard_boards import DIGITS, board, edited, leaderboard, samples_file
 
 
 def _refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -55,7 +55,11 @@ def test_models_that_were_asked_different_tasks(
 ) -> None:
     other = edited(evaluated[1], tmp_path / "other", config=lambda config: config["metadata"].pop("content_hash"))
     line = _refused(capsys, f"one={other}", f"two={evaluated[0]}")
-    assert line == f"error: two and one cannot be compared: {DIGITS} was asked of two only"
+    assert line == (
+        f"error: two and one cannot be compared: {DIGITS} was asked of two only (--common leaves such tasks out)"
+    )
+    found = board(tmp_path, f"one={other}", f"two={evaluated[0]}", "--common")
+    assert sorted(found["tasks"]) == ["mmi_demo_arith", "mmi_demo_capitals"] and len(found["models"]) == 2
 
 
 def test_an_incomplete_run(evaluated: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,7 +118,7 @@ def _answers(case: Case, size: int, ranks: int = 1) -> list[Reply]:
     """Score in batches that mix images, conditions and lengths, each rank its own share of the rows."""
     found = {}
     for rank in range(ranks):
-        scorer = Scorer(case.model, prompts_of(case.processor), size)
+        scorer = Scorer(case.model, prompts_of(case.processor))
         order = [index for start in range(5) for index in range(start, len(case.rows), 5)][rank::ranks]
         for start in range(0, len(order), size):
             batch = order[start : start + size]
@@ -152,7 +152,7 @@ def test_each_image_is_encoded_once(case: Case) -> None:
         lambda module, args, call: encoded.append(len((*args, *call.values())[0])), with_kwargs=True
     )
     order = sorted(case.rows, key=lambda row: row.chat[0]["content"][0]["image"].tobytes())
-    scorer = Scorer(case.model, prompts_of(case.processor), 4)
+    scorer = Scorer(case.model, prompts_of(case.processor))
     for start in range(0, len(order), 4):
         scorer.answer(order[start : start + 4], {"max_new_tokens": STEPS})
     hook.remove()
@@ -171,7 +171,7 @@ def test_choices_that_begin_alike_are_scored_whole(case: Case, shared: bool) -> 
     choices = [tokens[text] for text in texts]
     rows = [Query(row.chat, texts, shared) for row in case.rows[:6]]
     expected = [_slow(case.model, case.processor, row, choices) for row in rows]
-    found = Scorer(case.model, prompts_of(case.processor), 6).answer(rows, {"max_new_tokens": STEPS})
+    found = Scorer(case.model, prompts_of(case.processor)).answer(rows, {"max_new_tokens": STEPS})
     _assert_equal(found, expected)
 
 
@@ -194,7 +194,7 @@ def test_a_model_that_goes_on_wrongly_is_found_out(
 
 @pytest.mark.parametrize("case", ["llava"], indirect=True)
 def test_what_is_kept_is_bounded(case: Case) -> None:
-    scorer = Scorer(case.model, prompts_of(case.processor), 2)
+    scorer = Scorer(case.model, prompts_of(case.processor))
     for start in range(0, len(case.rows), 2):
         scorer.answer(case.rows[start : start + 2], {"max_new_tokens": STEPS})
         assert len(scorer._prefixes._kept) <= 2
@@ -211,7 +211,7 @@ def test_several_images_are_joined_where_a_prompt_takes_one(case: Case, warnings
         [{"role": "user", "content": [*({"type": "image", "image": image} for image in images), text]}]
         for images in ((left, right), (whole,))
     ]
-    scorer = Scorer(case.model, prompts_of(case.processor), 1)
+    scorer = Scorer(case.model, prompts_of(case.processor))
     two, one = (scorer.answer([Query(chat, ("A", "B"))], {"max_new_tokens": STEPS}) for chat in chats)
     assert two == one
     assert [message for message in warnings if "side by side" in message] != []
@@ -243,7 +243,7 @@ def test_settings_of_the_task_act_as_in_transformers_on_single_rows(case: Case, 
     steps = {"max_new_tokens": 8}
     for shared in (True, False):
         rows = [Query(row.chat, row.choices, shared) for row in case.rows]
-        scorer = Scorer(case.model, prompts_of(case.processor), 8)
+        scorer = Scorer(case.model, prompts_of(case.processor))
         found = [
             answer
             for start in range(0, len(rows), 8)
@@ -265,7 +265,7 @@ def test_a_prompt_that_attends_to_what_comes_later_shares_nothing_in_half_precis
     case: Case, warnings: list[str]
 ) -> None:
     model = copy.deepcopy(case.model).to(torch.bfloat16)
-    scorer = Scorer(model, prompts_of(case.processor), 4)
+    scorer = Scorer(model, prompts_of(case.processor))
     for start in range(0, len(case.rows), 4):
         scorer.answer(case.rows[start : start + 4], {"max_new_tokens": 1})
     said = [line for line in warnings if "cannot share images" in line]

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from mmi_plugin.harness.task import rank_order
-from mmi_plugin.models.evaluate import OrderKey, batches, shared_images
+from mmi_plugin.models.order import OrderKey, batches, shared_images
 
 
 def _requests() -> list[OrderKey]:
@@ -18,26 +18,31 @@ def _requests() -> list[OrderKey]:
 
 
 @pytest.mark.parametrize("size", [1, 4, 16])
-def test_every_request_is_in_one_batch_and_every_image_in_one_block(size: int) -> None:
+def test_every_request_is_in_one_batch_and_an_image_in_neighbours_alone(size: int) -> None:
     requests = _requests()
     found = list(batches(requests, size))
     assert sorted(index for batch in found for index in batch) == list(range(len(requests)))
     assert max(map(len, found)) == size
-    kept, seen = [], set()  # keep the images used last, as many as a batch has rows
+    kept, seen = set(), set()  # the images of the last batch are at hand
     for batch in found:
-        for image in [requests[index].image for index in batch if requests[index].image in shared_images(requests)]:
-            assert image in kept or image not in seen, "computed a second time"
-            seen.add(image)
-            kept = [*(other for other in kept if other != image), image][-size:]
+        images = {requests[index].image for index in batch} & shared_images(requests)
+        assert not (images & seen) - kept, "computed a second time"
+        kept, seen = images, seen | images
 
 
-def test_batches_are_of_like_length_and_of_one_setting() -> None:
+def test_batches_are_of_one_setting_and_the_padded_ones_of_like_length() -> None:
     requests = [*_requests(), *(OrderKey('{"a": 1}', "image0", 40) for _ in range(3))]
+    requests += [OrderKey("{}", f"alone{index}", 30 + 5 * index) for index in range(40)]
+    shared = shared_images(requests)
+    padded = []
     for batch in batches(requests, 16):
         assert len({requests[index].settings for index in batch}) == 1
-        lengths = [requests[index].length for index in batch]
-        assert lengths == sorted(lengths, reverse=True)
-        assert 2 * lengths[-1] >= lengths[0]
+        kinds = {requests[index].image in shared for index in batch}
+        assert len(kinds) == 1, "what shares an image is not padded"
+        padded += [requests[index].length for index in batch] if kinds == {False} else []
+    assert padded == sorted(padded, reverse=True) and len(padded) == 50
+    first = next(batch for batch in batches(_requests(), 16) if _requests()[batch[0]].image in shared)
+    assert _requests()[first[0]].length == 199, "the longest of all: memory runs out early, if it does"
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])

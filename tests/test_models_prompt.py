@@ -220,7 +220,7 @@ def test_the_options_probabilities_are_the_models_mass_on_the_hand_labelled_toke
     prompts, written = prompts_of(processor), ANSWERED[name.removeprefix("real-")][0]
     letters = [processor.tokenizer.convert_tokens_to_ids(written.replace("B", letter)) for letter in "ABC"]
     rows = [Query(prompts.chat(_item(number, image=_picture(0))), ("A", "B", "C"), True) for number in range(2)]
-    found = Scorer(model, prompts, 2).answer(rows, {"max_new_tokens": 1})
+    found = Scorer(model, prompts).answer(rows, {"max_new_tokens": 1})
     for row, answer in zip(rows, found, strict=True):
         logits = model(**_own(processor, row.chat)).logits[0, -1].double()
         assert answer.probabilities == pytest.approx(logits.softmax(-1)[letters].tolist(), rel=1e-3)

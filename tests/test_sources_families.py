@@ -9,7 +9,7 @@ import pytest
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.results.runs import read_run
 from mmi_plugin.sources import load
-from mmi_plugin.sources.registry import ROOT
+from mmi_plugin.sources.local import ROOT
 from mmi_plugin.studies.demo import base_folder
 from tests import families
 from tests.harness_runs import OUR_MODEL, arguments

@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Value, load_dataset
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item, image_hash
 from mmi_plugin.sources import SOURCES, load, options_of, pool_images
-from mmi_plugin.sources.registry import ROOT
+from mmi_plugin.sources.local import ROOT
 from tests.suite import DATA, ITEMS, at
 
 FILES = {
@@ -131,6 +131,18 @@ def test_facts_of_the_rows_take_the_place_of_templates(tmp_path: Path) -> None:
     assert all(option in text and items[1].answer not in text for option, text in items[1].facts.items())
 
 
+def test_a_fact_on_what_is_no_class_is_named(tmp_path: Path) -> None:
+    save_jsonl("food101", tmp_path)
+    file = tmp_path / "validation.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[1]["facts"] = {"ramn": "Ramen is served in a bowl."}
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"validation\.jsonl, row 2: field 'facts' has 'ramn', no class: did you mean 'ra"
+    ):
+        load("food101", "test", path=str(tmp_path))
+
+
 @pytest.mark.parametrize("as_list", [False, True])
 def test_the_published_evaluation_file(tmp_path: Path, as_list: bool) -> None:
     save_images("mini_imagenet", tmp_path)
@@ -234,7 +246,7 @@ def test_what_cannot_be_found_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match=r"holds no split 'auxiliary_train' or 'train' .*\(found: notes\.txt\)"):
         (tmp_path / "notes.txt").write_text("x")
         load("mmlu", "train", path=str(tmp_path))
-    with pytest.raises(InputError, match=r"notes\.txt: not a \.parquet, \.jsonl or \.json file"):
+    with pytest.raises(InputError, match=r"notes\.txt: not a \.parquet, \.jsonl, \.csv or \.json file"):
         load("mmlu", "test", path=str(tmp_path / "notes.txt"))
     with pytest.raises(InputError, match=r"^mmbench: unknown split 'train': valid: test"):
         load("mmbench", "train", path=at("mmbench"))

@@ -11,7 +11,7 @@ from mmi_plugin.harness.launcher import main
 from mmi_plugin.items import check
 from mmi_plugin.results.runs import read_run
 from mmi_plugin.sources import load
-from mmi_plugin.sources.registry import ROOT
+from mmi_plugin.sources.local import ROOT
 from tests.harness_runs import OUR_MODEL, TASKS, arguments
 
 REAL = Path(__file__).parents[2] / "shared" / "data"

@@ -13,7 +13,7 @@ from mmi_plugin.harness.task_manager import QuickTaskManager
 from mmi_plugin.results import TaskResult
 from mmi_plugin.results.runs import newest_results, read_run
 from mmi_plugin.sources import load
-from mmi_plugin.sources.registry import ROOT
+from mmi_plugin.sources.local import ROOT
 from tests.harness_runs import OUR_MODEL, TASKS, arguments, save_varied
 from tests.suite import DATA, FAMILIES, ITEMS, at
 
@@ -82,7 +82,7 @@ class Names(QuickTaskManager):
 @pytest.mark.parametrize(
     ("asked", "kept"),
     [
-        ("mmi_*", ["mmi_all", "mmi_demo"]),
+        ("mmi_*", ["mmi_all", "mmi_demo", "mmi_published"]),
         ("mmi_ood", ["mmi_ood"]),
         ("mmi_all,mmi_vqa,mmi_food101", ["mmi_all"]),
         ("mmi_openbookqa,mmi_vqa,mmi_mmbench", ["mmi_openbookqa", "mmi_vqa"]),

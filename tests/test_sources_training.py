@@ -10,7 +10,7 @@ import torch
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import load
-from mmi_plugin.sources.registry import ROOT
+from mmi_plugin.sources.local import ROOT
 from mmi_plugin.trainers.collator import GroupCollator
 from mmi_plugin.trainers.saving import load_checkpoint
 from tests.suite import DATA, at

@@ -251,6 +251,23 @@ def test_sign_flips_of_many_sizes_by_counting_whole_numbers() -> None:
     assert saddlepoint_p(np.abs(changes), changes.sum()) == pytest.approx(expected, rel=0.1), "the tail alone"
 
 
+@pytest.mark.parametrize("kind", ["normal", "uniform", "few are great"])
+@pytest.mark.parametrize("deviations", [0.5, 1.0, 2.0, 3.0])
+def test_sign_flips_of_any_sizes_by_all_sums_of_two_halves(kind: str, deviations: float) -> None:
+    """Probabilities mostly change by little, and a few by much: then no sum is normal."""
+    rng = np.random.default_rng(4)
+    sizes = {"normal": np.abs(rng.normal(size=34)), "uniform": rng.random(34), "few are great": rng.pareto(1.2, 34)}[
+        kind
+    ]
+    halves = [np.zeros(1), np.zeros(1)]
+    for place, size in enumerate(sizes):
+        halves[place % 2] = np.concatenate([halves[place % 2] + size, halves[place % 2] - size])
+    total = min(deviations * math.sqrt((sizes**2).sum()), 0.95 * sizes.sum())
+    reached = 2**17 - np.searchsorted(np.sort(halves[0]), total - halves[1])
+    expected = min(2 * reached.mean() / 2**17, 1)
+    assert saddlepoint_p(sizes, total) == pytest.approx(expected, rel=0.03)
+
+
 def test_effects_on_probabilities_can_be_significant_among_632_tests() -> None:
     """Sign flips of 400 normal changes are close to the normal tail: p is far below 0.05 / 632 and 1e-4."""
     change = np.random.default_rng(2).normal(0.3, 1, 400) / 10

@@ -22,7 +22,8 @@ def complaint(capsys: pytest.CaptureFixture, *argv: object) -> str:
     """Run the command line; return its one line."""
     capsys.readouterr()
     assert run.main([str(arg) for arg in argv]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line and "Loading weights" not in line]
+    bars = ("Loading weights", "checking ")  # which a slow machine gets to see
+    lines = [line for line in capsys.readouterr().err.splitlines() if line and not line.strip().startswith(bars)]
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     return lines[0]
 
@@ -37,7 +38,6 @@ def base(tiny_llava: Path, tmp_path: Path) -> list[str]:
 BAD_ROWS: dict[str, tuple[dict[str, Any] | None, str]] = {
     "no options": ({"options": []}, "'options'"),
     "one option": ({"options": ["x"]}, "'options'"),
-    "options twice": ({"options": ["x", "x"]}, "'options'"),
     "options no list": ({"options": "xy"}, "'options'"),
     "gold missing": ({"answer": "z"}, "'answer'"),
     "answer empty": ({"answer": " "}, "'answer'"),
@@ -47,7 +47,6 @@ BAD_ROWS: dict[str, tuple[dict[str, Any] | None, str]] = {
     "type unknown": ({"type": "texty"}, "'type'"),
     "type missing": ({"type": ...}, "'type'"),
     "id missing": ({"id": ...}, "'id'"),
-    "id twice": ({"id": "a"}, "'id'"),
     "image gone": ({"image": "gone.png"}, "'image'"),
     "image broken": ({"image": "broken.png"}, "'image'"),
     "image cut": ({"image": "cut.png"}, "'image'"),

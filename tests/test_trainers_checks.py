@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin
 
-from mmi_plugin.conditions import Pools, get
+from mmi_plugin.conditions import Pools
 from mmi_plugin.errors import BadRows, InputError
 from mmi_plugin.items import Item, messages, target
 from mmi_plugin.models.families import prompts_of
@@ -133,15 +133,14 @@ def test_a_mentioned_pool_image_counts_by_its_own_size(tmp_path: Path) -> None:
         pytest.skip("no real vocabularies here")
     processor = AutoProcessor.from_pretrained(real_families.folder("real-qwen25vl"))
     pools = Pools(images=tuple(Image.new("RGB", (side, side)) for side in (56, 560)))
-    item = Item("t", "text_heavy", "Which?", "x", ("x", "y"))
-    bench = Benchmark("own", "text_heavy", (item,), pools, {"t": "row 1"})
     fields = {"text_heavy_conditions": ["irrelevant_image"]}
-    tall = [56, 560].index(560)
-    turn = next(t for t in range(99) if _drawn(bench, fields, t) is pools.images[tall])
+    items = (Item(f"t{n}", "text_heavy", "Which?", "x", ("x", "y")) for n in range(99))
+    benches = (Benchmark("own", "text_heavy", (item,), pools, {item.id: "row 1"}) for item in items)
+    bench = next(bench for bench in benches if _drawn(bench, fields, 0) is pools.images[0])
+    turn = next(t for t in range(99) if _drawn(bench, fields, t) is pools.images[1])
     with pytest.raises(InputError, match=r"row 1: .*tokens, max_length is 300"):
         check_rows(alone("text_heavy", turn + 1, max_length=300, **fields), [bench], processor)
-    if turn:
-        check_rows(alone("text_heavy", turn, max_length=300, **fields), [bench], processor)
+    check_rows(alone("text_heavy", turn, max_length=300, **fields), [bench], processor)
 
 
 def _drawn(bench: Benchmark, fields: dict[str, Any], turn: int) -> Any:
@@ -342,15 +341,19 @@ def test_what_is_learned_of_a_history_is_what_prefixes_say(real: ProcessorMixin)
         assert row.answer == wanted and sum(wanted) > len(history)
 
 
-def test_the_check_is_said_by_the_command_line(tiny_llava: Path, tmp_path: Path, capsys: Any) -> None:
+def test_the_check_is_said_by_the_command_line(
+    tiny_llava: Path, processor: ProcessorMixin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A row whose second draw is too long stops a run before its first step."""
-    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
-    row = {"id": "a", "type": "image_heavy", "image": "a.png", "question": "What is it?", "answer": "dog"}
-    row |= {"options": ["dog", "elk", "cat"], "facts": {"elk": FACT, "cat": FACT}}
-    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    item = next(_named(n) for n in range(99) if _grows(lengths(processor, alone("image_heavy", 1), _named(n), 2)))
+    most = lengths(processor, alone("image_heavy", 1), item, 1)[0]
+    DOG.image.save(tmp_path / "a.png")
+    row = {"id": item.id, "type": "image_heavy", "image": "a.png", "question": item.question, "answer": item.answer}
+    (tmp_path / "rows.json").write_text(json.dumps([row | {"options": item.options, "facts": item.facts}]))
     argv = ["--model_name_or_path", str(tiny_llava), "--train_file", str(tmp_path / "rows.json")]
-    argv += ["--mix", "1", "0", "0", "--per_device_train_batch_size", "1", "--max_steps", "9", "--max_length", "60"]
-    assert run.main([*argv, "--output_dir", str(tmp_path / "out"), "--report_to", "none", "--use_cpu", "true"]) == 2
+    argv += ["--mix", "1", "0", "0", "--per_device_train_batch_size", "1", "--max_steps", "2"]
+    argv += ["--max_length", str(most), "--report_to", "none", "--use_cpu", "true"]
+    assert run.main([*argv, "--output_dir", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ") and "rows.json, row 1: " in line and "max_length is 60" in line
-    assert get("misleading_text") and not (tmp_path / "out" / "model.safetensors").exists()
+    assert line.startswith("error: ") and "rows.json, row 1: " in line and f"max_length is {most}" in line
+    assert "round 2" in line and not (tmp_path / "out" / "model.safetensors").exists()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mmi_plugin.trainers import run
-from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.config import OWN_FIELDS, MMIConfig
 
 DEMO = Path(str(resources.files("mmi_plugin.configs"))) / "demo"
 ROWS = {
@@ -20,6 +20,7 @@ ROWS = {
     "rg": ("rg", "none"),
     "adv": ("pgd", "none"),
     "ours": ("pgd", "js"),
+    "published": ("pgd", "kl"),
 }
 
 
@@ -48,5 +49,5 @@ def test_config_trains_a_step(tiny_llava: Path, tmp_path: Path, name: str) -> No
 
 
 def test_every_own_field_has_help() -> None:
-    for name in MMIConfig.__annotations__:
+    for name in OWN_FIELDS:
         assert MMIConfig.__dataclass_fields__[name].metadata["help"], name

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mmi_plugin.trainers import method as consistency
+from mmi_plugin.trainers import losses as consistency
 
 ORIGIN = torch.tensor([[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]], dtype=torch.double).log()
 OTHER = torch.tensor([[0.25, 0.5, 0.25], [0.1, 0.1, 0.8]], dtype=torch.double).log()
@@ -40,18 +40,22 @@ def test_temperature_flattens_both_sides() -> None:
     assert consistency.kl(ORIGIN, OTHER, temperature=2.0)[0].item() == pytest.approx(by_hand)
 
 
+def js(origin: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return sum(consistency.js(origin, other))
+
+
 def test_js_by_hand() -> None:
     # middle of row 0 is (0.375, 0.375, 0.25)
     half = 0.5 * math.log(0.5 / 0.375) + 0.25 * math.log(0.25 / 0.375)
-    assert consistency.js(ORIGIN, OTHER)[0].item() == pytest.approx(half)
+    assert js(ORIGIN, OTHER)[0].item() == pytest.approx(half)
     apart = torch.tensor([[0.0, -1e4]], dtype=torch.double), torch.tensor([[-1e4, 0.0]], dtype=torch.double)
-    assert consistency.js(*apart).item() == pytest.approx(math.log(2))
+    assert js(*apart).item() == pytest.approx(math.log(2))
 
 
 def test_js_is_symmetric_and_both_sides_learn() -> None:
     origin, other = leaves()
-    consistency.js(origin, other).sum().backward()
-    assert torch.allclose(consistency.js(origin, other), consistency.js(other, origin))
+    js(origin, other).sum().backward()
+    assert torch.allclose(js(origin, other), js(other, origin))
     assert origin.grad.abs().max() > 0.01 and other.grad.abs().max() > 0.01
 
 
@@ -60,9 +64,8 @@ def test_mse_by_hand() -> None:
     assert consistency.mse(a, b).tolist() == [2.0, 5.0]
 
 
-def test_group_sum_averages_tokens_then_rows_and_sums_groups() -> None:
-    # Group of row 0: row 1 with tokens (1, 3), row 2 with tokens (5, 7). Group of row 3: row 4 with (10, 20).
+def test_group_mean_averages_tokens_then_rows_and_sums_groups() -> None:
+    # Group of row 0: two rows with tokens (1, 3) and (5, 7). Group of row 3: one with (10, 20).
     divergence = torch.tensor([1.0, 3.0, 5.0, 7.0, 10.0, 20.0])
-    row = torch.tensor([1, 1, 2, 2, 4, 4])
-    origin = torch.tensor([0, 0, 0, 3, 3])
-    assert consistency.group_sum(divergence, row, origin).item() == pytest.approx((2 + 6) / 2 + 15)
+    place, group = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 3])
+    assert (divergence / consistency.mean_over(place, group)).sum().item() == pytest.approx((2 + 6) / 2 + 15)

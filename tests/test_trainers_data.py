@@ -123,6 +123,18 @@ def test_the_published_file_trains_as_it_is(tiny_llava: Path, tmp_path: Path) ->
     assert record["data"]["items"] == {"train.json:image_heavy": 1, "train.json:text_heavy": 2, "train.json:vqa": 2}
 
 
+def test_a_published_file_that_repeats_ids_and_options_trains_and_counts_them(tiny_llava: Path, tmp_path: Path) -> None:
+    path = write_published(tmp_path)
+    twice = {**PUBLISHED[2], "id": 0, "question": "Which?\n(A) one\n(B) two\n(C) two", "answer": "C"}
+    path.write_text(json.dumps([*PUBLISHED, twice, PUBLISHED[3]]))
+    fields = {"sources": None, "train_file": str(path), "max_steps": 2, **training.OURS}
+    trained = run.train(training.config(tiny_llava, tmp_path / "out", **fields))
+    assert trained.state.global_step == 2
+    data = json.loads((tmp_path / "out" / "training.json").read_text())["data"]
+    assert (data["repeated ids"], data["repeated options"], data["skipped"]) == (2, 1, 0)
+    assert sum(data["items"].values()) == len(PUBLISHED) + 2
+
+
 def test_draws_are_a_function_of_item_round_and_seed(tiny_llava: Path, tmp_path: Path) -> None:
     def drawn(seed: int) -> list[list[tuple]]:
         """Every row of three rounds."""

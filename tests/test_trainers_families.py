@@ -76,7 +76,7 @@ def test_a_replay_is_the_forward_and_moves_the_irrelevant_modality(checkpoint: P
     class Still:
         """Moves nothing, and notes what it is told."""
 
-        replays = 2
+        replays, pgd_loss = 2, "row_sum"
 
         def perturb(self, embeds: Any, mask: Any, seeds: Any, row_loss: Any, extra: Any) -> torch.Tensor:
             seen.extend(zip(seeds.tolist(), row_loss(embeds).tolist(), mask, embeds, strict=True))

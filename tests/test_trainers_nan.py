@@ -10,7 +10,7 @@ import torch
 
 from mmi_plugin.trainers import run, trainer
 from mmi_plugin.trainers.data import sampler_of
-from mmi_plugin.trainers.method import answer_losses
+from mmi_plugin.trainers.losses import answer_losses
 from tests import training
 
 

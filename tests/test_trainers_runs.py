@@ -89,7 +89,7 @@ def test_the_vision_tower_stays_and_the_rest_learns(tiny_llava: Path, tmp_path: 
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not {name for name in changed if "vision_tower" in name}
     assert {"model.multi_modal_projector.linear_1.weight", "lm_head.weight"} <= changed
-    thawed = training.trained(tiny_llava, tmp_path / "c", freeze_vision=False)
+    thawed = training.trained(tiny_llava, tmp_path / "c", freeze="none")
     assert any("vision_tower" in name and not torch.equal(before[name], thawed[name]) for name in before)
 
 

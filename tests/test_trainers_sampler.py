@@ -56,6 +56,18 @@ def test_an_epoch_sees_every_item() -> None:
     assert {index for index, _ in first} == set(range(len(FAMILIES)))
 
 
+def test_an_epoch_that_ends_with_the_shortest_family_repeats_no_item() -> None:
+    sampler = RatioBatchSampler(FAMILIES, (2, 2, 4), 8, 1, seed=7, epoch="shortest")
+    assert len(sampler) == sampler.steps == 5 // 2
+    epochs = []
+    for number in range(5):
+        sampler.set_epoch(number)
+        epochs.append([place for batch in sampler for place in batch])
+        assert len({index for index, _ in epochs[-1]}) == len(epochs[-1]) == 16
+    assert len({tuple(epoch) for epoch in epochs}) == 5  # a new order each
+    assert {turn for _, turn in epochs[3]} == {3} and sampler.rounds("vqa", 5) == 3
+
+
 def test_seed_and_round_change_the_order() -> None:
     orders = {
         tuple(i for i, _ in RatioBatchSampler(FAMILIES, (0, 0, 1), 30, 1, seed).step(n))

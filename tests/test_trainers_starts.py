@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from PIL import ExifTags, Image
 from transformers import AutoProcessor, ProcessorMixin
 
 from mmi_plugin.conditions import Pools, get
+from mmi_plugin.conditions.pools import folder_photos
 from mmi_plugin.errors import BadRows, InputError
 from mmi_plugin.items import Item, item_hash
 from mmi_plugin.pictures import Picture
@@ -36,7 +39,7 @@ from tests.test_trainers_checks import short_idat
 
 RANK = Path(__file__).with_name("start_rank.py")
 LONG = {"type": "VQA", "question": "Which?", "answer": "dogs and " * 2000}
-WRONG: list[Any] = [{"id": "x", "type": "text_heavy"}, [], {"id": "i0", "type": "VQA", "question": "?", "answer": "a"}]
+WRONG: list[Any] = [{"id": "x", "type": "text_heavy"}, []]
 WRONG += [{"id": "y", "type": "VQA", "question": "?", "answer": "a", "image": name} for name in ("gone.png", ".")]
 WRONG += [{**LONG, "id": "z"}, {"id": "half", "type": "VQA", "question": "?", "answer": "a", "image": "half.png"}]
 
@@ -156,7 +159,8 @@ def test_many_rows_in_processes_are_as_in_one(data: Path, processor: ProcessorMi
     rows = [{**good[n % len(good)], "id": f"r{n}"} for n in range(2500)]
     for place in (700, 1300, 2100):
         rows[place] = {**LONG, "id": f"r{place}"}
-        rows[place + 1] = {"id": "r0", "type": "VQA", "question": "?", "answer": "a"}
+        rows[place + 1] = {"id": "r0", "type": "VQA", "question": "?", "answer": ""}
+        rows[place + 2] = {**good[0], "id": "r0"}
     data.write_text(json.dumps(rows))
     (one, lines), (two, others) = (
         started(config(data, dataset_num_proc=number), processor) for number in (1, 2) if _forget(tmp_path)
@@ -165,11 +169,41 @@ def test_many_rows_in_processes_are_as_in_one(data: Path, processor: ProcessorMi
         *("702", "1302", "2102", "701", "1301", "2101")
     ]
     assert [list(bench.hashes) for bench in one] == [list(bench.hashes) for bench in two]
+    assert {f"r0#{number}" for number in (2, 3, 4)} <= {item.id for bench in one for item in bench.items}
     for number in (1, 2):
         _forget(tmp_path)
         with pytest.raises(InputError) as error:
             started(config(data, dataset_num_proc=number), processor, skip=False)
         assert str(error.value) == lines[0]
+
+
+LISTED = "Which?\nA: cat\nB: dog\nC: dog"
+ODD: list[dict[str, Any]] = [{"id": "i1", "type": "VQA", "question": "What?", "answer": "a", "image": "1.png"}]
+ODD += [{"id": "i0", "type": "text_heavy", "question": LISTED, "answer": answer} for answer in ("C", "B: dog", "dog")]
+
+
+def test_odd_rows_are_kept_and_counted_as_when_they_are_read(data: Path, processor: ProcessorMixin) -> None:
+    """Ids and options that repeat, an image in the file, conversations of which the first turn is trained on."""
+    rows = json.loads(data.read_text())
+    inside = {**rows[0], "id": "i0", "image": b64encode((data.parent / rows[0]["image"]).read_bytes()).decode()}
+    talk = {"id": "talk", "type": "VQA", "question": "Big?", "answer": "No.", "history": [["What?", "A cat."]]}
+    data.write_text(json.dumps([*rows, *ODD, inside, talk]))
+    bad = BadRows()
+    plain = {item.id: item for _, item in read_records(data, bad=bad)}
+    assert bad.counts == {"repeated ids": 5, "repeated options": 3}
+    assert [plain[f"i0#{number}"].gold for number in (2, 3, 4)] == ["C", "B", "B"]
+    for turns in ("all", "first", "first", "all"):
+        args, heard = config(data, vqa_turns=turns), BadRows()
+        benchmarks = check_rows(args, load_benchmarks(args, heard), processor, heard)
+        assert heard.counts == bad.counts
+        found = {item.id: item for bench in benchmarks for item in bench.items}
+        cut = replace(plain["talk"], question="What?", answer="A cat.", history=())
+        wanted = {**plain, "talk": cut if turns == "first" else plain["talk"]}
+        assert {name: fields_of(item) for name, item in found.items()} == {
+            name: fields_of(item) for name, item in wanted.items()
+        }
+        for bench in benchmarks:
+            assert list(bench.hashes) == [item_hash(wanted[item.id]) for item in bench.items]
 
 
 def _forget(folder: Path) -> bool:
@@ -284,6 +318,13 @@ def test_a_change_of_a_file_is_seen(
         {"max_steps": 9},
         {"template": "{# another #}"},
         {"mix": [0, 1, 1]},
+        {"end_token": False},
+        {"epoch": "shortest"},
+        {"canvas": 64},
+        {"fact_text": "as_given"},
+        {"question_header": "choices"},
+        {"closing_text": "Say a letter."},
+        {"unrelated_texts": "Water is wet."},
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -296,8 +337,32 @@ def test_another_setting_is_checked_without_decoding_images_again(
     assert looked == []
     processor = copy(processor)
     processor.chat_template += fields.get("template", "")
-    started(config(data, **{name: value for name, value in fields.items() if name != "template"}), processor)
+    own = {name: value for name, value in fields.items() if name != "template"}
+    for name in {"closing_text", "unrelated_texts"} & {*own}:
+        started(config(data, **{name: _file(data, "Say it.")}), processor)
+        assert set(looked) == {"row"}
+        del looked[:]
+        own[name] = _file(data, own[name])  # the same file, of other content
+    started(config(data, **own), processor)
     assert set(looked) == {"row"}
+
+
+def _file(data: Path, text: str) -> str:
+    (data.parent / "text.txt").write_text(text)
+    return str(data.parent / "text.txt")
+
+
+def test_another_photograph_of_a_pool_is_checked(data: Path, processor: ProcessorMixin, looked: list[str]) -> None:
+    pool = data.parent / "pool"
+    pool.mkdir()
+    args = config(data, pool=str(pool))
+    for size in ((40, 30), (30, 40)):
+        Image.new("RGB", size).save(pool / "one.png")
+        folder_photos.cache_clear()  # as another process begins
+        for wanted in ({"row"}, set()):
+            del looked[:]
+            started(args, processor)
+            assert set(looked) - {"part", "image"} == wanted
 
 
 def test_checks_depend_on_no_other_setting(

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, target, user_text
+from mmi_plugin.items import Form, Item, target, user_text
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.pictures import Picture, Size
@@ -63,10 +63,15 @@ class RowCheck:
     def __init__(self, args: MMIConfig, processor: ProcessorMixin) -> None:
         self._most = args.max_length
         self._prompts = prompts_of(processor, args.system_prompt, args.chat_template_kwargs)
+        self._prompts.ends_answers = args.end_token
         self._conditions = args.conditions_of
         self._turn = len(self._prompts.said(self._prompts.chat(Item("", "vqa", "", ""), "")).text.encode())
         self._images = ImageTexts(self._prompts)
         self._tokens: dict[str, int] = {}  # of what an image becomes
+
+    def check_form(self, form: Form) -> None:
+        """Raise an InputError where the chat template has no place for the form's system turn."""
+        self._prompts.text(self._prompts.chat(Item("", "vqa", "?", "a", ("a", "b"), form=form)))
 
     def check_item(self, item: Item, where: str) -> None:
         """Raise an InputError that begins with `where`, and names the field, for an item that cannot be a row:
@@ -111,8 +116,13 @@ class RowCheck:
             return
         seen.add((text, sizes))
         images = self._images.of(sizes)
-        texts = [text, target(row), *(part for turn in row.history for part in turn)]
-        at_most = sum(map(_bytes, texts)) + self._turn * (1 + len(row.history)) + sum(map(self._image_tokens, images))
+        system = [row.form.system] if row.options else []
+        texts = [text, target(row), *system, *(part for turn in row.history for part in turn)]
+        at_most = (
+            sum(map(_bytes, texts))
+            + self._turn * (1 + len(system) + len(row.history))
+            + sum(map(self._image_tokens, images))
+        )
         shown = _blank(row)
         if self._most is None or at_most <= self._most:
             # Answers of earlier turns may merge with what is around them, a control token have no other spelling.

@@ -17,20 +17,24 @@ from mmi_plugin.models.tokens import Tensors as Batch
 from mmi_plugin.models.tokens import pad
 from mmi_plugin.trainers.groups import Group
 from mmi_plugin.trainers.method import IGNORED, irrelevant, origins
+from mmi_plugin.trainers.plan import Plan
 
-OWN_COLUMNS = ("items", "labels", "irrelevant", "origin", "seeds", "image_index", "image_tokens")
+OWN_COLUMNS = ("items", "labels", "irrelevant", "origin", "seeds", "image_index", "image_tokens", "plan")
 """What a batch holds beside the model's own inputs."""
 
 
 class GroupCollator:
     """Callable that turns B' groups into a batch of B rows, padded on the right to length L:
 
-    input_ids, attention_mask, labels: (B, L) int64; labels are IGNORED outside the answer.
+    input_ids, attention_mask, labels: (B, L) int64; labels are IGNORED outside the answer, which ends with its end
+        token unless `end_token` is false: then no row has it as a label.
     irrelevant: (B, L) bool; the tokens that an adversary may move, method (1), where `attack_text` "after_image"
         and `attack_mask` "all" are its `after_image` and `whole_prompt`.
     items: B item ids. origin: (B,) int64, the row of the group's origin. seeds: (B,) int64, one per row and draw.
     image_index: (images shown, row by row,) int64 into the distinct images of the batch.
     image_tokens: (distinct images,) int64, the placeholder tokens of each.
+    plan: Plan, what is known of the batch's passes on the host. With `own_images`, features of an image are each
+        row's own.
     pixel_values and whatever else the image processor gives: one entry per distinct image.
     With `stand_in`, a batch without images has one that no row shows: where weights are sharded or gradients
     averaged, every process must run every part of the model.
@@ -50,12 +54,16 @@ class GroupCollator:
         attack_mask: str = "irrelevant",
         system_prompt: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        end_token: bool = True,
+        own_images: bool = False,
     ) -> None:
         self._prompts = prompts_of(processor, system_prompt, chat_template_kwargs)
+        self._prompts.ends_answers = end_token
         self._max_length = max_length
         self._seed = seed
         self._after_image = attack_text == "after_image"
         self._whole_prompt = attack_mask == "all"
+        self._own_images = own_images
         self._stand_in = Image.new("RGB", (32, 32)) if stand_in else None
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
@@ -79,6 +87,7 @@ class GroupCollator:
             "items": [row.id for row in rows],
             "seeds": torch.tensor([one.getrandbits(62) for one in streams]),
         }
+        batch |= {"plan": Plan.of(batch, self._prompts.placeholder_id, self._own_images).made()}
         return batch | self._prompts.columns(chats, input_ids, answer)
 
     def _images(self, rows: Sequence[Item]) -> tuple[Batch, list[list[str]]]:

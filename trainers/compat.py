@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
 from mmi_plugin.disk import writing
@@ -31,7 +30,6 @@ GEMMA3 = "transformers.models.gemma3.modeling_gemma3"
 FOREIGN = (
     Foreign("transformers:Trainer._save_checkpoint", "4.57", "a checkpoint moves to its place when it is whole"),
     Foreign("transformers:Trainer._get_output_dir", "4.57", "where a checkpoint is written meanwhile"),
-    Foreign("transformers.trainer_utils:rotate_checkpoints", "5.10", "old ones go when the new one is in its place"),
     Foreign("transformers:Trainer._run_epoch", "5.22", "no step after the last one of a checkpoint"),
     Foreign("transformers:Trainer._load_from_checkpoint", "4.57", "weights go by their names in the file"),
     Foreign(
@@ -43,9 +41,6 @@ FOREIGN = (
     Foreign("transformers:Trainer.compute_loss", "4.57", "those counts come here", parameters=("num_items_in_batch",)),
     Foreign("transformers:Trainer", "4.57", "no second division", mentions="self.model_accepts_loss_kwargs"),
     Foreign("trl:SFTConfig._VALID_DICT_FIELDS", "1.15", "JSON objects on the command line become dicts"),
-    Foreign("transformers:PreTrainedConfig._attn_implementation", "5.0", "whether a decoder attends by sdpa"),
-    Foreign("transformers.integrations.sdpa_attention:sdpa_attention_forward", "4.57", "attention of each piece"),
-    Foreign("transformers.masking_utils:sdpa_mask", "4.57", "the mask of a decoder whose rows stay padded"),
     Foreign("transformers:DynamicCache", "4.57", "keys and values of a prefix are cut out", mentions="self.layers"),
     Foreign(f"{LLAVA}:LlavaModel.forward", "5.22", "images that were encoded before", parameters=(ENCODED_IMAGES,)),
     Foreign(f"{LLAVA}:LlavaModel.get_image_features", "5.22", "encodes them", parameters=("pixel_values",)),
@@ -110,7 +105,17 @@ class WholeCheckpoints(SFTTrainer):
             self.seal(home / self.STAGE / name)
         shutil.rmtree(home / name, ignore_errors=True)
         (home / self.STAGE / name).rename(home / name)
-        rotate_checkpoints(str(home), self.args.save_total_limit, use_mtime=True)
+        self.rotate()
+
+    def rotate(self) -> None:
+        """Remove the oldest checkpoints beyond `save_total_limit`, whose names go before their files."""
+        home, limit = Path(self.args.output_dir), self.args.save_total_limit or 0
+        found = [path for path in home.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
+        found.sort(key=lambda path: path.stat().st_mtime_ns)
+        for path in found[:-limit] if limit > 0 and self.args.should_save else ():
+            (home / self.STAGE).mkdir(exist_ok=True)
+            path.rename(home / self.STAGE / path.name)
+            shutil.rmtree(home / self.STAGE)
 
     def _run_epoch(self, **options: Any) -> None:
         """Take the steps of an epoch, or none where a checkpoint had all steps of the run: the Trainer looks only
@@ -131,19 +136,6 @@ class WholeCheckpoints(SFTTrainer):
         model.load_state_dict(saved.state_dict())
 
 
-def attention_of(module: PreTrainedModel) -> str:
-    """Return the name of the attention that a model computes with."""
-    return module.config._attn_implementation
-
-
-def use_attention(module: PreTrainedModel, name: str, attend: Callable[..., Any]) -> None:
-    """Let a model that attends by sdpa do so by `attend`, which is told of what a call has besides."""
-    if attention_of(module) != name:
-        AttentionInterface.register(name, attend)
-        AttentionMaskInterface.register(name, sdpa_mask)
-        module.set_attn_implementation(name)
-
-
 def sharded_around(model: nn.Module, part: nn.Module) -> list[FSDPModule]:
     """Return the modules of `model` that FSDP2 shards and that contain `part`, or are it."""
     sharded = (module for module in model.modules() if isinstance(module, FSDPModule))
@@ -155,6 +147,18 @@ def gather(modules: list[FSDPModule]) -> None:
     end of every backward pass, also of one inside a forward."""
     for module in modules:
         module.unshard()
+
+
+def sharded(part: nn.Module) -> bool:
+    """Whether ZeRO-3 shards the weights of a module."""
+    return any(hasattr(parameter, "ds_id") for parameter in part.parameters())
+
+
+def most_of_all(number: int, device: torch.device) -> int:
+    """Return the largest of the numbers that the processes give."""
+    largest = torch.tensor(number, device=device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest)
 
 
 def within_forward(model: nn.Module, work: Callable[[], Result]) -> Result:

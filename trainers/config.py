@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +20,11 @@ from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import read_mapping
 from mmi_plugin.items import FAMILIES
 from mmi_plugin.trainers.compat import JsonFields
+from mmi_plugin.trainers.help import help_of
 from mmi_plugin.trainers.method import Adversary
+from mmi_plugin.trainers.named import find_config
+from mmi_plugin.trainers.objective import Objective, option
+from mmi_plugin.trainers.reports import check_reports
 
 ATTENTION_LORA = ["q_proj", "k_proj", "v_proj", "o_proj"]
 logger = logging.get_logger(__name__)
@@ -51,19 +56,12 @@ class Savings:
         return Savings(**{saving.name: False for saving in fields(Savings)})
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """Return a field with a line of help and, if any, its valid values. default: a value, or what makes one."""
-    metadata = {"help": help} | ({"choices": choices} if choices else {})
-    make = default.copy if isinstance(default, list) else default
-    return field(default_factory=make, metadata=metadata) if callable(make) else field(default=make, metadata=metadata)
-
-
 @dataclass
-class MMIConfig(JsonFields):
+class MMIConfig(Objective, JsonFields):
     """SFTConfig with the data mix, the adversary and the consistency of the method.
 
-    The batch counts items (groups): `per_device_train_batch_size` is items per device. Defaults
-    are the published ones except for the step rule, whose raw form hardly attacks.
+    The batch counts items (groups): `per_device_train_batch_size` is items per device. Defaults are ours; those of
+    `profile: published` are what the paper's code computes (`objective`), and a field that is given wins over either.
 
     Raises:
         InputError: a field whose value is out of range, or a condition that does not exist.
@@ -94,37 +92,6 @@ class MMIConfig(JsonFields):
     text_heavy_conditions: list[str] | None = option(None, "Rows of a text-heavy item, the origin first.")
     vqa_conditions: list[str] | None = option(None, "Rows of a VQA item, the origin first.")
 
-    adversary: str = option(
-        "none", "Perturbation of the embeddings: PGD or Gaussian noise (rg).", ("none", "pgd", "rg")
-    )
-    adv_weight: float = option(1.0, "Weight of the loss on adversarial rows.")
-    step_rule: str = option("sign", "PGD step: raw gradient, its sign, or its direction (l2).", ("raw", "sign", "l2"))
-    step_size: float = option(0.5, "PGD step: alpha; for sign and l2 a length in the unit of eps.")
-    pgd_steps: int = option(2, "Steps of the inner loop.")
-    eps: float = option(0.05, "Half side of the PGD ball, per coordinate of the embeddings.")
-    attack_text: str = option(
-        "prompt",
-        "What the adversary moves in image-heavy rows: all text of the prompt or that after_image.",
-        ("prompt", "after_image"),
-    )
-    attack_mask: str = option(
-        "irrelevant",
-        "What the adversary moves: the irrelevant modality, or all text and image tokens of the prompt; "
-        "VQA rows stay as they are with either.",
-        ("irrelevant", "all"),
-    )
-    sigma: float = option(0.05, "Standard deviation of the Gaussian noise (rg).")
-    eps_mode: str = option(
-        "absolute", "Lengths as given, or times the RMS of the row's embeddings.", ("absolute", "relative")
-    )
-
-    consistency: str = option(
-        "none", "Divergence between a group's origin and its other rows.", ("none", "kl", "js", "mse")
-    )
-    consistency_weight: float = option(0.01, "Weight lambda of the consistency.")
-    temperature: float = option(1.0, "Temperature T of the distributions that kl and js compare.")
-
-    freeze_vision: bool = option(True, "Keep the vision encoder as it is.")
     lora_r: int = option(0, "Rank of LoRA adapters on the decoder; 0 trains all weights.")
     lora_alpha: int = option(256, "Scale of LoRA adapters.")
     lora_dropout: float = option(0.0, "Dropout of LoRA adapters.")
@@ -141,23 +108,53 @@ class MMIConfig(JsonFields):
     eval_tasks_steps: int = option(100, "Steps between two evaluations on eval_tasks.")
     eval_tasks_items: int = option(32, "Test items of each of eval_tasks, the first ones.")
 
+    overwrite_output_dir: bool = option(
+        False, "Train into a folder that holds a training, whose checkpoints and record are removed first."
+    )
     # Computes everything plainly, without any of Savings: slower, the same numbers but for rounding, and the place to
     # look where a result is in doubt. Not in --help, as no run needs it; training.json says whether it was on.
     reference: bool = option(False, argparse.SUPPRESS)
-    gradient_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
+    report_to: list[str] = option(["none"], "Where logs go, one or more: none, all, tensorboard, wandb, trackio, ...")
+    inner_tokens: int | None = option(
+        None,
+        "Tokens of perturbed rows that the inner loop keeps activations of at once, 0 for all; by default what a GPU's"
+        " free memory holds, and all on a CPU. Less memory, the same numbers but for rounding.",
+    )
+    layout_attention: str = option(
+        "auto",
+        "How rows without padding attend: in one call of FlexAttention, in pieces, or (auto) the first on a GPU in 16"
+        " bits. The same numbers but for rounding.",
+        ("auto", "flex", "pieces"),
+    )
+    trace: bool = option(False, "Write a profile of five steps, the fourth to the eighth, into output_dir.")
+    gradient_checkpointing: bool | None = option(
+        None, "Recompute activations of the outer pass in the backward pass to save memory; by default on a GPU."
+    )
+    dataloader_num_workers: int | None = option(
+        None, "Processes that make batches while others are trained on; by default up to 4 beside a GPU, 0 on a CPU."
+    )
     dataloader_pin_memory: bool = option(torch.cuda.is_available, "Pin batches in memory; on where there is a GPU.")
     remove_unused_columns: bool = option(False, "Kept off: the collator makes every column.")
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and is_torch_bf16_gpu_available()
+        gpu = torch.cuda.is_available() and not self.use_cpu
+        self.gradient_checkpointing = gpu if self.gradient_checkpointing is None else self.gradient_checkpointing
+        if self.dataloader_num_workers is None:
+            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            self.dataloader_num_workers = max(1, min(4, cores - 1)) if gpu else 0
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # TRL would tokenize what are groups here
+        self.resolve(full_precision=not (self.bf16 or self.fp16))
         self.savings = Savings.none() if self.reference else Savings()
         self._check_values()
         for family in FAMILIES:
             self._check_conditions(family)
         super().__post_init__()
+        check_reports(self.report_to)
+        if self.fp16 and self.device.type == "cpu":
+            raise InputError("field 'fp16' is true, and there is no GPU: bf16 works on the CPU, too")
 
     @property
     def n_gpu(self) -> int:
@@ -173,18 +170,26 @@ class MMIConfig(JsonFields):
         chosen = getattr(self, f"{family}_conditions")
         return tuple(chosen) if chosen else conditions.for_family(family, seen_only=True)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields; transformers hides the values of those whose names end like that of a secret."""
+        return super().to_dict() | {"end_token": self.end_token}
+
     def make_adversary(self) -> Adversary | None:
         """Return the adversary of the run, if it has one."""
         if self.adversary == "none":
             return None
         relative = self.eps_mode == "relative"
-        return Adversary(self.adversary, self.step_rule, self.step_size, self.eps, self.pgd_steps, self.sigma, relative)
+        return Adversary(
+            *(self.adversary, self.step_rule, self.step_size, self.eps, self.pgd_steps, self.sigma, relative),
+            pgd_loss=self.pgd_loss,
+        )
 
     def _check_values(self) -> None:
+        _ = self.materials  # refuses what is none
         for name, spec in self.__dataclass_fields__.items():
             choices = spec.metadata.get("choices")
             value = getattr(self, name)
-            if name in MMIConfig.__annotations__ and choices and value not in choices:
+            if name in OWN_FIELDS and choices and value is not None and value not in choices:
                 raise InputError(f"field '{name}' is {value!r}: {nearest(str(value), choices)}")
         if len(self.mix) != len(FAMILIES) or any(n < 0 for n in self.mix) or not any(self.mix):
             raise InputError(f"field 'mix' is {self.mix}, not three counts (image-heavy, text-heavy, VQA)")
@@ -202,7 +207,13 @@ class MMIConfig(JsonFields):
             raise InputError(f"field 'base_share' is {self.base_share}, not from 0 to below 1")
         if self.base_share and self.lora_r and not self.merge_lora:
             raise InputError("field 'base_share' is above 0: adapters alone have no such share; set 'merge_lora'")
-        for name in ("sigma", "adv_weight", "consistency_weight", "lora_r", "pgd_steps"):
+        if self.layout_attention == "flex" and (self.use_cpu or not torch.cuda.is_available()):
+            raise InputError(
+                "field 'layout_attention' is 'flex', which has no gradient on a CPU: set 'auto' or 'pieces'"
+            )
+        if self.inner_tokens is not None and self.inner_tokens < 0:
+            raise InputError(f"field 'inner_tokens' is {self.inner_tokens}, below 0")
+        for name in ("sigma", "adv_weight", "consistency_weight", "consistency_floor", "lora_r", "pgd_steps"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, below 0")
 
@@ -213,15 +224,23 @@ class MMIConfig(JsonFields):
             raise InputError(f"field '{family}_conditions': {error}") from error
 
 
+OWN_FIELDS = (*Objective.__annotations__, *MMIConfig.__annotations__)
+"""Fields that are not of SFTConfig."""
+
+
 class _Parser(HfArgumentParser):
-    """HfArgumentParser whose complaints are one line, not a page of usage."""
+    """HfArgumentParser whose complaints are one line, not a page of usage, and whose help begins with what is ours."""
+
+    def format_help(self) -> str:
+        return help_of(MMIConfig, (MMIConfig, Objective))
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 
 def parse(argv: Sequence[str]) -> MMIConfig:
-    """Return the config of `--config FILE --field value ...`; the command line wins over the file.
+    """Return the config of `--config FILE --field value ...`; the command line wins over the file, for which the name
+    of a bundled config may stand.
 
     Raises:
         InputError: a file that cannot be read, an unknown field, a value of the wrong kind.
@@ -231,7 +250,7 @@ def parse(argv: Sequence[str]) -> MMIConfig:
         place = argv.index("--config")
         if place + 1 == len(argv):
             raise InputError("command line: --config needs a file")
-        path = Path(argv[place + 1])
+        path = find_config(argv[place + 1])
         argv = argv[:place] + argv[place + 2 :]
         defaults = _read_config(path)
         source = f"{path} with command line" if argv else str(path)
@@ -263,4 +282,5 @@ def _read_config(path: Path) -> list[str]:
 
 
 def _nearest_field(name: str) -> str:
-    return nearest(name.lstrip("-").split("=")[0], MMIConfig.__dataclass_fields__)
+    name = name.lstrip("-").split("=")[0]
+    return nearest("freeze" if name == "freeze_vision" else name, MMIConfig.__dataclass_fields__)  # its former name

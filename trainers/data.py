@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from transformers import ProcessorMixin
 
 from mmi_plugin.errors import BadRows, InputError
 from mmi_plugin.files import versions
-from mmi_plugin.items import FAMILIES, Item, item_hash
+from mmi_plugin.items import FAMILIES, Item, first_turn, item_hash
 from mmi_plugin.models.load import fingerprint
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.stored import StoredItems, ids_of
@@ -28,8 +29,8 @@ from mmi_plugin.trainers.resume import code_hash
 
 PART = 500  # rows that are checked at a time
 SETTINGS = (  # beside conditions and seed, which are in the digest of what is checked
-    *("max_length", "system_prompt", "chat_template_kwargs", "mix", "max_steps", "num_train_epochs"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
+    *("max_length", "system_prompt", "chat_template_kwargs", "end_token", "mix", "max_steps", "num_train_epochs"),
+    *("epoch", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
 )
 
 
@@ -40,29 +41,36 @@ def load_benchmarks(args: MMIConfig, bad: BadRows | None = None) -> list[Benchma
         InputError: no data, an unknown source, one id in two places, a bad row; with `bad`, as that says.
     """
     bad = bad or BadRows()
-    lines, file, left = once(args, partial(_found, args, bad.anew()))
-    bad.hear(lines)
+    found, file, left = once(args, partial(_found, args, bad.anew()))
+    bad.hear(*found)
     return _of(_benchmarks(args, file), left)
 
 
-def _found(args: MMIConfig, bad: BadRows) -> tuple[list[str], Path | None, list[np.ndarray]]:
-    """Return the lines about bad rows, the file that holds those of `train_file`, and which items are left."""
+Heard = tuple[list[str], Counter[str]]
+"""Lines about bad rows, and counts of odd ones."""
+
+
+def _found(args: MMIConfig, bad: BadRows) -> tuple[Heard, Path | None, list[np.ndarray]]:
+    """Return what is said about rows, the file that holds those of `train_file`, and which items are left."""
     file = read_file(args, bad) if args.train_file else None
     benchmarks = _benchmarks(args, file)
     if not benchmarks:
         raise InputError("fields 'sources' and 'train_file' are both empty: no data to train on")
-    return bad.lines, file, _distinct(benchmarks, bad)
+    left = _distinct(benchmarks, bad)
+    return (bad.lines, bad.counts), file, left
 
 
 def _benchmarks(args: MMIConfig, file: Path | None) -> list[Benchmark]:
     benchmarks = [load(name, "train") for name in args.sources or ()]
+    if args.vqa_turns == "first":  # those of a file are cut where they are read
+        benchmarks = [replace(bench, items=tuple(map(first_turn, bench.items))) for bench in benchmarks]
     if file:
         items, name = stored(args, file), Path(str(args.train_file)).name
         parts = {family: items.family(family) for family in FAMILIES}
         benchmarks += [
             Benchmark(f"{name}:{family}", family, part, hashes=part.hashes) for family, part in parts.items() if part
         ]
-    return benchmarks
+    return [args.over(bench) for bench in benchmarks]
 
 
 def _distinct(benchmarks: list[Benchmark], bad: BadRows) -> list[np.ndarray]:
@@ -140,6 +148,9 @@ Checks = tuple[list[str], list[np.ndarray], Path | None, list[list[str] | None]]
 def _checks(args: MMIConfig, benchmarks: list[Benchmark], processor: ProcessorMixin, bad: BadRows) -> Checks:
     """Return the lines about bad rows, which items of each benchmark are left, the file of the sizes of images, and
     the hashes of items that are not stored."""
+    check = RowCheck(args, processor)
+    for bench in benchmarks:
+        check.check_form(bench.pools.form)
     in_file = next((bench.items for bench in benchmarks if isinstance(bench.items, StoredItems)), None)
     sizes, size_hash = measured(args, in_file) if in_file else (None, "")
     hashes = list(_hashes(args, benchmarks))
@@ -153,7 +164,7 @@ def _checks(args: MMIConfig, benchmarks: list[Benchmark], processor: ProcessorMi
         "code": code_hash(),
         "versions": versions(),
     }
-    found = kept(depends, partial(_check, args, known, processor, bad), partial(_fits, known))
+    found = kept(depends, partial(_check, args, known, check, bad), partial(_fits, known))
     left = [_others(bench, gone) for bench, gone in zip(known, found.facts["gone"], strict=True)]
     return found.facts["lines"], left, sizes, hashes
 
@@ -192,23 +203,19 @@ def _hash(item: Item) -> str:
     try:
         return item_hash(item)
     except ValueError as error:  # an image that does not decode, half a character: said when they are looked at
-        seen = (item.id, item.question, item.answer, item.options, item.facts, item.history, str(error))
+        seen = (item.id, item.question, item.answer, item.options, item.place, item.facts, item.history, str(error))
         return hashlib.sha256(ascii(seen).encode()).hexdigest()
 
 
-def _check(
-    args: MMIConfig, benchmarks: list[Benchmark], processor: ProcessorMixin, bad: BadRows, folder: Path
-) -> Facts:
+def _check(args: MMIConfig, benchmarks: list[Benchmark], check: RowCheck, bad: BadRows, folder: Path) -> Facts:
     """Return {"lines": those about bad rows, "gone": the bad ones of each benchmark}."""
     left = [np.arange(len(bench.items)) for bench in benchmarks]
-    check, rounds = RowCheck(args, processor), dict.fromkeys(FAMILIES, 0)
+    rounds = dict.fromkeys(FAMILIES, 0)
     while True:
         needed = _rounds(args, _of(benchmarks, left))
         todo = {name: range(rounds[name], needed[name]) for name in FAMILIES}
         if not any(todo.values()):
-            gone = [
-                np.setdiff1d(np.arange(len(b.items)), own).tolist() for b, own in zip(benchmarks, left, strict=True)
-            ]
+            gone = [_others(bench, own).tolist() for bench, own in zip(benchmarks, left, strict=True)]
             return {"lines": bad.lines, "gone": gone}
         _check_rounds(args, benchmarks, check, todo, bad, left)
         # Where rows are left out, the others may come round more often.
@@ -275,7 +282,8 @@ def make_groups(args: MMIConfig, benchmarks: Sequence[Benchmark]) -> Groups:
 def sampler_of(args: MMIConfig, groups: Groups) -> RatioBatchSampler:
     """Return the sampler of a run, or raise an InputError if the mix does not fit batch or data."""
     per_step = args.gradient_accumulation_steps * args.world_size
-    return RatioBatchSampler(groups.families, args.mix, args.per_device_train_batch_size, per_step, args.data_seed)
+    size, seed = args.per_device_train_batch_size, args.data_seed
+    return RatioBatchSampler(groups.families, args.mix, size, per_step, seed, args.epoch)
 
 
 def data_hash(args: MMIConfig, benchmarks: list[Benchmark]) -> str:

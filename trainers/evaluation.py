@@ -13,7 +13,7 @@ from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.results import Record
 from mmi_plugin.results.measures import task_numbers
-from mmi_plugin.sources import SOURCES, Benchmark, load
+from mmi_plugin.sources import SOURCES, Benchmark, is_known, load
 from mmi_plugin.trainers.compat import within_forward
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.decoder import evaluating, unwrap
@@ -25,14 +25,14 @@ SETTINGS = {"max_new_tokens": 8}  # enough for a letter, or to see that there is
 class EvaluationCallback(TrainerCallback):
     """Every `eval_tasks_steps` steps, and before the first, asks the first `eval_tasks_items` test items of each task.
 
-    Asks under every condition that training uses, drawn with seed 0. Logs eval_TASK/CONDITION/accuracy and /flip_rate
-    and eval_TASK/worst_case, shares in [0, 1].
+    Asks under every condition that training uses, drawn with seed 0 from its pools, in its prompts. Logs
+    eval_TASK/CONDITION/accuracy and /flip_rate and eval_TASK/worst_case, shares in [0, 1].
     Every process asks all of the items, in step, so that sharded weights are gathered. Training is
     not changed by it: nothing here draws from a global random generator.
     """
 
     def __init__(self, args: MMIConfig) -> None:
-        self._benchmarks = {task: load_task(task) for task in args.eval_tasks or ()}
+        self._benchmarks = {task: args.over(load_task(task)) for task in args.eval_tasks or ()}
         self._args, self._every = args, args.eval_tasks_steps
         self._trainer: Trainer | None = None
         self._prompts: Prompts | None = None
@@ -82,7 +82,7 @@ class EvaluationCallback(TrainerCallback):
 def load_task(task: str) -> Benchmark:
     """Return the test items of the task mmi_SOURCE. Raises InputError when there is none or one has no options."""
     name = task.removeprefix(PREFIX)
-    if not task.startswith(PREFIX) or name not in SOURCES:
+    if not task.startswith(PREFIX) or not is_known(name):
         raise InputError(f"field 'eval_tasks': unknown task {task!r}: {nearest(task, [PREFIX + s for s in SOURCES])}")
     bench = load(name, "test")
     for item in bench.items:

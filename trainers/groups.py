@@ -64,15 +64,24 @@ class RatioBatchSampler(Sampler[list[tuple[int, int]]]):
 
     Every step holds the families in the ratio `mix`. A family is gone through in a new order each
     round; the shorter ones come round more often. An epoch ends when every item was seen once or
-    more. What a step holds depends on `seed` and the step's number alone, not on how the step is
-    cut into micro-batches and processes; skipping batches is exact.
+    more or, "shortest", before a family would have to come round again; then what is left of all
+    families is dropped, and the next epoch is a new round of each. What a step holds depends on
+    `seed` and the step's number alone, not on how the step is cut into micro-batches and processes;
+    skipping batches is exact.
 
     Raises:
-        InputError: the mix does not divide the step, or asks for a family without items.
+        InputError: the mix does not divide the step, or asks for a family without items, or of which no step can be
+            made without repeating one where an epoch ends with the shortest.
     """
 
     def __init__(
-        self, families: Sequence[str], mix: Sequence[int], batch_size: int, batches_per_step: int, seed: int
+        self,
+        families: Sequence[str],
+        mix: Sequence[int],
+        batch_size: int,
+        batches_per_step: int,
+        seed: int,
+        epoch: str = "all",
     ) -> None:
         step = batch_size * batches_per_step
         check_mix(mix, step)
@@ -86,7 +95,17 @@ class RatioBatchSampler(Sampler[list[tuple[int, int]]]):
         for name, count in self._counts.items():
             if count and not self._indices[name]:
                 raise InputError(f"field 'mix' asks for {name} items, and the data has none")
-        self.steps = max(-(-len(self._indices[name]) // count) for name, count in self._counts.items() if count)
+        whole = {name: divmod(len(self._indices[name]), count) for name, count in self._counts.items() if count}
+        shortest = min(whole, key=lambda name: whole[name][0])
+        self.steps = max(steps + bool(rest) for steps, rest in whole.values())
+        self._drops_rest = epoch == "shortest"
+        if self._drops_rest:
+            self.steps = whole[shortest][0]
+        if not self.steps:
+            asked, there = self._counts[shortest], len(self._indices[shortest])
+            raise InputError(
+                f"field 'epoch' is 'shortest', and a step has {asked} {shortest} items, of which the data has {there}"
+            )
         self._order = lru_cache(maxsize=2 * len(FAMILIES))(self._shuffled)
 
     def set_epoch(self, epoch: int) -> None:
@@ -108,15 +127,23 @@ class RatioBatchSampler(Sampler[list[tuple[int, int]]]):
         spread = []
         for family, count in self._counts.items():
             for i in range(count):
-                spread.append(((i + 0.5) / count, self._place(family, number * count + i)))
+                spread.append(((i + 0.5) / count, self._place(family, number, i)))
         return [place for _, place in sorted(spread, key=lambda entry: entry[0])]
 
     def rounds(self, family: str, steps: int) -> int:
         """Return how many rounds of a family's items the first `steps` optimizer steps begin."""
+        if self._drops_rest:
+            return -(-steps // self.steps)
         return -(-steps * self._counts[family] // max(1, len(self._indices[family])))
 
-    def _place(self, family: str, draw: int) -> tuple[int, int]:
-        turn, position = divmod(draw, len(self._indices[family]))
+    def _place(self, family: str, number: int, i: int) -> tuple[int, int]:
+        """The i-th item of a family in step `number`."""
+        count = self._counts[family]
+        if self._drops_rest:
+            turn, step = divmod(number, self.steps)
+            position = step * count + i
+        else:
+            turn, position = divmod(number * count + i, len(self._indices[family]))
         return self._order(family, turn)[position], turn
 
     def _shuffled(self, family: str, turn: int) -> list[int]:

@@ -10,19 +10,23 @@ Exact, through an attention that keeps to the trees, wherever attention is causa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
-from mmi_plugin.trainers.compat import OWN_MASKS, attention_of, sdpa_attention_forward, use_attention
+from mmi_plugin.models.attention import ATTENTION, Pattern, attend
+from mmi_plugin.models.compat import attention_of, use_attention
+from mmi_plugin.trainers.compat import OWN_MASKS
 
+logger = logging.get_logger(__name__)
 MIN_SHARED = 0.25
 """A prefix is worth a tree where it is at least this part of a row."""
-ATTENTION = "mmi_trees"
+REPLACED = ("sdpa", "flex_attention")
 
 
 @dataclass(frozen=True)
@@ -59,31 +63,29 @@ def _agree(one: np.ndarray, other: np.ndarray, limit: int) -> int:
     return int(differ[0]) if len(differ) else limit
 
 
-class Piece(NamedTuple):
-    """Positions that attend causally to themselves and to all of a prefix.
-
-    prefix: which of the layout's chunks that is, if there is one; then mask: (own, prefix + own) bool.
-    """
-
-    prefix: int | None
-    mask: torch.Tensor | None
-
-
 @dataclass(frozen=True)
-class Layout:
+class Layout(Pattern):
     """R rows padded to length L as one sequence of T positions, tree after tree, a prefix before its branches.
 
     source: (T,) int64, where each position comes from among the R * L. place: (R, L) int64, the way
     back, to the shared position within a prefix; 0 for padding. column: (T,) int64, the place in the
     row. chunks: the lengths in which the keys are cut, first those of prefixes that were computed before,
-    then one for each of the pieces, which say what attends to what.
+    then one for each piece of the sequence. pieces: for each, which chunk is the prefix that it attends to, if there
+    is one; causally it attends to itself. kept: what an attention makes of the layout, once for all decoder layers.
     """
 
     source: torch.Tensor
     place: torch.Tensor
     column: torch.Tensor
     chunks: list[int]
-    pieces: list[Piece]
+    pieces: list[int | None]
+    kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def to(self, device: torch.device) -> Layout:
+        """Return the layout on a device, which is not waited for."""
+        if device == self.source.device:
+            return self
+        return replace(on_device(self, device), kept={})
 
     @staticmethod
     def of(trees: list[Tree], lengths: list[int], width: int, device: torch.device) -> Layout:
@@ -108,6 +110,19 @@ class Layout:
     def unpack(self, values: torch.Tensor) -> torch.Tensor:
         """(1, T, ...) -> (R, L, ...); what stands in padding is arbitrary."""
         return values[0][self.place]
+
+
+Part = TypeVar("Part")
+
+
+def on_device(part: Part, device: torch.device) -> Part:
+    """Return a tensor, or a dataclass whose fields that are tensors, (R, L) or any other shape, are on a device, which
+    is not waited for."""
+    if isinstance(part, torch.Tensor):
+        pinned = part.pin_memory() if device.type == "cuda" and part.is_cpu else part
+        return pinned.to(device, non_blocking=True)
+    tensors = {f.name: getattr(part, f.name) for f in fields(part)}
+    return replace(part, **{n: on_device(t, device) for n, t in tensors.items() if isinstance(t, torch.Tensor)})
 
 
 class Span(NamedTuple):
@@ -136,55 +151,23 @@ def _lay_out(spans: list[Span], shape: tuple[int, int], device: torch.device, be
     for span, column, start in zip(spans, columns, starts, strict=False):
         source.append(span.rows[0] * shape[1] + column)
         place[list(span.rows), span.first : span.last] = start + np.arange(len(column))
-        known = 0 if span.prefix is None else chunks[span.prefix]
-        size = len(column), known + len(column)
-        mask = torch.ones(size, dtype=torch.bool, device=device).tril(known) if known else None
-        pieces.append(Piece(span.prefix, mask))
+        pieces.append(span.prefix)
     none = np.zeros(0, dtype=np.int64)
     arrays = np.concatenate([none, *source]), place, np.concatenate([none, *columns])
-    return Layout(*(torch.from_numpy(array).to(device) for array in arrays), chunks, pieces)
-
-
-def attend(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    trees: Layout | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of a layout, piece by piece: query (1, H, T, d) -> (1, T, H, d); without one, plain sdpa.
-
-    key, value: (1, H', T', d), T' the sum of the layout's chunks. attention_mask: (1, 1, 1, 1), not read.
-    """
-    if trees is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    parts = []
-    kwargs["is_causal"] = True
-    first = len(trees.chunks) - len(trees.pieces)
-    # split, not slices: the backward pass of a slice fills a whole tensor with zeros, once for every piece.
-    keys, values = key.split(trees.chunks, 2), value.split(trees.chunks, 2)
-    queries = query.split(trees.chunks[first:], 2)
-    for own, (piece, part) in enumerate(zip(trees.pieces, queries, strict=True), first):
-        if piece.prefix is None:
-            seen, mask = (keys[own], values[own]), None
-        else:
-            seen = tuple(torch.cat([states[piece.prefix], states[own]], 2) for states in (keys, values))
-            mask = piece.mask[None, None]
-        parts.append(sdpa_attention_forward(module, part, *seen, mask, **kwargs)[0])
-    return torch.cat(parts, 1), None
+    return Layout(*(on_device(torch.from_numpy(array), device) for array in arrays), chunks, pieces)
 
 
 def packable(base: PreTrainedModel) -> bool:
-    """Whether a layout is exact: causal attention in every layer, to everything before, by sdpa."""
-    config = base.get_decoder().config
+    """Whether a layout is exact: causal attention in every layer, to everything before, in a way that it replaces."""
+    config, attention = base.get_decoder().config, attention_of(base.get_decoder())
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    known = attention_of(base.get_decoder()) in ("sdpa", ATTENTION)
+    known = attention in REPLACED or attention.startswith(ATTENTION) or "flash" in attention
     return set(kinds) == {"full_attention"} and not sliding and not hasattr(base, OWN_MASKS) and known
 
 
-def use_trees(base: PreTrainedModel) -> None:
-    """Let the decoder's attention take layouts; without one it goes on as before."""
-    use_attention(base.get_decoder(), ATTENTION, attend)
+def use_trees(base: PreTrainedModel, way: str = "auto") -> None:
+    """Let the decoder's attention take layouts, in a way of WAYS; without one it is sdpa."""
+    if (other := attention_of(base.get_decoder())) not in REPLACED and not other.startswith(ATTENTION):
+        logger.warning_once(f"attn_implementation {other}: the decoder attends to a layout in its own way, '{way}'")
+    use_attention(base.get_decoder(), f"{ATTENTION}_{way}", partial(attend, way=way))

@@ -1,7 +1,8 @@
-"""The method from top to bottom: the rows of a batch in, their loss out. Tensors alone: no model, hooks or trainer.
+"""The method: what its parts are, and (1) and (2); `losses` has (3) to (5). Tensors alone: no model, hooks or trainer.
 
 "Diagnosing and Mitigating Modality Interference in Multimodal Large Language Models" (arXiv 2505.19616); the numbers
-of the equations are those of this file, in its order.
+of the equations are those of this file and of `losses`, in their order. As they stand here they are ours by default;
+`objective` has each way in which the paper's own code differs.
 
     (1) M       what the adversary may move: of the prompt, the modality that must not matter
     (2) PGD     delta ~ U(-eps, eps) M;  K times: delta <- clip(delta + step(M * dl/d delta), -eps, eps)
@@ -40,9 +41,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from mmi_plugin.items import FAMILIES
+from mmi_plugin.trainers.noise import draw
 
 IGNORED = -100
 """The label of a token that is not of the answer; what the cross entropy of torch ignores, too."""
@@ -80,18 +81,23 @@ class Rows:
     """The R rows of a batch's loss: its clean rows, then the adversarial copies of those that are attacked.
 
     labels: (R, L) int64, IGNORED outside the answer. origin: (R,) int64, the row of each row's origin, by which rows
-    are of one group. attacked: (A,) int64, the clean rows that have a copy.
+    are of one group. attacked: (A,) int64, the clean rows that have a copy. still: (B - A,) int64, those that the
+    adversary cannot move, whose copies would be themselves; empty without an adversary.
     """
 
     labels: torch.Tensor
     origin: torch.Tensor
     attacked: torch.Tensor
+    still: torch.Tensor
 
     @staticmethod
-    def of(labels: torch.Tensor, origin: torch.Tensor, moved: torch.Tensor) -> Rows:
-        """Add copies of the rows of which `moved` (B, L), M of (1), has a token to labels (B, L) and origin (B,)."""
-        attacked = moved.any(1).nonzero()[:, 0]
-        return Rows(torch.cat([labels, labels[attacked]]), torch.cat([origin, origin[attacked]]), attacked)
+    def of(labels: torch.Tensor, origin: torch.Tensor, moved: torch.Tensor | None) -> Rows:
+        """Add copies of the rows of which `moved` (B, L), M of (1), has a token to labels (B, L) and origin (B,).
+        moved: None without an adversary."""
+        if moved is None:
+            return Rows(labels, origin, origin[:0], origin[:0])
+        attacked, still = (rows.nonzero()[:, 0] for rows in (moved.any(1), ~moved.any(1)))
+        return Rows(torch.cat([labels, labels[attacked]]), torch.cat([origin, origin[attacked]]), attacked, still)
 
     @property
     def clean(self) -> int:
@@ -99,50 +105,60 @@ class Rows:
         return len(self.labels) - len(self.attacked)
 
     @property
+    def copies(self) -> torch.Tensor:
+        """(A,) int64, the rows that are copies, in the order of `attacked`."""
+        return torch.arange(self.clean, len(self.labels), device=self.attacked.device)
+
+    @property
     def source(self) -> torch.Tensor:
         """(R,) int64, the clean row that each row is or is a copy of."""
         return torch.cat([torch.arange(self.clean, device=self.attacked.device), self.attacked])
 
-    @property
-    def compared(self) -> torch.Tensor:
-        """(R,) bool: the rows that (4) compares with their origin, which are all but origins."""
-        return self.origin != torch.arange(len(self.origin), device=self.origin.device)
-
-    def counts(self, consistency: str) -> torch.Tensor:
-        """What (3) and (4) are means over, (3,) int64: answer tokens of clean rows, answer tokens of adversarial
-        rows, groups with something to compare (0 where the consistency is "none")."""
-        tokens = (self.labels[:, 1:] != IGNORED).sum(1)
-        groups = self.origin[self.compared].unique().numel() if consistency != "none" else 0
-        return torch.stack([tokens[: self.clean].sum(), tokens[self.clean :].sum(), tokens.new_tensor(groups)])
-
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """Where the N answer tokens of rows are predicted.
+    """Where the N answer tokens of rows are read.
 
-    mask: (R, L) bool, true at t - 1 for an answer token at t. target, row: (N,) int64, the token and its row, in the
-    order of `logits[mask]`.
+    mask: (R, L) bool, true at the P positions that are read: at t - 1 for an answer token at t, which is predicted
+    there, and with `late` also at t. target, row: (N,) int64, the token and its row, row by row. late: None, or (N,)
+    int64, the places of t among the positions that are read; then those of t - 1 are the ones before.
     """
 
     mask: torch.Tensor
     target: torch.Tensor
     row: torch.Tensor
+    late: torch.Tensor | None = None
 
     @staticmethod
-    def of(labels: torch.Tensor) -> AnswerTokens:
-        """Read labels (R, L), IGNORED outside the answer."""
-        mask = torch.zeros_like(labels, dtype=torch.bool)
-        mask[:, :-1] = labels[:, 1:] != IGNORED
-        return AnswerTokens(mask, labels[:, 1:][mask[:, :-1]], mask.nonzero()[:, 0])
+    def of(labels: torch.Tensor, compared_at: str = "prediction") -> AnswerTokens:
+        """Read labels (R, L), IGNORED outside the answer. compared_at: where (4) looks, "prediction" or "label", which
+        is the position of the token itself, one too late."""
+        answer = labels != IGNORED
+        answer[:, 0] = False  # nothing predicts it
+        mask = answer.roll(-1, 1)
+        target, row = labels[answer], answer.nonzero()[:, 0]
+        if compared_at == "prediction":
+            return AnswerTokens(mask, target, row)
+        mask = mask | answer
+        return AnswerTokens(mask, target, row, (mask.flatten().cumsum(0) - 1)[answer.flatten()])
+
+    def predicting(self, values: torch.Tensor) -> torch.Tensor:
+        """What predicts the answer tokens: values (P, ...) -> (N, ...)."""
+        return values if self.late is None else values[self.late - 1]
+
+    def compared(self, values: torch.Tensor) -> torch.Tensor:
+        """What (4) compares: values (P, ...) -> (N, ...)."""
+        return values if self.late is None else values[self.late]
 
 
 @dataclass(frozen=True)
 class Adversary:
     """Makes delta, (2), which moves the embeddings of the irrelevant modality.
 
-    kind: "pgd" or "rg". step_rule: "raw", "sign" or "l2". With `relative`, the lengths eps and sigma, and step_size
-    under `sign` and `l2`, are multiples of the root mean square (RMS) of the row's own embeddings inside the mask;
-    otherwise they are in the unit of the embeddings.
+    kind: "pgd" or "rg". step_rule: "raw", "sign" or "l2". pgd_loss: l of (2), the sum of each row's mean over its
+    answer tokens or, "batch_mean", the mean over the answer tokens of all clean rows. With `relative`, the lengths
+    eps and sigma, and step_size under `sign` and `l2`, are multiples of the root mean square (RMS) of the row's own
+    embeddings inside the mask; otherwise they are in the unit of the embeddings.
     """
 
     kind: str = "pgd"
@@ -152,6 +168,7 @@ class Adversary:
     steps: int = 2
     sigma: float = 0.05
     relative: bool = False
+    pgd_loss: str = "row_sum"
 
     @property
     def replays(self) -> int:
@@ -170,14 +187,16 @@ class Adversary:
 
         embeds: (A, L, D), no gradient. mask: (A, L) bool, M of (1). seeds: (A,) int64, one random stream per row, so
         that a row's draw does not depend on its neighbours. row_loss: (A, L, D) embeddings -> (A,) losses; PGD climbs
-        on their sum, so that the size of the batch does not change a row's step. Parameters get no gradient.
+        on their sum, so that with means over rows the size of the batch does not change a row's step. Parameters get
+        no gradient.
         extra: tensors whose gradients are computed, too, and dropped: what a plain backward pass costs.
         """
         dtype = torch.promote_types(embeds.dtype, torch.float32)
         scale = masked_rms(embeds.to(dtype), mask) if self.relative else embeds.new_ones(len(embeds), 1, 1, dtype=dtype)
+        noise = draw("normal" if self.kind == "rg" else "uniform", mask, seeds, embeds.shape[-1], dtype)
         if self.kind == "rg":
-            return self.sigma * scale * _draw(torch.randn, embeds, mask, seeds, dtype)
-        delta = self.eps * scale * (2 * _draw(torch.rand, embeds, mask, seeds, dtype) - mask[..., None].to(dtype))
+            return self.sigma * scale * noise
+        delta = self.eps * scale * (2 * noise - mask[..., None].to(dtype))
         for _ in range(self.steps):
             delta.requires_grad_(True)
             loss = row_loss(embeds + delta.to(embeds.dtype)).sum()
@@ -200,98 +219,3 @@ def masked_rms(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Root mean square of (A, L, D) `values` inside the (A, L) mask, per row: (A, 1, 1)."""
     total = (values.square() * mask[..., None]).sum((1, 2), keepdim=True)
     return (total / (mask.sum(1)[:, None, None] * values.shape[-1]).clamp(min=1)).sqrt()
-
-
-def _draw(
-    sample: Callable[..., torch.Tensor],
-    embeds: torch.Tensor,
-    mask: torch.Tensor,
-    seeds: torch.Tensor,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """Draw (A, L, D) inside the mask, on the CPU and token by token, so that neither device nor padding matters."""
-    rows = []
-    for count, seed in zip(mask.sum(1).tolist(), seeds.tolist(), strict=True):
-        generator = torch.Generator().manual_seed(seed)
-        rows.append(sample(count, embeds.shape[-1], generator=generator, dtype=dtype))
-    noise = embeds.new_zeros(embeds.shape, dtype=dtype)
-    noise[mask] = torch.cat(rows).to(embeds.device)
-    return noise
-
-
-def answer_losses(logits: torch.Tensor, tokens: AnswerTokens) -> torch.Tensor:
-    """l of (3) for every answer token: logits (N, V) -> (N,)."""
-    return cross_entropy(full_precision(logits), tokens.target, reduction="none")
-
-
-def row_losses(logits: torch.Tensor, tokens: AnswerTokens) -> torch.Tensor:
-    """The mean of l over each row's answer tokens, on which PGD climbs: logits (N, V) -> (A,)."""
-    losses, rows = answer_losses(logits, tokens), len(tokens.mask)
-    sums = losses.new_zeros(rows).index_add(0, tokens.row, losses)
-    return sums / torch.bincount(tokens.row, minlength=rows).clamp(min=1)
-
-
-def kl(origin: torch.Tensor, other: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """KL(origin || other) of logits (M, V) -> (M,). The origin is the teacher: it gets no gradient."""
-    teacher = log_softmax(origin.detach() / temperature, -1)
-    student = log_softmax(other / temperature, -1)
-    return kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
-
-
-def js(origin: torch.Tensor, other: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Jensen-Shannon divergence in nats of logits (M, V) -> (M,). Symmetric: both sides learn."""
-    p = log_softmax(origin / temperature, -1)
-    q = log_softmax(other / temperature, -1)
-    middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0, dtype=p.dtype, device=p.device))
-    halves = [kl_div(middle, side, reduction="none", log_target=True).sum(-1) for side in (p, q)]
-    return (halves[0] + halves[1]) / 2
-
-
-def mse(origin: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Mean squared distance of last hidden states (M, D) -> (M,). Symmetric: both sides learn."""
-    return (origin - other).square().mean(-1)
-
-
-def consistency_sum(
-    kind: str, logits: torch.Tensor, hidden: torch.Tensor, tokens: AnswerTokens, rows: Rows, temperature: float
-) -> torch.Tensor:
-    """L_cons of (4) summed over groups, a scalar: a zero that costs nothing where nothing is compared.
-
-    kind: "kl", "js", "mse" or "none". logits: (N, V), compared by `kl` and `js`; hidden: (N, D), last hidden states,
-    compared by `mse`; one per answer token in the order of `tokens`.
-    """
-    if kind == "none" or not rows.compared.any():
-        return logits.new_zeros(())
-    features = hidden if kind == "mse" else logits
-    lengths = torch.bincount(tokens.row, minlength=len(rows.origin))
-    starts = lengths.cumsum(0) - lengths
-    other = rows.compared[tokens.row].nonzero()[:, 0]
-    row = tokens.row[other]
-    origin = starts[rows.origin[row]] + other - starts[row]  # the same answer token in the origin row
-    pair = full_precision(features[origin]), full_precision(features[other])
-    divergence = mse(*pair) if kind == "mse" else {"kl": kl, "js": js}[kind](*pair, temperature)
-    return group_sum(divergence, row, rows.origin)
-
-
-def group_sum(divergence: torch.Tensor, row: torch.Tensor, origin: torch.Tensor) -> torch.Tensor:
-    """Average over a row's tokens, then over a group's rows; sum over the groups: a scalar.
-
-    divergence, row: (M,), one entry per answer token of the rows that are compared. origin: (R,), as in Rows.
-    """
-    tokens = torch.bincount(row, minlength=len(origin))
-    rows = torch.bincount(origin[row.unique()], minlength=len(origin))
-    return (divergence / (tokens[row] * rows[origin[row]])).sum()
-
-
-def weighted_sum(sums: torch.Tensor, counts: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """(5), a scalar: each part's sum (3,) over its count (3,), times its weight (1, w, lambda).
-
-    A part that counts nothing has the sum 0 and stays out. Where counts are those of a whole optimizer step, the
-    losses of its micro-batches add up to that of the step.
-    """
-    return (sums.new_tensor(weights) * sums / counts.clamp(min=1)).sum()
-
-
-def full_precision(values: torch.Tensor) -> torch.Tensor:
-    """Return `values`, (N,) or of any other shape, in single precision or better."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

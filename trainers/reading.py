@@ -39,22 +39,23 @@ def read_file(args: MMIConfig, bad: BadRows) -> Path:
     Raises InputError for the first bad row; with a `bad` that skips, these are left out.
     """
     rows = training_set(args)
-    depends = {"rows": rows.state(), "code": code_hash(), "versions": versions()}
+    depends = {"rows": rows.state(), "turns": args.vqa_turns, "code": code_hash(), "versions": versions()}
     find = partial(_read, args, rows, depends["rows"], bad.anew())
     found = kept(depends, find, partial(_unchanged, args, rows))
-    bad.hear(found.facts["lines"])
+    bad.hear(found.facts["lines"], found.facts["counts"])
     return found.folder / ROWS_FILE
 
 
 def _read(args: MMIConfig, rows: TrainingSet, state: object, bad: BadRows, folder: Path) -> Facts:
-    """Return {"lines": those about bad rows, "images": the images of these}."""
-    seen, images, count = Distinct(rows.path), [], 0
+    """Return {"lines": those about bad rows, "images": the images of these, "counts": as those of `bad`}."""
+    seen, images, count = Distinct(bad.counts), [], 0
+    read = partial(Part, rows, args.vqa_turns)
     with (
         pa.OSFile(str(folder / ROWS_FILE), "wb") as file,
         pa.ipc.new_file(file, ROWS) as writer,
         progress(args, f"reading {rows.path.name}", rows.extent()) as bar,
     ):
-        for part in in_processes(partial(Part, rows), rows.parts(), processes_of(args, rows.extent() // rows.unit)):
+        for part in in_processes(read, rows.parts(), processes_of(args, rows.extent() // rows.unit)):
             batch, own = part.distinct(seen, bad)
             writer.write_batch(batch)
             images += own
@@ -63,12 +64,13 @@ def _read(args: MMIConfig, rows: TrainingSet, state: object, bad: BadRows, folde
     check_any(count, rows.path, bad)
     if rows.state() != state:
         raise InputError(f"{rows.path}: has changed while it was read")
-    return {"lines": bad.lines, "images": images}
+    return {"lines": bad.lines, "images": images, "counts": bad.counts}
 
 
 def _unchanged(args: MMIConfig, rows: TrainingSet, found: Kept) -> bool:
     """Whether every image has the size and time that it had. Raises ValueError for facts of another form."""
     check_form(all(isinstance(line, str) for line in found.facts["lines"]))
+    check_form(all(isinstance(number, int) for number in found.facts["counts"].values()))
     items = StoredItems(rows, found.folder / ROWS_FILE)
     with progress(args, "looking for changed images", len(items)) as bar:
         for name, *stamp in items.images():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -21,10 +22,13 @@ NAMED = 3  # differences that an error lists
 
 # What a field decides that is not among these can be seen in the weights. Of data and start, content is compared.
 _LOGS = "disable_tqdm report_to run_name project debug skip_memory_metrics include_num_input_tokens_seen do_train"
-_PLACES = "output_dir resume_from_checkpoint model_name_or_path train_file image_folder on_bad_row"
+_PLACES = "output_dir overwrite_output_dir resume_from_checkpoint model_name_or_path train_file image_folder on_bad_row"
+_FILES = "pool unrelated_texts system_text closing_text"
 _COSTS = "gradient_checkpointing gradient_checkpointing_kwargs torch_empty_cache_steps local_rank ddp_timeout"
+_COSTS += " inner_tokens layout_attention trace"
 _END = "merge_lora base_share"  # of what is saved when all steps are done
-FREE = frozenset(f"{_LOGS} {_PLACES} {_COSTS} {_END}".split())
+_NAMES = "profile"  # of values that are compared
+FREE = frozenset(f"{_LOGS} {_PLACES} {_COSTS} {_END} {_NAMES} {_FILES}".split())
 FREE_GROUPS = (
     "logging_",
     "log_",
@@ -106,6 +110,24 @@ def checkpoint_to_resume(args: MMIConfig) -> Path | None:
             print(f"{folder}: not whole, so not gone on from: {plain(reason)}", file=sys.stderr)
     whole = "whole " if found else ""
     raise InputError(f"{FIELD}: no {whole}checkpoint in {args.output_dir}")
+
+
+def check_free(args: MMIConfig) -> None:
+    """Raise InputError for an output folder with a training, which a new one would mix with, unless it may go."""
+    out = Path(args.output_dir)
+    held = "a finished training" if (out / RECORD).is_file() else "checkpoints" if any(_checkpoints(out)) else None
+    if held and not args.overwrite_output_dir:
+        raise InputError(
+            f"field 'output_dir': {out} holds {held}: --resume_from_checkpoint true goes on with it, "
+            "--overwrite_output_dir true replaces it"
+        )
+
+
+def clear(folder: Path) -> None:
+    """Remove checkpoints and record of an earlier training, which could be taken for this one's."""
+    (folder / RECORD).unlink(missing_ok=True)
+    for _, checkpoint in list(_checkpoints(folder)):
+        shutil.rmtree(checkpoint)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -17,14 +17,24 @@ from transformers import ProcessorMixin
 
 from mmi_plugin.disk import NotWritten, locked, writing
 from mmi_plugin.errors import BadRows, InputError, complain, plain, stoppable, stopped
-from mmi_plugin.files import versions, write_whole
+from mmi_plugin.files import STARTED, versions, write_whole
 from mmi_plugin.models.load import base_of, fingerprint, weights_hash
 from mmi_plugin.sources import Benchmark
-from mmi_plugin.trainers.config import MMIConfig, parse
+from mmi_plugin.trainers.config import OWN_FIELDS, MMIConfig, parse
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.evaluation import EvaluationCallback
+from mmi_plugin.trainers.meter import RATES
 from mmi_plugin.trainers.once import StoppedElsewhere
-from mmi_plugin.trainers.resume import RECORD, check_same, checkpoint_to_resume, code_hash, last_checkpoint, seal
+from mmi_plugin.trainers.resume import (
+    RECORD,
+    check_free,
+    check_same,
+    checkpoint_to_resume,
+    clear,
+    code_hash,
+    last_checkpoint,
+    seal,
+)
 from mmi_plugin.trainers.saving import NonFiniteLoss, finish, go_on_with_adapters, load_checkpoint, save_state
 from mmi_plugin.trainers.trainer import MMITrainer
 
@@ -32,6 +42,7 @@ LATER = 2.0  # seconds after which a process ends whose fault it was not: launch
 SKIPPED = "skipped_rows.txt"
 TRAINED, FINISHED = ".trained", ".finished"  # what is not in its place yet
 CITATION = """@misc{modality-interference,
+  author        = {Rui Cai and Bangzheng Li and Xiaofei Wen and Muhao Chen and Zhe Zhao},
   title         = {Diagnosing and Mitigating Modality Interference in Multimodal Large Language Models},
   year          = {2025},
   eprint        = {2505.19616},
@@ -46,7 +57,7 @@ loaded with them. With `peft` installed the lines below do so, and so does `mmi_
 FOLDER` trains them further; with `--lora_r 0` they are merged in, and all weights learn. `--merge_lora true` saves a
 whole model."""
 COMMON = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed", "data_seed")
-TIMES = ("rows_per_second", "tokens_per_second", "epoch", "step")
+TIMES = (*RATES, "peak_share", "peak_memory_gb", "epoch", "step")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     disk that takes no more, 128 + N after signal N."""
     args = None
     try:
-        args = parse(sys.argv[1:] if argv is None else argv)
         with stoppable():
+            args = parse(sys.argv[1:] if argv is None else argv)
             train(args)
     except (InputError, NonFiniteLoss, NotWritten) as error:
         left = f"; {_left(args)}" if args and isinstance(error, NotWritten) else ""
@@ -87,18 +98,32 @@ def train(args: MMIConfig) -> MMITrainer:
     sampler_of(args, make_groups(args, benchmarks))  # a mix that does not fit is known before the model is loaded
     writer = args.process_index == 0
     with locked(Path(args.output_dir), "another training") if writer else nullcontext():
+        if writer:
+            _forget_killed(Path(args.output_dir))
         return _train(args, benchmarks, bad, evaluation)
+
+
+def _forget_killed(out: Path) -> None:
+    """Remove what a killed run had not put in its place."""
+    for name in (MMITrainer.STAGE, TRAINED, FINISHED):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for path in out.glob(f"*{STARTED}"):
+        path.unlink()
 
 
 def _train(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, evaluation: EvaluationCallback) -> MMITrainer:
     resume = checkpoint_to_resume(args)
     if resume:
         check_same(resume, _setup(args))
+    else:
+        check_free(args)
     model, processor = load_checkpoint(args)
     benchmarks = check_rows(args, benchmarks, processor, bad)
     record = run_record(args, benchmarks, bad, processor)
     if resume:
         check_same(resume, record)
+    elif args.process_index == 0:
+        clear(Path(args.output_dir))
     _list_skipped(args, bad)
     groups = make_groups(args, benchmarks)
     trainer = MMITrainer(model, args, groups, sampler_of(args, groups), processor)
@@ -110,6 +135,8 @@ def _train(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, evaluatio
     except NonFiniteLoss as error:
         error.args = (f"{error}; state before it saved in {save_state(trainer, error)}",)
         raise
+    if resume:
+        trainer.rotate()  # a kill may have left more, and no step been left to take
     _save(trainer, record)
     return trainer
 
@@ -156,7 +183,7 @@ def run_record(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows, proce
     return {
         **_setup(args),
         "conditions": {bench.family: args.conditions_of(bench.family) for bench in benchmarks},
-        "data": {"hash": data_hash(args, benchmarks), "items": items, "skipped": len(bad.lines)},
+        "data": {"hash": data_hash(args, benchmarks), "items": items, "skipped": len(bad.lines), **bad.counts},
         "processor": fingerprint(processor),
         "start": weights_hash(str(args.model_name_or_path)),
     }
@@ -184,7 +211,7 @@ def model_card(args: MMIConfig, record: Mapping[str, Any], history: Sequence[Map
         sort_keys=False,
     )
     name = str(args.model_name_or_path)
-    config = {name: getattr(args, name) for name in (*MMIConfig.__annotations__, *COMMON)}
+    config = {name: getattr(args, name) for name in (*OWN_FIELDS, *COMMON)}
     items = {name: f"{count} items" for name, count in record["data"]["items"].items()}
     last = {name: value for log in history for name, value in log.items() if isinstance(value, (int, float))}
     parts = [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -23,21 +23,24 @@ from mmi_plugin.models.families import prompts_of
 from mmi_plugin.trainers.collator import Batch, GroupCollator
 from mmi_plugin.trainers.compat import WholeCheckpoints
 from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.decoder import unwrap
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
-from mmi_plugin.trainers.method import AnswerTokens, Rows, answer_losses, consistency_sum, weighted_sum
+from mmi_plugin.trainers.inner import Budget
+from mmi_plugin.trainers.layout import on_device
+from mmi_plugin.trainers.losses import LossPlaces, answer_losses, loss_counts, loss_sums, weighted_sum
+from mmi_plugin.trainers.meter import RATES, Meter, Profile, Speed
+from mmi_plugin.trainers.method import AnswerTokens, Rows
+from mmi_plugin.trainers.plan import Plan
 from mmi_plugin.trainers.saving import check_finite, lora_of
-from mmi_plugin.trainers.vision import check_support, freeze_vision
-
-Ratio = tuple[torch.Tensor | float, torch.Tensor | float]
-RATES = ("rows_per_second", "tokens_per_second")
+from mmi_plugin.trainers.vision import check_support, depends_on_prompt, freeze
 
 
 class MMITrainer(WholeCheckpoints):
     """Trains on groups: L = L_sft + adv_weight L_adv + consistency_weight L_cons, (5) of the method.
 
-    Each part is a mean over the whole optimizer step, all micro-batches and processes: L_sft over
-    answer tokens of clean rows, L_adv over those of adversarial rows, L_cons over groups.
+    Each part is a mean over the whole optimizer step, all micro-batches and processes, or as `loss_mean` says: L_sft
+    over answer tokens of clean rows, L_adv over those of adversarial rows, L_cons over groups.
 
     Raises:
         InputError: a model that lacks what the method needs, or adapters for modules that it does not have.
@@ -54,12 +57,11 @@ class MMITrainer(WholeCheckpoints):
         processing_class: ProcessorMixin,
     ) -> None:
         check_support(model, prompts_of(processing_class).placeholder_id)
-        if args.freeze_vision:
-            freeze_vision(model)
+        freeze(model, args.freeze)
         self._groups = groups
         self._sampler = sampler
         self._adversary = args.make_adversary()
-        self._meter = Meter()
+        self._meter, self._budget = Meter(), Budget(0 if args.reference else args.inner_tokens)
         super().__init__(
             model=model,
             args=args,
@@ -73,11 +75,17 @@ class MMITrainer(WholeCheckpoints):
                 attack_mask=args.attack_mask,
                 system_prompt=args.system_prompt,
                 chat_template_kwargs=args.chat_template_kwargs,
+                end_token=args.end_token,
+                own_images=depends_on_prompt(model),
             ),
             processing_class=processing_class,
             peft_config=lora_of(args, model),
-            callbacks=[_EpochCallback(sampler)],
+            callbacks=[_EpochCallback(sampler), *([Profile(Path(args.output_dir))] if args.trace else [])],
         )
+        half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
+        self._speed = Speed(unwrap(self.model).get_decoder(), args.device, half)
+        # cuDNN's attention plans anew for every length, and here each batch has its own: 3 ms of the CPU per call.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         # compute_loss divides by the counts of the whole step, so the Trainer must not divide again.
         self.model_accepts_loss_kwargs = True
 
@@ -98,10 +106,10 @@ class MMITrainer(WholeCheckpoints):
     ) -> tuple[list[Batch], torch.Tensor]:
         """Return the micro-batches of one optimizer step and, (3,), what its loss parts are means over."""
         samples = super().get_batch_samples(epoch_iterator, num_batches, device)[0]
-        counts = torch.zeros(3, device=device)
+        counts = torch.zeros(3)
         for sample in samples:
-            counts += self._rows(sample, training=True).counts(self.args.consistency).to(device)
-        return samples, self.accelerator.reduce(counts, "sum")
+            counts += loss_counts(self._rows(sample, training=True), self.args)
+        return samples, self.accelerator.reduce(on_device(counts, device), "sum")
 
     def compute_loss(
         self,
@@ -115,64 +123,68 @@ class MMITrainer(WholeCheckpoints):
         num_items_in_batch: (3,), see get_batch_samples; without it, the loss is that of these rows alone.
         """
         args = self.args
-        rows = self._rows(inputs, model.training)
-        tokens = AnswerTokens.of(rows.labels)
+        # Rows, their tokens and what is summed are found on the host: a device would have to be waited for.
+        device, rows = inputs["labels"].device, self._rows(inputs, model.training)
+        tokens = AnswerTokens.of(rows.labels, "prediction" if args.consistency == "none" else args.answer_position)
+        counted, places = loss_counts(rows, args), LossPlaces.of(rows, tokens, args)
         predicted = self._predict(model, inputs, rows, tokens)
+        tokens, counts, places = (on_device(part, device) for part in (tokens, counted, places))
         # The sums of (3) and (4), and their weighted mean (5).
-        losses, clean = answer_losses(predicted.logits, tokens), tokens.row < rows.clean
-        consistency = consistency_sum(
-            args.consistency, predicted.logits, predicted.hidden, tokens, rows, args.temperature
-        )
-        sums = torch.stack([losses[clean].sum(), losses[~clean].sum(), consistency])
-        counts = rows.counts(args.consistency)
-        whole = counts if num_items_in_batch is None else num_items_in_batch
-        loss = weighted_sum(sums, whole, (1.0, args.adv_weight, args.consistency_weight))
-        if num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # data parallelism averages gradients
+        losses = answer_losses(predicted.logits, tokens)
+        sums = loss_sums(predicted.logits, predicted.hidden, losses, places, args)
+        own = num_items_in_batch is None or args.loss_mean == "micro_batch"
+        means = counts if own else num_items_in_batch
+        loss = weighted_sum(sums, means, (1.0, args.adv_weight, args.consistency_weight))
+        if num_items_in_batch is not None:  # data parallelism averages gradients, micro-batches' losses are added up
+            loss = loss / args.gradient_accumulation_steps if own else loss * self.accelerator.num_processes
         step = self.state.global_step + 1
-        check_finite(sums, losses, rows.source[tokens.row], inputs["items"], step, self.accelerator)
-        self._measure(inputs, sums, counts, losses[torch.isin(tokens.row, rows.attacked)].sum(), predicted.delta)
+        check_finite(sums, losses, places.source, inputs["items"], step, self.accelerator)
+        self._measure(inputs, sums, counted.tolist(), places.attack(losses), predicted.delta)
         return (loss, {"logits": predicted.logits}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss parts, the attack and the throughput since the last log."""
-        measured = self._meter.read(lambda sums: self.accelerator.reduce(sums, "sum"), RATES)
-        super().log(logs | measured, start_time)
+        measured = self._meter.read(lambda sums: self.accelerator.reduce(sums.to(self.args.device), "sum"), RATES)
+        facts = self._speed.facts(measured.get("tflops"), self.accelerator.num_processes)
+        super().log(logs | measured | facts, start_time)
 
     def _rows(self, inputs: Batch, training: bool) -> Rows:
-        """Return the batch's rows with adversarial copies of those that the adversary, if there is one, can move."""
-        moved = inputs["irrelevant"] & (self._adversary is not None and training)
-        return Rows.of(inputs["labels"], inputs["origin"], moved)
+        """Return the batch's rows, on the host, with copies of those that the adversary, if there is one, can move."""
+        plan: Plan = inputs["plan"]
+        moved = torch.from_numpy(plan.moved) if self._adversary and training else None
+        return Rows.of(plan.labels, plan.origin, moved)
 
     def _predict(self, model: nn.Module, inputs: Batch, rows: Rows, tokens: AnswerTokens) -> Prediction:
         """Run the model once; through the inner loop also where another process may have rows to attack."""
         adversary = self._adversary
         others_may = self.accelerator.num_processes > 1 and model.training and adversary and adversary.replays
         moves = adversary if len(rows.attacked) or others_may else None
-        forward = ForwardPass(model, inputs, rows, tokens, moves, self.args.savings)
-        return forward.run(self.processing_class.image_processor.model_input_names)
+        means = self.args.savings, self._budget, self.args.layout_attention
+        forward = ForwardPass(model, inputs, rows, tokens, moves, *means)
+        with self._speed.counting():
+            return forward.run(self.processing_class.image_processor.model_input_names)
 
     def _measure(
         self,
         inputs: Batch,
         sums: torch.Tensor,
-        counts: torch.Tensor,
-        unattacked: torch.Tensor,
+        counts: list[int],
+        attack: tuple[torch.Tensor, torch.Tensor],
         delta: torch.Tensor | None,
     ) -> None:
-        """Note for the next log. sums, counts: (3,). unattacked: summed clean loss of the rows that were attacked."""
+        """Note for the next log. sums: (3,). attack: see `LossPlaces.attack`."""
         norms = sums.new_zeros(0) if delta is None else delta.flatten(1).norm(dim=1)
-        mask = inputs["attention_mask"]
         ratios = {
             "loss_sft": (sums[0], counts[0]),
             "loss_adv": (sums[1], counts[1]),
             "loss_consistency": (sums[2], counts[2]),
-            "attack_strength": (sums[1] - unattacked, counts[1]),
+            "attack_strength": attack,
             "delta_norm": (norms.sum(), len(norms)),
-            "rows_per_second": (len(mask), 1),
-            "tokens_per_second": (mask.sum(), 1),
+            "rows_per_second": (len(inputs["plan"].lengths), 1),
+            "tokens_per_second": (sum(inputs["plan"].lengths), 1),
+            "tflops": (self._speed.take(), 1),
         }
-        self._meter.add(ratios, sums.device)
+        self._meter.add(ratios)
 
 
 class _EpochCallback(TrainerCallback):
@@ -185,37 +197,3 @@ class _EpochCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._sampler.set_epoch(int(state.epoch or 0))
-
-
-class Meter:
-    """Means and rates over the steps between two logs.
-
-    Adds up numerators and denominators on the device; only a log waits for them. Every process adds the same names
-    in the same order; a name whose denominator stays 0 is left out.
-    """
-
-    def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
-        self._sums: torch.Tensor | None = None
-        self._since = time.perf_counter()
-
-    def add(self, ratios: Mapping[str, Ratio], device: torch.device) -> None:
-        """Add one batch: name -> (numerator, denominator), scalars ()."""
-        pairs = [torch.stack([torch.as_tensor(x, device=device).detach().float() for x in r]) for r in ratios.values()]
-        batch = torch.stack(pairs)
-        self._names = tuple(ratios)
-        self._sums = batch if self._sums is None else self._sums + batch
-
-    def read(self, reduce: Callable[[torch.Tensor], torch.Tensor], rates: tuple[str, ...]) -> dict[str, float]:
-        """Return the means since the last read, and start anew; `rates` are sums per second instead.
-
-        reduce: adds a tensor (names, 2) up over the processes.
-        """
-        if self._sums is None:
-            return {}
-        now = time.perf_counter()
-        sums = dict(zip(self._names, reduce(self._sums).tolist(), strict=True))
-        means = {name: above / below for name, (above, below) in sums.items() if below and name not in rates}
-        speeds = {name: sums[name][0] / (now - self._since) for name in rates}
-        self._sums, self._since = None, now
-        return means | speeds

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.trainers.compat import ENCODED_IMAGES
+from mmi_plugin.trainers.layout import on_device
 
 Features = torch.Tensor | Sequence[torch.Tensor]
 SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
@@ -41,13 +42,19 @@ def check_support(base: PreTrainedModel, placeholder_id: int) -> None:
             raise InputError(f"{name} is not supported: {field} changes logits after the output embeddings")
 
 
-def freeze_vision(base: PreTrainedModel) -> None:
-    """Stop the vision encoder from learning; the projector goes on.
+def freeze(base: PreTrainedModel, what: str) -> None:
+    """Stop the vision encoder from learning, or also the Q-Former and its queries where there is one; the projector
+    goes on. what: "vision", "vision_and_qformer" or "none".
 
     Raises:
         InputError: the model has no vision encoder.
     """
+    if what == "none":
+        return
     _vision_encoder(base).requires_grad_(False)
+    if what == "vision_and_qformer" and depends_on_prompt(base):
+        base.qformer.requires_grad_(False)
+        base.query_tokens.requires_grad_(False)
 
 
 @contextmanager
@@ -57,7 +64,7 @@ def shared_images(
     """Within, the model takes one entry per distinct image and shows it wherever `index` says.
 
     index: (I,) int64, the images as the rows show them; None where there is no image. tokens: (distinct images,)
-    int64, how many placeholders each fills. names: the model's image arguments, `pixel_values` and the like.
+    int64, how many placeholders each fills. Both are on the host. names: the model's image arguments.
     Without `share`, an image is encoded anew each time it is shown. Images that no row shows are encoded all the
     same: where weights are sharded or gradients averaged, all processes must run all parts of the model.
     """
@@ -107,14 +114,14 @@ def _taker(base: PreTrainedModel) -> nn.Module:
 def _vision_encoder(base: PreTrainedModel) -> nn.Module:
     encoder = base.vision_model if depends_on_prompt(base) else base.get_encoder(modality="image")
     if encoder in (base, base.base_model):
-        raise InputError(f"field 'freeze_vision': no vision encoder found in {type(base).__name__}")
+        raise InputError(f"field 'freeze': no vision encoder found in {type(base).__name__}")
     return encoder
 
 
 def _take(values: torch.Tensor, index: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Return the entries of the images shown. An image has one entry, or as many as it has tokens or patches."""
     if len(values) == len(tokens):
-        return values[index]
+        return values[on_device(index, values.device)]
     sizes = tokens * len(values) // tokens.sum()
     parts = values.split(sizes.tolist())
     return torch.cat([parts[i] for i in index.tolist()])
@@ -142,7 +149,8 @@ def _encode_with_prompts(
     """Features of a Q-Former, which reads each row's prompt with what `index` repeats of the vision encoder."""
 
     def repeat(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[index]
+        states = output.last_hidden_state
+        output.last_hidden_state = states[on_device(index, states.device)]
         return output
 
     prompts = {name: call[name] for name in ("qformer_input_ids", "qformer_attention_mask")}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from mmi_plugin.conditions import get
-from mmi_plugin.conditions.registry import general_facts
+from mmi_plugin.conditions.pools import general_facts
 from mmi_plugin.conditions.text import caption
 from mmi_plugin.items import LETTERS, Item, target, user_text
 from mmi_plugin.sources import load

@@ -2,6 +2,28 @@
 
 from mmi_plugin.conditions import image as _image  # noqa: F401  (registers its conditions)
 from mmi_plugin.conditions import text as _text  # noqa: F401
-from mmi_plugin.conditions.registry import CONDITIONS, REFERENCE, Condition, Pools, check_names, for_family, get
+from mmi_plugin.conditions.pools import Pools
+from mmi_plugin.conditions.registry import (
+    CONDITIONS,
+    FLOOR,
+    REFERENCE,
+    Condition,
+    check_names,
+    condition,
+    for_family,
+    get,
+    perturbing,
+)
 
-__all__ = ["CONDITIONS", "REFERENCE", "Condition", "Pools", "check_names", "for_family", "get"]
+__all__ = [
+    "CONDITIONS",
+    "FLOOR",
+    "REFERENCE",
+    "Condition",
+    "Pools",
+    "check_names",
+    "condition",
+    "for_family",
+    "get",
+    "perturbing",
+]

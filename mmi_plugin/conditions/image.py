@@ -12,7 +12,8 @@ from typing import Annotated
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mmi_plugin.conditions.registry import Pools, condition
+from mmi_plugin.conditions.pools import Pools
+from mmi_plugin.conditions.registry import CONDITIONS, REFERENCE, condition
 from mmi_plugin.conditions.text import wrong_option
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item, stream
@@ -38,7 +39,7 @@ def white(item: Item, rng: random.Random, pools: Pools) -> Item:
     return replace(item, image=_canvas(pools.canvas, (255, 255, 255)))
 
 
-@condition("text_heavy", ignore=IGNORE_PICTURE)
+@condition("text_heavy", version=2, ignore=IGNORE_PICTURE)
 def irrelevant_image(item: Item, rng: random.Random, pools: Pools) -> Item:
     """A photograph that has nothing to do with the question."""
     if not pools.images:
@@ -50,6 +51,12 @@ def irrelevant_image(item: Item, rng: random.Random, pools: Pools) -> Item:
 def screenshot(item: Item, rng: random.Random, pools: Pools) -> Item:
     """A rendered window with a title bar, text and buttons (after RICO)."""
     return replace(item, image=_window(rng.randrange(pools.draws), max(pools.canvas, 224)))
+
+
+@condition("text_heavy", seen=False, published=False)
+def text_only(item: Item, rng: random.Random, pools: Pools) -> Item:
+    """No image at all: what the text decides where no modality can interfere, for models that answer without one."""
+    return replace(item, image=None)
 
 
 @lru_cache(maxsize=256)
@@ -148,3 +155,9 @@ def _font(pixels: int) -> ImageFont.FreeTypeFont:
     folder = Path(find_spec("matplotlib").submodule_search_locations[0])  # without importing matplotlib
     file = folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(file), pixels, layout_engine=ImageFont.Layout.BASIC)
+
+
+@condition("image_heavy", "text_heavy", "vqa", seen=False, published=False)
+def asked_again(item: Item, rng: random.Random, pools: Pools) -> Item:
+    """The reference once more, in another batch: what flips by arithmetic alone."""
+    return CONDITIONS[REFERENCE[item.family]].perturb(item, rng, pools)

@@ -1,89 +1,20 @@
-"""Names in, conditions out, the same in tasks, configs, results and on the command line; and what they draw from.
+"""Names in, conditions out, the same in tasks, configs, results and on the command line.
 
 A name may carry strengths: `unrelated_text@sentences=4@position=after`. What is not named has its default.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
-from importlib import resources
-from importlib.util import find_spec
-from pathlib import Path
+from functools import lru_cache
 from typing import get_args, get_type_hints
 
-from PIL import Image
-
+from mmi_plugin.conditions.pools import Pools
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.items import Family, Item, image_hash, stream
-from mmi_plugin.pictures import SUFFIXES, Picture, read_picture
-
-PHOTOS = ("china.jpg", "flower.jpg")
-
-
-def photos() -> list[Image.Image]:
-    """The sample photographs, in `load_sample_images`' order."""
-    return [Image.open(scikit_folder() / "images" / name) for name in PHOTOS]
-
-
-def scikit_folder() -> Path:
-    """The data files that scikit-learn ships, without importing it, which takes longer than an evaluation's start."""
-    (package,) = find_spec("sklearn").submodule_search_locations
-    return Path(package) / "datasets"
-
-
-@lru_cache
-def general_facts() -> tuple[str, ...]:
-    """The built-in sentences, one true general fact each."""
-    text = resources.files("mmi_plugin.conditions").joinpath("facts.txt").read_text(encoding="utf-8")
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
-
-
-@lru_cache
-def sample_photos(crops_per_photo: int = 12, size: int = 224) -> tuple[Image.Image, ...]:
-    """Crops of the two photographs that scikit-learn ships: a pool that needs no download."""
-    crops: list[Image.Image] = []
-    for photo in photos():
-        columns = crops_per_photo // 3
-        step_x, step_y = (photo.width - size) // (columns - 1), (photo.height - size) // 2
-        corners = [(x * step_x, y * step_y) for y in range(3) for x in range(columns)]
-        crops += [photo.crop((x, y, x + size, y + size)) for x, y in corners]
-    return tuple(crops)
-
-
-@lru_cache
-def folder_photos(folder: str) -> tuple[Picture, ...]:
-    """Every image file at or below `folder`, by name. Raises InputError when there is none."""
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not files:
-        raise InputError(f"pool {folder!r}: the folder holds no image")
-    return tuple(Picture(partial(read_picture, path), f"pool image {path}") for path in files)
-
-
-@dataclass(frozen=True)
-class Pools:
-    """`sentences`: unrelated ones. `images`: irrelevant photographs. `canvas`: side in pixels of
-    generated images. `draws`: how many distinct noise images and screenshots there are."""
-
-    sentences: Sequence[str] = field(default_factory=general_facts)
-    images: Sequence[Image.Image | Picture] = field(default_factory=sample_photos)
-    canvas: int = 224
-    draws: int = 64
-
-    @staticmethod
-    @lru_cache
-    def default() -> Pools:
-        """Return the pools that the package ships, made once."""
-        return Pools()
-
-    def digest(self) -> str:
-        """SHA-256 of the pools' content."""
-        parts = [*self.sentences, *map(image_hash, self.images), str(self.canvas), str(self.draws)]
-        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
-
+from mmi_plugin.items import Family, Item, stream
+from mmi_plugin.plugins import load_plugins
 
 Perturbation = Callable[..., Item]
 """`(item, rng, pools, *, strengths) -> item`."""
@@ -95,6 +26,10 @@ REFERENCE: dict[str, str] = {"image_heavy": "clean", "text_heavy": "random_pixel
 
 INSTRUCTED = "instructed_"
 """Begins the name of a condition whose prompt also says to ignore what was added."""
+
+
+FLOOR = "asked_again"
+"""The condition that changes nothing. What flips under it flips by arithmetic alone: it is in no worst case or mean."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +79,11 @@ class Condition:
             raise InputError(
                 f"condition {self.name!r} is for {'/'.join(self.families)}, item {item.id} is {item.family}"
             )
-        rng = stream(item.id, self.kind, seed)
-        changed = self.perturb(item, rng, pools or Pools.default(), **self.strength)
+        kind = REFERENCE[item.family] if self.name == FLOOR else self.kind
+        rng, pools = stream(item.id, kind, seed), pools or Pools.default()
+        if item.form != pools.form:
+            item = replace(item, image=item.picture, form=pools.form)
+        changed = self.perturb(item, rng, pools, **self.strength)
         if not self.instruction:
             return changed
         return replace(changed, context="\n".join(filter(None, (self.instruction, changed.context))))
@@ -184,6 +122,10 @@ def condition(
             for key, parameter in inspect.signature(perturb).parameters.items()
             if parameter.kind is parameter.KEYWORD_ONLY
         }
+        if (other := CONDITIONS.get(name)) is not None and other.perturb.__module__ != perturb.__module__:
+            raise InputError(
+                f"condition {name!r} is registered by {other.perturb.__module__}, too: give it another name"
+            )
         made = Condition(name, name, families, seen, published, version, perturb, strengths)
         CONDITIONS[name] = made
         if ignore:
@@ -198,6 +140,8 @@ def condition(
 def get(name: str) -> Condition:
     """Return the condition `name`, or raise an InputError with the nearest valid name or strength."""
     head, *settings = name.split("@")
+    if head not in CONDITIONS:
+        load_plugins("mmi_plugin.conditions")
     if head not in CONDITIONS:
         raise InputError(f"unknown condition {head!r}: {nearest(head, CONDITIONS)}")
     base, strength = CONDITIONS[head], {}
@@ -216,6 +160,7 @@ def get(name: str) -> Condition:
 
 def for_family(family: str, seen_only: bool = False) -> tuple[str, ...]:
     """Return the family's published conditions, its reference first."""
+    load_plugins("mmi_plugin.conditions")
     names = [c.name for c in CONDITIONS.values() if family in c.families and (c.seen if seen_only else c.published)]
     return tuple(sorted(names, key=lambda name: name != REFERENCE[family]))
 
@@ -236,3 +181,8 @@ def check_names(names: Sequence[str], family: str) -> tuple[str, ...]:
     if not checked or len(set(checked)) != len(checked):
         raise InputError(f"conditions are {names!r}: one or more different ones are needed")
     return tuple(checked)
+
+
+def perturbing(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names without that of the floor, which perturbs nothing."""
+    return tuple(name for name in names if name != FLOOR)

@@ -166,7 +166,7 @@ def _build_part(part: Part, recipe: Recipe, out: Path, leaks: Leaks) -> dict[str
         file = folder / f"{len(state['shards']):05d}.parquet"
         count = write_shard(islice(sieve.items(rows), recipe.rows_per_shard), file)
         if sieve.left_out:
-            file.with_suffix(".left_out.txt").write_text("".join(f"{line}\n" for line in sieve.left_out))
+            write_whole(file.with_suffix(".left_out.txt"), "".join(f"{line}\n" for line in sieve.left_out))
         for key, number in sieve.counts.items():
             state[key] += number
         state["items"] = dict(Counter(state["items"]) + sieve.families)

@@ -33,6 +33,9 @@ FOREIGN = (
     Foreign(f"{MAIN}:collect_task_sizes", "0.7.3", "--power-analysis counts items of ours, not prompts"),
     Foreign(f"{POWER}:collect_task_sizes", "0.7.3", "so does the subcommand `power`"),
     Foreign("lmms_eval.tasks:TaskManager", "0.7.3", "the subcommand `tasks` lists our tasks"),
+    Foreign(
+        "lmms_eval.models:AVAILABLE_CHAT_TEMPLATE_MODELS", "0.7.3", "so does `models`, which reads no entry points"
+    ),
     Foreign("lmms_eval.tasks:TaskManager.task_index", "0.7.3", "which names are groups and tags, of what members"),
     Foreign("lmms_eval.evaluator:evaluate", "0.7.3", "ours passes it a journal of answers", ("lm", "response_cache")),
     Foreign(f"{API}.instance:TokenCounts", "0.7.3", "of an answer, only text and counts stay", ("output_tokens",)),

@@ -23,7 +23,8 @@ from mmi_plugin.models.decode import Decoding
 
 ACTS = (
     *("config", "model", "tasks", "model_args", "gen_kwargs", "system_instruction", "reasoning_tags", "force_simple"),
-    *("batch_size", "device", "limit", "offset", "use_cache", "process_docs_parallel", "include_path"),
+    *("batch_size", "max_batch_size", "device", "limit", "offset", "use_cache", "process_docs_parallel"),
+    "include_path",
     *("output_path", "log_samples", "write_out", "show_config", "verbosity", "timezone"),
     *("wandb_args", "swanlab_args", "hf_hub_log_args", "power_analysis", "tui"),
 )
@@ -50,7 +51,6 @@ REFUSED = {
 }
 """Flags that would change nothing, or harm, whatever the model."""
 REFUSED_BY_OURS = {
-    "max_batch_size": "mmi_hf halves a batch that memory has no room for: --batch_size N",
     "max_tokens": "mmi_hf has no budget for a whole run: --gen_kwargs max_new_tokens=N is one for each answer",
     "seed": "mmi_hf draws nothing: `seed` in a task's dataset_kwargs is that of the conditions",
 }

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 import time
 from argparse import Namespace
@@ -22,6 +23,7 @@ from lmms_eval.loggers import EvaluationTracker
 from lmms_eval.utils import get_datetime_str
 from loguru import logger
 
+from mmi_plugin.conditions import FLOOR
 from mmi_plugin.disk import locked, writing
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import versions
@@ -30,11 +32,13 @@ from mmi_plugin.harness.flags import is_ours, key_values
 from mmi_plugin.harness.published import ResultsLast
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.load import stamp
+from mmi_plugin.results.reading import RESULTS
 
 _CHUNK = 256  # requests given at once to a model that does not report its answers one by one
 _SYNC_SECONDS = 5.0  # what a machine that loses power may lose
 _SHAPES = {"batch_size", "max_batch_size", "limit", "offset", "requested_limit", "requested_offset", "config"}
 _OUTPUT = {"output_path", "log_samples", "verbosity", "show_config", "use_cache", "hf_hub_log_args"}
+_SECOND = re.compile(r"\d{8}_\d{6}")
 _TRACKING = {"wandb_args", "wandb_log_samples", "swanlab_args", "swanlab_log_samples"}
 
 
@@ -162,6 +166,7 @@ class Evaluation:
     resume: bool
     trackers: list[ResultsLast] = field(default_factory=list)
     journal: Path | None = None
+    _done: bool = False
     _held: ExitStack = field(default_factory=ExitStack)
 
     def tracker(self, **options: Any) -> ResultsLast:
@@ -184,6 +189,9 @@ class Evaluation:
         """
         model = options["lm"]
         self._agree_on_thoughts(model)
+        half = getattr(model, "record", {}).get("dtype") in ("bfloat16", "float16")
+        if half and not any(FLOOR in task.selection.conditions for task in self.own.values()):
+            logger.info("in half precision an answer can depend on its batch: --floor measures how many do")
         if self.args.output_path:
             # Only now: the model is loaded, so that the commit of a hub id is known.
             self.journal = Path(self.args.output_path) / f".journal-{settings_hash(self.args)}"
@@ -194,7 +202,7 @@ class Evaluation:
                 self._held.enter_context(locked(self.journal, "another evaluation by this command"))
                 date = self._claim_second(self.journal)
                 for tracker in self.trackers:
-                    tracker.date = date
+                    tracker.date, tracker.stage = date, self.journal
             options["response_cache"] = Journal(self.journal, self.own, rank, self.resume, cache)
         results = theirs(**options)
         if results is not None:
@@ -229,13 +237,22 @@ class Evaluation:
             model.thoughts = tags.pop()
 
     def _setup(self, model: Any) -> dict[str, Any]:
-        """Return how the model was asked: what it says itself, and the settings of each task's answers.
+        """Return how the model was asked: what it says itself, the settings of each task's answers, and what it asks.
 
-        Both are empty for models that say nothing, as those of lmms-eval.
+        What it took is `run`. It and the first two are empty for models that say nothing, as those of lmms-eval.
         """
         asked = self.own.items() if is_ours(type(model)) else ()
         decoding = {name: Decoding.parse(task.config.generation_kwargs).to_dict() for name, task in asked}
-        return {"model": getattr(model, "record", {}), "decoding": decoding}
+        tasks = {
+            name: {
+                "settings": task.selection.materials.to_dict(),
+                "content_hash": task.config.metadata["content_hash"],
+                "condition_versions": task.config.metadata["condition_versions"],
+            }
+            for name, task in self.own.items()
+        }
+        run = getattr(model, "run", {})
+        return {"model": getattr(model, "record", {}), "decoding": decoding, "tasks": tasks, "run": run}
 
     def publish(self) -> None:
         """Write the results file, after all the samples."""
@@ -243,9 +260,17 @@ class Evaluation:
             tracker.publish()
 
     def forget(self) -> None:
-        """Remove the journal, once the results are known to be whole."""
-        if self.journal is not None:
-            shutil.rmtree(self.journal, ignore_errors=True)
+        """Remove the journal, once the results are known to be whole, and samples of earlier tries that had none."""
+        self._done = True
+        if self.journal is None or not self.journal.is_dir():
+            return
+        out = self.journal.parent
+        dates = [path.name for path in self.journal.iterdir() if _SECOND.fullmatch(path.name)]  # see _claim_second
+        for date in dates:
+            if not any(out.glob(f"*/{date}{RESULTS}")):
+                for path in out.glob(f"*/{date}_samples_*.jsonl"):
+                    path.unlink(missing_ok=True)
+        shutil.rmtree(self.journal, ignore_errors=True)
 
     def close(self) -> None:
         """Let others write the journal."""
@@ -254,4 +279,6 @@ class Evaluation:
     def kept(self) -> str:
         """Return what there is to go on from, for someone whose evaluation has ended early."""
         keys = {key for key, _ in _read(self.journal)} if self.journal else ()
+        if self._done:
+            return "all results are written"
         return f"{len(keys)} answers are kept: the same command with --resume goes on" if keys else "no answer is kept"

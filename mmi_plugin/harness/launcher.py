@@ -16,24 +16,28 @@ from lmms_eval.cli import dispatch
 
 from mmi_plugin.disk import NotWritten
 from mmi_plugin.errors import InputError, complain, stoppable, stopped
+from mmi_plugin.harness import manifests
 
+OURS = {"--resume": "goes on with", "--floor": "adds to"}
+"""Flags beside those of upstream's command line, and what they do to an evaluation."""
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run lmms-eval's command line with `argv` (default: the process's own) and return the status.
 
-    One flag is ours: `--resume` goes on from the answers that a run of the same command left.
+    Two flags are ours: `--resume` goes on from the answers that a run of the same command left, `--floor` asks each
+    item's reference once more, to see what flips by arithmetic alone.
     0: everything was evaluated and written. 2: bad input, said in one line. 128 + N: ended by signal N. 1: the rest.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    resume = "--resume" in arguments
-    arguments = [argument for argument in arguments if argument != "--resume"]
+    ours = [argument for argument in arguments if argument in OURS]
+    arguments = [argument for argument in arguments if argument not in OURS]
     failures: list[str] = []
     before, sys.argv = sys.argv, ["lmms_eval", *arguments]
     gc.disable()  # imports leave no garbage, and looking for it took 1.4 of the 5.9 s to the first request
     try:
-        with stoppable(), _ours(arguments, failures, resume):
+        with stoppable(), _ours(arguments, failures, ours):
             dispatch.main()
     except SystemExit as stop:
         return _status(stop)
@@ -53,23 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _ours(arguments: Sequence[str], failures: list[str], resume: bool) -> AbstractContextManager[None]:
+def _ours(arguments: Sequence[str], failures: list[str], ours: Sequence[str]) -> AbstractContextManager[None]:
     """Return what puts us into the command that upstream's dispatcher will run. Raises InputError for a stray flag."""
     flags = arguments[1:] if arguments[:1] == ["eval"] else arguments
     if flags and flags[0].startswith("-") and not {"-h", "--help", "--tui"} & set(flags):
-        return _our_evaluation(failures, resume)
-    if resume:
-        raise InputError("--resume goes on with an evaluation: it needs --model and --tasks")
-    if arguments[:1] not in (["tasks"], ["power"]):
+        return _our_evaluation(failures, ours)
+    for flag in ours:
+        raise InputError(f"{flag} {OURS[flag]} an evaluation: it needs --model and --tasks")
+    if arguments[:1] not in (["tasks"], ["power"], ["models"]):
         return nullcontext()
-    from mmi_plugin.harness.compat import replaced
+    from mmi_plugin.harness.compat import replaced, theirs_of
+
+    if arguments[:1] == ["models"]:
+        known = "lmms_eval.models:AVAILABLE_CHAT_TEMPLATE_MODELS"
+        return replaced({known: theirs_of(known) | {one.model_id: one.chat_class_path for one in manifests()}})
     from mmi_plugin.harness.task_manager import QuickTaskManager, task_sizes
 
     def with_ours(verbosity: str, include_path: str | None = None) -> QuickTaskManager:
         return QuickTaskManager("list", include_path, verbosity)
 
-    ours = {"lmms_eval.tasks:TaskManager": with_ours, "lmms_eval.cli.power_utils:collect_task_sizes": task_sizes}
-    return replaced(ours)
+    return replaced(
+        {"lmms_eval.tasks:TaskManager": with_ours, "lmms_eval.cli.power_utils:collect_task_sizes": task_sizes}
+    )
 
 
 def _status(stop: SystemExit) -> int:
@@ -82,33 +91,38 @@ def _status(stop: SystemExit) -> int:
 
 
 @contextmanager
-def _our_evaluation(failures: list[str], resume: bool) -> Iterator[None]:
+def _our_evaluation(failures: list[str], flags: Sequence[str]) -> Iterator[None]:
     """Put ourselves between upstream's command line and its evaluation of one set of arguments.
 
     Upstream catches every Exception of an evaluation, prints it and exits 0. An InputError leaves
     as SystemExit, which upstream lets through; anything else is noted in `failures` on its way.
     """
-    from lmms_eval.__main__ import cli_evaluate_single
+    try:
+        from lmms_eval.__main__ import cli_evaluate_single
 
-    from mmi_plugin.harness.compat import replaced
-    from mmi_plugin.harness.task_manager import task_sizes
+        from mmi_plugin.harness.compat import replaced
+        from mmi_plugin.harness.task_manager import task_sizes
 
-    def watched(args: argparse.Namespace) -> Any:
-        try:
-            return _evaluate(cli_evaluate_single, args, failures, resume)
-        except InputError as error:
-            complain(error)
-            raise SystemExit(2) from error
-        except Exception as error:
-            failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
-            raise
+        def watched(args: argparse.Namespace) -> Any:
+            try:
+                return _evaluate(cli_evaluate_single, args, failures, flags)
+            except InputError as error:
+                complain(error)
+                raise SystemExit(2) from error
+            except Exception as error:
+                failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+                raise
 
-    ours = {"cli_evaluate_single": watched, "collect_task_sizes": task_sizes}
-    with replaced({f"lmms_eval.__main__:{name}": value for name, value in ours.items()}):
-        yield
+        ours = {"cli_evaluate_single": watched, "collect_task_sizes": task_sizes}
+        with replaced({f"lmms_eval.__main__:{name}": value for name, value in ours.items()}):
+            yield
+    except KeyboardInterrupt as stop:  # see _kept for those that come later
+        name, status = stopped(stop)
+        complain(f"stopped by {name} before anything was asked")
+        raise SystemExit(status) from stop
 
 
-def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], resume: bool) -> Any:
+def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], ours: Sequence[str]) -> Any:
     """Run upstream's evaluation of `args` with our task manager, and check what came out."""
     from lmms_eval import evaluator
 
@@ -119,23 +133,27 @@ def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], r
 
     if not args.tasks:
         raise InputError("--tasks is missing")
+    resume = "--resume" in ours
     limit = None if args.limit == -1 else args.limit
-    tasks = QuickTaskManager(args.tasks, args.include_path, args.verbosity, args.model, limit, args.offset)
+    options = limit, args.offset, "--floor" in ours
+    tasks = QuickTaskManager(args.tasks, args.include_path, args.verbosity, args.model, *options)
     args = copy.copy(args)
     if args.tasks not in LISTINGS:
         flags.check_values(args, resume)
         _prepare(args, tasks)
         flags.check_tasks(args, tasks.own)
+        if "--floor" in ours and not tasks.own:
+            raise InputError("--floor asks references of this package's tasks, and --tasks names none of them")
     run = Evaluation(copy.copy(args), tasks.own, resume)
-    ours = {
+    put = {
         "lmms_eval.__main__:TaskManager": lambda *_, **__: tasks,
         "lmms_eval.__main__:EvaluationTracker": run.tracker,
         "lmms_eval.evaluator:evaluate": partial(run.evaluate, evaluator.evaluate),
     }
     gc.freeze()
     gc.enable()
-    with closing(run):
-        with replaced(ours), closing(Swallowed()) as errors, _kept(run):
+    with closing(run), _kept(run):
+        with replaced(put), closing(Swallowed()) as errors:
             results, samples = theirs(args)
             run.publish()
         if results is not None:

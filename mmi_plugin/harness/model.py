@@ -18,10 +18,12 @@ from tqdm import tqdm
 from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.compat import failed, result
-from mmi_plugin.models.evaluate import THINKING, OrderKey, Scorer, answer_all, query_of, shared_images
+from mmi_plugin.models.evaluate import THINKING, Scorer, query_of
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.load import fingerprint, load_model, load_processor
+from mmi_plugin.models.meter import BatchSize
+from mmi_plugin.models.order import OrderKey, answer_all, order_key, shared_images
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -34,7 +36,9 @@ class MmiHf(lmms):
     `device` and `dtype` default to what accelerate chooses and to bf16 on a GPU, fp32 on a CPU.
     Weights are read from safetensors only. chat_template_kwargs: variables of the chat template, a JSON object or
     `enable_thinking` by itself. max_thinking_tokens: what a thought may take, beside the tokens of the answer.
-    settings: of the processor, as `max_pixels`. Raises InputError for arguments or a checkpoint that cannot be used.
+    deterministic: no answer depends on the batch it is in. batch_size: a number, or "auto" for one found by trial, up
+    to max_batch_size. processor: a folder or hub id with it, for weights without one. settings: of the processor, as
+    `max_pixels`. Raises InputError for arguments or a checkpoint that cannot be used.
     """
 
     is_simple = False
@@ -52,48 +56,48 @@ class MmiHf(lmms):
         chat_template_kwargs: Mapping[str, Any] | str | None = None,
         enable_thinking: bool | None = None,
         max_thinking_tokens: int = THINKING,
+        processor: str | None = None,
         processor_kwargs: Mapping[str, Any] | str | None = None,
+        deterministic: bool = False,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
-        _check_given(pretrained, settings)
-        self.batch_size = _positive("--batch_size", batch_size)
+        _check_given(pretrained, deterministic, settings)
+        fixed, most = _batch_size(batch_size, max_batch_size)
+        self.batch_size = fixed or "auto"
         thinking = _positive("--model_args: max_thinking_tokens", max_thinking_tokens, least=0)
-        variables = _mapping("chat_template_kwargs", chat_template_kwargs)
-        variables |= {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        variables = _mapping("chat_template_kwargs", chat_template_kwargs, enable_thinking=enable_thinking)
         settings |= _mapping("processor_kwargs", processor_kwargs)
         self.accelerator = Accelerator()
         alone = self.accelerator.num_processes == 1
-        self.device = torch.device(device) if device and alone else self.accelerator.device
-        processor = load_processor(pretrained, revision, trust_remote_code, **settings)
-        self._prompts = prompts_of(processor, None, variables)
-        self._model = load_model(
-            pretrained,
-            revision=revision,
-            dtype=_dtype(dtype, self.device),
-            device_map=device_map,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
+        self.device = _device(device) if device and alone else self.accelerator.device
+        loaded = load_processor(
+            processor or pretrained, "main" if processor else revision, trust_remote_code, **settings
         )
+        self._prompts = prompts_of(loaded, None, variables)
+        how = {"device_map": device_map, "attn_implementation": attn_implementation}
+        own = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self._model = load_model(pretrained, dtype=_dtype(dtype, self.device), **how, **own)
         if device_map is None:
             self._model.to(self.device)
-        self._thinking, self._scorer = thinking, None
-        self._shared: set[str] = set()
-        self.thoughts: Sequence[tuple[str, str]] = THOUGHTS
+        self._thinking, self._deterministic, self._scorer = thinking, deterministic, None
+        self._sizes = {sharing: BatchSize(self._model.device, fixed, most) for sharing in (True, False)}
+        self._shared, self.thoughts = set[str](), THOUGHTS
         self.record = {
-            **fingerprint(processor),
+            **fingerprint(loaded),
             "chat_template_kwargs": variables,
             "max_thinking_tokens": thinking,
             "dtype": str(self._model.dtype).removeprefix("torch."),
+            "deterministic": deterministic,
         }
 
     @property
     def scorer(self) -> Scorer:
         """What answers, made when first asked: `thoughts` may be set until then."""
         if self._scorer is None:
-            self._scorer = Scorer(self._model, self._prompts, self.batch_size, self.thoughts, self._thinking)
+            self._scorer = Scorer(self._model, self._prompts, True, self.thoughts, self._thinking, self._deterministic)
             if self._scorer.opened:
                 tag = self._scorer.opened.strip()
                 logger.info(
@@ -104,9 +108,9 @@ class MmiHf(lmms):
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Return one answer per request, in their order; `Guarded` says what happens to those that fail."""
-        guarded = Guarded(self._answer)
         keys = [self._order_key(request) for request in requests]
         self._shared = shared_images(keys)
+        guarded = Guarded(self._answer)
         with tqdm(total=len(requests), desc="Model Responding", disable=self.rank != 0) as bar:
 
             def report(place: int, answer: GenerationResult) -> None:
@@ -114,14 +118,29 @@ class MmiHf(lmms):
                 bar.update()
 
             def answer(places: list[int]) -> list[GenerationResult]:
-                return guarded([requests[place] for place in places])
+                size = self._sizes[keys[places[0]].image in self._shared]
+                with size.trial(len(places), self.scorer.meter):
+                    answers = guarded([requests[place] for place in places])
+                    if guarded.most is not None:
+                        size.limit(guarded.most)
+                return answers
 
-            return answer_all(keys, self.batch_size, answer, report)
+            found = answer_all(self.scorer.ordered(keys), lambda sharing: self._sizes[sharing].now, answer, report)
+        logger.info(f"mmi_hf: {', '.join(f'{name} {value}' for name, value in self.run.items())}")
+        return found
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What the answers took on this process: time, arithmetic, memory, and the size of batches, found or given."""
+        sizes = {"batch_size": self._sizes[False].now, "batch_size_sharing_images": self._sizes[True].now}
+        return self.scorer.meter.to_dict() | (sizes if self.batch_size == "auto" else {"batch_size": self.batch_size})
 
     def _order_key(self, request: Instance) -> OrderKey:
         context, _, settings = request.args[:3]
-        image = self._document(request)["image_key"] if self._is_ours(request) else None
-        return OrderKey(json.dumps(settings, sort_keys=True, default=str), image, len(context))
+        text = json.dumps(settings, sort_keys=True, default=str)
+        return (
+            order_key(self._document(request), text) if self._is_ours(request) else OrderKey(text, None, len(context))
+        )
 
     def _documents(self, request: Instance) -> Any:
         _, _, _, _, task, split = request.args
@@ -158,10 +177,10 @@ class Guarded:
 
     def __init__(self, answer: Callable[[Sequence[Instance]], list[GenerationResult]]) -> None:
         self._answer = answer
-        self._most: int | None = None  # rows that memory has room for
+        self.most: int | None = None  # rows that memory has room for
 
     def __call__(self, rows: Sequence[Instance]) -> list[GenerationResult]:
-        size = min(self._most or len(rows), len(rows))
+        size = min(self.most or len(rows), len(rows))
         answers: list[GenerationResult] = []
         while len(answers) < len(rows):
             part = rows[len(answers) : len(answers) + size]
@@ -182,19 +201,21 @@ class Guarded:
         return answers
 
     def _halve(self, size: int) -> int:
-        if self._most is None:
+        if self.most is None:
             logger.warning(f"out of memory with a batch of {size}: it is halved until it fits")
-        self._most = size // 2
+        self.most = size // 2
         clear_device_cache(garbage_collection=True)
-        return self._most
+        return self.most
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
-def _check_given(pretrained: str, settings: Mapping[str, Any]) -> None:
-    """Raise InputError without a checkpoint; a setting may be `pretrained`, misspelled."""
+def _check_given(pretrained: str, deterministic: bool, settings: Mapping[str, Any]) -> None:
+    """Raise InputError without a checkpoint, a setting may be `pretrained`, misspelled; and for no truth value."""
+    if not isinstance(deterministic, bool):
+        raise InputError(f"--model_args: deterministic is {deterministic!r}, not True or False")
     if pretrained:
         return
     known = set(inspect.signature(MmiHf).parameters) - {"batch_size", "max_batch_size", "settings"}
@@ -203,20 +224,38 @@ def _check_given(pretrained: str, settings: Mapping[str, Any]) -> None:
     raise InputError("--model_args: pretrained=FOLDER is missing")
 
 
+def _batch_size(size: int | str, most: int | None) -> tuple[int | None, int | None]:
+    """Return the size of batches, None for one that is to be found, and the most that this may be."""
+    if str(size) != "auto" and most is not None:
+        raise InputError("--max_batch_size is for --batch_size auto; without it --batch_size N is the most")
+    fixed = None if str(size) == "auto" else _positive("--batch_size, a number or auto,", size)
+    return fixed, None if most is None else _positive("--max_batch_size", most)
+
+
 def _positive(flag: str, value: int | str, least: int = 1) -> int:
     if not str(value).isdecimal() or int(value) < least:
         raise InputError(f"{flag} is {value!r}, not {'a positive integer' if least else 'an integer from 0 on'}")
     return int(value)
 
 
-def _mapping(name: str, value: Mapping[str, Any] | str | None) -> dict[str, Any]:
+def _mapping(name: str, value: Mapping[str, Any] | str | None, **more: Any) -> dict[str, Any]:
+    """Return an argument that is a JSON object, with those of `more` that are given."""
     try:
         found = json.loads(value) if isinstance(value, str) else value or {}
     except ValueError:
         found = None
     if not isinstance(found, Mapping):
         raise InputError(f"--model_args: {name} is {value!r}, not a JSON object")
-    return dict(found)
+    return {**found, **{key: one for key, one in more.items() if one is not None}}
+
+
+def _device(name: str) -> torch.device:
+    """Return the device `--device` names. Raises InputError when this machine has none of that name."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--device {name}: cannot be used here (cpu can): {reason}") from error
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

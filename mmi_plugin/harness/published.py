@@ -24,6 +24,8 @@ class ResultsLast(EvaluationTracker):
 
     date: str | None = None
     """The second that is this run's alone, where upstream would take any."""
+    stage: Path | None = None
+    """A folder of this run alone, on the disk of the results: where they are written until they are whole."""
     _given: dict[str, Any] | None = None
 
     def save_results_aggregated(self, results: dict[str, Any], samples: Any, datetime_str: str) -> None:
@@ -64,7 +66,7 @@ class ResultsLast(EvaluationTracker):
         try:
             with writing(folder, what):
                 folder.mkdir(parents=True, exist_ok=True)
-                with TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
+                with TemporaryDirectory(prefix=".unfinished-", dir=self.stage or folder) as unfinished:
                     self.output_path = unfinished
                     try:
                         yield Path(unfinished)

@@ -6,6 +6,7 @@ import math
 import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from loguru import logger
 from PIL import Image
 
 from mmi_plugin.answers import THOUGHTS
-from mmi_plugin.conditions import get
+from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.compat import Scored, fail_stock, failure_of, probabilities_of
@@ -37,8 +38,8 @@ class InterferenceTask(ConfigurableMessagesTask):
     """A benchmark of `mmi_plugin.sources` as a task for chat and for simple models.
 
     YAML: `test_split`, and `dataset_kwargs` with `source`, `conditions` (default: those
-    published for the family), `seed` (default 0), `pool` (a folder of images or a source: irrelevant photographs)
-    and the source's own options, as `path`. Raises InputError for anything else in there, and for
+    published for the family), `seed` (default 0), the settings of `sources.materials.Materials` or a `profile` of
+    them, and the source's own options, as `path`. Raises InputError for anything else in there, and for
     what else lmms-eval's tasks can be given and would change nothing here.
     """
 
@@ -56,9 +57,15 @@ class InterferenceTask(ConfigurableMessagesTask):
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None) -> None:
         """Build the documents; lmms-eval calls this once, from its constructor."""
-        split = self.config.test_split
-        selection = Selection.parse(dataset_kwargs or {}, split, self.config.task)
-        self.selection = selection
+        self._ask(Selection.parse(dataset_kwargs or {}, self.config.test_split, self.config.task))
+
+    def ask_again(self) -> None:
+        """Ask each item's reference once more: what flips then flips by arithmetic alone."""
+        if FLOOR not in self.selection.conditions:
+            self._ask(replace(self.selection, conditions=(*self.selection.conditions, FLOOR)))
+
+    def _ask(self, selection: Selection) -> None:
+        split, self.selection = self.config.test_split, selection
         self.bench = selection.benchmark()
         self.documents = documents(self.bench, selection.conditions, selection.seed)
         self.dataset = {split: self.documents.rows}
@@ -112,7 +119,7 @@ class InterferenceTask(ConfigurableMessagesTask):
     def build_all_requests(self, *, system_instruction: str | None = None, **options: Any) -> None:
         """Make the requests; a chat model gets `system_instruction` as its system turn, others before the question.
 
-        Raises InputError for flags of the command line that would change nothing.
+        Raises InputError for flags of the command line that would change nothing, and for a second system turn.
         """
         if not options.get("rank"):  # which counts the answers of all
             self._undone = f"{self.task_name}: not evaluated to its end"
@@ -120,8 +127,12 @@ class InterferenceTask(ConfigurableMessagesTask):
             check_flags(self.args, self._model())
         if options.get("cache_requests"):
             raise InputError(f"--cache_requests: {REFUSED['cache_requests']}")
-        self._system_prompt = system_instruction
-        super().build_all_requests(system_instruction=system_instruction, **options)
+        own = self.bench.pools.form.system
+        if own and system_instruction:
+            raise InputError(f"--system_instruction: {self.task_name} has a system turn by key 'system_text'")
+        self._system_prompt = system_instruction or own or None
+        before = f"{own}\n" if own else system_instruction  # of simple models' questions, and in the log of all
+        super().build_all_requests(system_instruction=before, **options)
 
     def construct_requests(self, doc_id: int, ctx: str, **options: Any) -> Instance:
         """Return a request as the model takes it: those of chat models and of simple ones are laid out differently."""

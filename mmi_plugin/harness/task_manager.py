@@ -27,7 +27,8 @@ def tasks_folder() -> str:
 class QuickTaskManager(TaskManager):
     """lmms-eval's task manager with our tasks; its own 2,000 are indexed only when asked for.
 
-    `requested` is the value of `--tasks`; `limit` and `offset` apply to our tasks, by whole items.
+    `requested` is the value of `--tasks`; `limit` and `offset` apply to our tasks, by whole items; `floor`: these ask
+    each item's reference once more.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class QuickTaskManager(TaskManager):
         model_name: str | None = None,
         limit: float | None = None,
         offset: int = 0,
+        floor: bool = False,
     ) -> None:
         more = [include_path] if isinstance(include_path, str) else list(include_path or ())
-        self.limit, self.offset = limit, offset
+        self.limit, self.offset, self.floor = limit, offset, floor
         self.own: dict[str, InterferenceTask] = {}
         options = {"verbosity": verbosity, "include_path": [tasks_folder(), *more], "model_name": model_name}
         super().__init__(include_defaults=False, **options)
@@ -68,6 +70,8 @@ class QuickTaskManager(TaskManager):
         tasks = super().load_task_or_group(task_list, task_type)
         for task in _leaves(tasks):
             if isinstance(task, InterferenceTask):
+                if self.floor:
+                    task.ask_again()
                 task.keep(self.limit, self.offset)
                 self.own[task.task_name] = task
         return tasks

@@ -6,16 +6,26 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
-__all__ = ["FOREIGN", "DynamicLayer", "DynamicSlidingWindowLayer", "encode_marked_chat", "mark_control_tokens"]
+__all__ = [
+    "FOREIGN",
+    "DynamicLayer",
+    "DynamicSlidingWindowLayer",
+    "encode_marked_chat",
+    "mark_control_tokens",
+    "sdpa_attention_forward",
+]
 
 
 class Foreign(NamedTuple):
@@ -45,8 +55,12 @@ FOREIGN = (
     Foreign(f"{CACHES}:DynamicLayer", "5.23", "a layer that keeps all keys and values", mentions="self.is_initialized"),
     Foreign(f"{CACHES}:DynamicSlidingWindowLayer", "5.23", "looks back only so far", mentions="self.sliding_window"),
     Foreign(f"{CACHES}:DynamicLayer.is_sliding", "5.23", "tells the one from the other"),
-    Foreign(f"{CACHES}:CacheLayerMixin.update", "5.23", "into buffers of ours", ("key_states", "value_states")),
-    Foreign(f"{CACHES}:CacheLayerMixin.get_seq_length", "5.23", "how many tokens of a buffer are filled"),
+    Foreign(f"{CACHES}:CacheLayerMixin.update", "5.23", "into a layer of ours", ("key_states", "value_states")),
+    Foreign(f"{CACHES}:CacheLayerMixin.get_seq_length", "5.23", "how many keys there are"),
+    Foreign("transformers:PreTrainedConfig._attn_implementation", "5.23", "by what a decoder attends"),
+    Foreign("transformers.integrations.sdpa_attention:sdpa_attention_forward", "5.23", "attention of each piece"),
+    Foreign("transformers.masking_utils:sdpa_mask", "5.23", "the mask of a decoder whose rows stay padded"),
+    Foreign("torch._dynamo.config:recompile_limit", "2.9", "FlexAttention is compiled for each length of the ladder"),
 )
 """Since: the lower bound in pyproject.toml, which is the oldest version that was looked at."""
 
@@ -64,43 +78,87 @@ def cache_layers(model: PreTrainedModel) -> list[Any]:
     return DynamicCache(config=model.config).layers
 
 
-class BufferLayer(DynamicLayer):
-    """Keys and values of a batch in buffers with room for tokens to come, which double when they are full.
+def kept_tokens(call: dict[str, Any]) -> int:
+    """Return of how many tokens a decoder's cache has the keys after a call; 0 without one that keeps them all."""
+    cache = next((call[name] for name in CACHE_NAMES if call.get(name) is not None), None)
+    layers = getattr(cache, "layers", ())
+    return layers[0].get_seq_length() if layers and isinstance(layers[0], DynamicLayer) else 0
 
-    keys, values: (B, H, room, D) for H heads of size D, of which the first `length` tokens are filled.
+
+class BranchLayer(DynamicLayer):
+    """Keys and values of `rows` branches as one sequence of T tokens, and of N tokens that came after it in each row.
+
+    known: keys and values of prefixes, (H, L, D) each, which are in no copy of this.
     """
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
+    def __init__(self, rows: int, known: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()) -> None:
         super().__init__()
-        self.dtype, self.device = keys.dtype, keys.device
-        self.keys, self.values, self.length = keys, values, length
-        self.is_initialized = True
+        self._rows, self._known = rows, known
+        self._own: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._later: list[torch.Tensor] = []
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add N tokens of both, (B, H, N, D) each, and return all that are filled, (B, H, length, D) each."""
-        start, self.length = self.length, self.length + key_states.shape[-2]
-        if self.length > self.keys.shape[-2]:  # a thought is longer than an answer
-            self.keys, self.values = (
-                torch.cat([kept, torch.zeros_like(kept)], -2) for kept in (self.keys, self.values)
-            )
-        self.keys[:, :, start : self.length] = key_states
-        self.values[:, :, start : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        """Take both of the sequence, (1, H, T, D) each, and return them after those of all prefixes; then take both
+        of the next token of each row, (1, H, rows, D) each, and return these, to be looked up with `between`."""
+        new = key_states, value_states
+        if self._own is None:
+            self._own, self.is_initialized = new, True
+            self.keys, self.values, self.dtype, self.device = *new, key_states.dtype, key_states.device
+            keys, values = ([states[side][None] for states in self._known] for side in (0, 1))
+            return torch.cat([*keys, key_states], 2), torch.cat([*values, value_states], 2)
+        new = [states.unsqueeze(2) for states in new]
+        self._later = [torch.cat(pair, 2) for pair in zip(self._later, new, strict=True)] if self._later else new
+        return key_states, value_states
+
+    def between(self, start: int, stop: int, first: int, last: int) -> list[list[torch.Tensor]]:
+        """Return keys and values, (1, H, tokens, D) each, in two parts: those of tokens `start` to `stop` of the
+        sequence, and those that came after it in rows `first` to `last`, step by step."""
+        own = [[states[:, :, start:stop]] for states in self._own]
+        if self._later:
+            for parts, states in zip(own, self._later, strict=True):
+                parts.append(states[:, :, :, first:last].flatten(2, 3))
+        return own
+
+    def rewind(self) -> None:
+        """Forget what came after the sequence."""
+        self._later = []
 
     def get_seq_length(self) -> int:
-        return self.length
+        """Return how many keys there are."""
+        after = self._later[0].shape[2] * self._rows if self._later else 0
+        return 0 if self._own is None else self._own[0].shape[2] + after
 
 
-def rewind(inputs: dict[str, Any]) -> None:
-    """Let the cache of buffers in `inputs`, if there is one, hold the prompt but for its last token.
+def attention_of(module: PreTrainedModel) -> str:
+    """Return the name of the attention that a model computes with."""
+    return module.config._attn_implementation
 
-    inputs: of `generate`; input_ids (B, L).
-    """
-    for cache in (inputs[name] for name in CACHE_NAMES if name in inputs):
-        for layer in cache.layers:
-            layer.length = inputs["input_ids"].shape[1] - 1
+
+def use_attention(module: PreTrainedModel, name: str, attend: Callable[..., Any]) -> None:
+    """Let a model attend by `attend`, which is told of what a call has besides, with masks as sdpa takes them."""
+    if attention_of(module) != name:
+        AttentionInterface.register(name, attend)
+        AttentionMaskInterface.register(name, sdpa_mask)
+        module.set_attn_implementation(name)
+
+
+def compile_often(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is compiled for each of the few shapes it meets; torch gives up after 8."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    return torch.compile(function, dynamic=False)
+
+
+@contextmanager
+def attending(module: PreTrainedModel, name: str, attend: Callable[..., Any]) -> Iterator[None]:
+    """Within, a model attends by `attend`, which is told of what a call has besides, whatever it attends by else."""
+    before = attention_of(module)
+    use_attention(module, name, attend)
+    try:
+        yield
+    finally:
+        module.set_attn_implementation(before)
 
 
 def process_images(

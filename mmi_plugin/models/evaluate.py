@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from mmi_plugin.answers import THOUGHTS, read
 from mmi_plugin.documents import Documents
 from mmi_plugin.items import image_hash, messages
-from mmi_plugin.models.compat import cache_argument
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Generator, Query, Reply
-from mmi_plugin.models.prefix import Prefixes, ends, join, looks_ahead, obstacle, window
+from mmi_plugin.models.meter import Meter
+from mmi_plugin.models.order import OrderKey, answer_all, order_key, shared_images
+from mmi_plugin.models.prefix import Prefixes, ends, looks_ahead, obstacle, window
 from mmi_plugin.models.prompt import Chat, Prompts, images_of
-from mmi_plugin.models.tokens import Tensors, to_model
+from mmi_plugin.models.tokens import Tensors, pad, to_model
+from mmi_plugin.models.trees import Branches
 from mmi_plugin.results import Record
 
-Found = TypeVar("Found")
 THINKING = 4096  # tokens of a thought, beside those of the answer
 _COMPARED = 4  # rows whose logits are compared between the shared and the plain path
 _TOLERANCE = {torch.float32: 1e-3}  # of a logit, relative to the largest
 _COARSE = 5e-2  # the same in half precision
+_WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def evaluate(
@@ -49,9 +51,9 @@ def evaluate(
     settings that are not greedy, and for a processor from which no prompts can be made.
     """
     prompts = processor if isinstance(processor, Prompts) else prompts_of(processor)
-    scorer = Scorer(model, prompts, batch_size if share else 0, thoughts, thinking)
+    scorer = Scorer(model, prompts, share, thoughts, thinking)
     rows = list(documents.rows)
-    keys = [OrderKey("", row["image_key"], len(row["prompt"])) for row in rows]
+    keys = [order_key(row) for row in rows]
     shared = shared_images(keys)
 
     def answer(places: list[int]) -> list[Record]:
@@ -59,7 +61,7 @@ def evaluate(
         replies = zip(places, scorer.answer(asked, settings or {}), strict=True)
         return [record_of(rows[place], reply.text, reply.probabilities, thoughts) for place, reply in replies]
 
-    return answer_all(keys, batch_size, answer)
+    return answer_all(scorer.ordered(keys), batch_size, answer)
 
 
 def query_of(document: Mapping[str, Any], chat: Chat, shared: set[str]) -> Query:
@@ -97,35 +99,44 @@ def record_of(
 
 
 class Scorer:
-    """Answers batches. `capacity`: for how many images keys and values are kept, 0 for none.
+    """Answers batches. `share`: prompts with the same image share it.
 
-    Prompts with the same image share it: it is encoded, and run through the decoder with all that
-    stands before it, once. Whether the model allows it is found out from its structure, and on the first
-    such batch by comparison with plain generation; a model that does not allow it answers plainly.
-    `thoughts` and `thinking`: see Generator.
+    Then it is encoded, and run through the decoder with all that stands before it, once for the prompts of a batch
+    and those of the next that go on with it. Whether the model allows it is found out from its structure, and on the
+    first such batch by comparison with plain generation; a model that does not allow it answers plainly.
+    `deterministic`: each prompt is computed by itself, so that not a bit of its answer depends on its batch; one
+    image still serves all its prompts. `thoughts` and `thinking`: see Generator.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         prompts: Prompts,
-        capacity: int,
+        share: bool = True,
         thoughts: Sequence[tuple[str, str]] = THOUGHTS,
         thinking: int = THINKING,
+        deterministic: bool = False,
     ) -> None:
-        self._model, self._prompts = model, prompts
+        self._model, self._prompts, self._one_by_one = model, prompts, deterministic
         self._generator = Generator(model, prompts, thoughts, thinking)
         self._image_token = getattr(model.config, "image_token_id", None)
-        self._prefixes = Prefixes(model, capacity, self._generator.tokens)
+        self._prefixes = Prefixes(model, self._generator.tokens)
+        self.meter = Meter(model)
         self._obstacle = obstacle(model)
         self._window = window(model) if self._obstacle is None else None
+        self._marks: dict[tuple[str, ...], list[str]] = {}  # what stands for the images of the last prompts
         self._checked = False
-        self._capacity = capacity
+        self._wanted = share
 
     @property
     def opened(self) -> str:
         """What of a thought the chat template begins in every prompt; empty where it does not."""
         return self._generator.opened
+
+    def ordered(self, keys: Sequence[OrderKey]) -> list[OrderKey]:
+        """Return `keys` as they matter for the order of prompts: not by image where the model can share none."""
+        can = self._wanted and self._obstacle is None
+        return [key if can else OrderKey(key.settings, None, key.length) for key in keys]
 
     @torch.no_grad()  # not inference_mode, whose tensors a model in training could not use
     def answer(self, rows: Sequence[Query], settings: Mapping[str, Any]) -> list[Reply]:
@@ -133,8 +144,15 @@ class Scorer:
 
         Raises InputError when they ask for anything but greedy decoding.
         """
-        decoding = Decoding.parse(settings)
-        if not self._capacity or not all(row.shared for row in rows):
+        # Not cuDNN's attention, which makes a plan for every new pair of lengths: here most are new.
+        plans = sdpa_kernel(_WITHOUT_PLANS) if self._model.device.type == "cuda" else nullcontext()
+        with self.meter.running(), plans:
+            return self._answer(rows, Decoding.parse(settings))
+
+    def _answer(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
+        if self._one_by_one and len(rows) > 1:
+            return [reply for row in rows for reply in self._answer([row], decoding)]
+        if not self._wanted or not all(row.shared for row in rows):
             return self._generator.answers(rows, self._plain(rows), decoding)
         if self._obstacle is None and not self._checked:
             self._obstacle, self._checked = self._differs(rows), True
@@ -152,10 +170,10 @@ class Scorer:
         try:
             if looks_ahead(self._model, self._plain(rows[:1])):
                 return "within a prompt it attends to what comes later"
-            wanted = self._first_logits(self._plain(compared))
-            found = torch.empty_like(wanted)
-            for part, inputs in self._joined(compared, 1):
-                found[part] = self._first_logits(inputs)
+            wanted = self._generator.tokens(self._plain(compared), 1, output_logits=True).logits[0].float()
+            order, branches = self._branches(compared)
+            found = branches.first.float()
+            wanted = wanted[order]
         except torch.OutOfMemoryError:
             raise
         except (TypeError, ValueError, RuntimeError) as error:  # of a model that answers plainly
@@ -165,131 +183,44 @@ class Scorer:
             return f"its logits differ by {apart:.1%} when it goes on from a kept image"
         return None
 
-    def _first_logits(self, inputs: Tensors) -> torch.Tensor:
-        return self._generator.tokens(inputs, 1, output_logits=True).logits[0].float()
-
     def _plain(self, rows: Sequence[Query]) -> Tensors:
         return to_model(self._prompts.inputs([row.chat for row in rows]), self._model.device, self._model.dtype)
 
     def _share(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
         """Answer rows from the kept prefixes of their prompts, computing those that are missing."""
-        answers: dict[int, Reply] = {}
-        for part, inputs in self._joined(rows, decoding.max_new_tokens):
-            own = self._generator.answers([rows[index] for index in part], inputs, decoding)
-            answers.update(zip(part, own, strict=True))
-        return [answers[index] for index in range(len(rows))]
+        order, branches = self._branches(rows)
+        answers = self._generator.answers([rows[index] for index in order], branches, decoding)
+        return [answer for _, answer in sorted(zip(order, answers, strict=True), key=lambda pair: pair[0])]
 
-    def _joined(self, rows: Sequence[Query], steps: int) -> Iterator[tuple[list[int], Tensors]]:
-        """Yield rows that can run side by side, and inputs that go on from the prefixes of their prompts.
+    def _branches(self, rows: Sequence[Query]) -> tuple[list[int], Branches]:
+        """Return an order of rows in which those that share a prefix stand together, and their branches in it.
 
         Raises ValueError for prompts that do not show where an image ends.
         """
-        prompts = self._prompts.inputs([row.chat for row in rows])
+        names = [tuple(map(image_hash, images_of(row.chat))) for row in rows]
+        prompts = self._texts(rows, names)
         stops = ends(prompts["input_ids"], self._image_token)
         starts = (prompts["attention_mask"] == 0).sum(1).tolist()
         if min(stops) == 0:
             raise ValueError("no image token in the prompt")
-        ids = prompts["input_ids"].to(self._model.device)
-        rests = [ids[row, stop:] for row, stop in enumerate(stops)]
-        heads = [ids[row, start:stop] for row, (start, stop) in enumerate(zip(starts, stops, strict=True))]
-        keys = [_key(row.chat, head) for row, head in zip(rows, heads, strict=True)]
-        for part in self._level(rests, ids.shape[1] + steps):
-            whole = self._prefixes.get(
-                [keys[index] for index in part],
-                lambda missing, part=part: self._plain([rows[part[i]] for i in missing]),
-            )
-            own = [rests[index] for index in part]
-            yield part, join(whole, own, steps, self._generator.padding, cache_argument(self._model))
+        heads = [own[start:stop].tolist() for own, start, stop in zip(prompts["input_ids"], starts, stops, strict=True)]
+        keys = [(name, *head) for name, head in zip(names, heads, strict=True)]
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        order = sorted(range(len(rows)), key=lambda row: first[keys[row]])
+        whole = self._prefixes.get(
+            [keys[row] for row in order], lambda missing: self._plain([rows[order[place]] for place in missing])
+        )
+        inputs = {name: prompts[name][order].to(self._model.device) for name in ("input_ids", "attention_mask")}
+        rests = [ids[stops[row] :] for ids, row in zip(inputs["input_ids"], order, strict=True)]
+        return order, Branches(self._model, whole, rests, inputs, self._window)
 
-    def _level(self, rests: Sequence[torch.Tensor], length: int) -> list[list[int]]:
-        """Return the rows in groups that can run side by side; `length`: of the longest, with its answer.
-
-        Padding stands between prefix and rest, so it would push the prefix out of the sight of a
-        layer that looks back only so far: where one might, rests of equal length go together.
-        """
-        if self._window is None or length + max(map(len, rests)) <= self._window:
-            return [list(range(len(rests)))]
-        groups: dict[int, list[int]] = {}
-        for row, rest in enumerate(rests):
-            groups.setdefault(len(rest), []).append(row)
-        return list(groups.values())
-
-
-def _key(chat: Chat, head: torch.Tensor) -> Hashable:
-    return tuple(map(image_hash, images_of(chat))), tuple(head.tolist())
-
-
-class OrderKey(NamedTuple):
-    """What the order of a prompt depends on. image: what its images are known by, or None. length: in characters."""
-
-    settings: str
-    image: str | None
-    length: int
-
-
-def answer_all(
-    keys: Sequence[OrderKey],
-    size: int,
-    answer: Callable[[list[int]], Sequence[Found]],
-    report: Callable[[int, Found], None] | None = None,
-) -> list[Found]:
-    """Return what `answer` gives for each key, in their order. It gets the places of keys, `size` at most at once.
-
-    report: called with the place and the answer, as they come.
-    """
-    found: dict[int, Found] = {}
-    for batch in batches(keys, size):
-        for place, one in zip(batch, answer(batch), strict=True):
-            found[place] = one
-            if report is not None:
-                report(place, one)
-    return [found[place] for place in range(len(keys))]
-
-
-def shared_images(keys: Sequence[OrderKey]) -> set[str]:
-    """Return the images that more than one prompt shows."""
-    counts = Counter(key.image for key in keys if key.image is not None)
-    return {image for image, count in counts.items() if count > 1}
-
-
-def batches(keys: Sequence[OrderKey], size: int) -> Iterator[list[int]]:
-    """Yield the places of at most `size` prompts of equal settings, the longest first.
-
-    Prompts that share images come in blocks of at most `size` images, so that what is kept of
-    these serves all their prompts, and within a block those of similar length go together.
-    """
-    shared = shared_images(keys)
-
-    def image(place: int) -> str:
-        own = keys[place].image
-        return own if own in shared else ""
-
-    def settings(place: int) -> str:
-        return keys[place].settings
-
-    order = sorted(range(len(keys)), key=lambda place: (settings(place), image(place), -keys[place].length))
-    for _, alike in groupby(order, key=settings):
-        groups = [(name, list(members)) for name, members in groupby(alike, key=image)]
-        for block in _blocks(groups, size):
-            yield from _cut(sorted(block, key=lambda place: -keys[place].length), keys, size)
-
-
-def _blocks(groups: Sequence[tuple[str, list[int]]], size: int) -> Iterator[list[int]]:
-    """Yield the members of `size` images at a time, and of all unshared prompts at once."""
-    yield from (members for name, members in groups if not name)
-    kept = [members for name, members in groups if name]
-    for start in range(0, len(kept), size):
-        yield [place for members in kept[start : start + size] for place in members]
-
-
-def _cut(places: Sequence[int], keys: Sequence[OrderKey], size: int) -> Iterator[list[int]]:
-    """Yield batches; where images are shared, padding is most of what is computed for a prompt of half the length."""
-    batch: list[int] = []
-    for place in places:
-        short = batch and keys[place].image is not None and 2 * keys[place].length < keys[batch[0]].length
-        if len(batch) == size or short:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+    def _texts(self, rows: Sequence[Query], names: Sequence[tuple[str, ...]]) -> Tensors:
+        """Return input_ids and attention_mask (B, L), padded on the left; an image, known by its name, is prepared once
+        to see what stands for it in a prompt."""
+        new = {name: self._prompts.joined(images_of(row.chat)) for name, row in zip(names, rows, strict=True)}
+        self._marks = {name: texts for name, texts in self._marks.items() if name in new}
+        new = {name: images for name, images in new.items() if name not in self._marks}
+        self._marks.update(zip(new, self._prompts.images(list(new.values()))[1], strict=True))
+        encoded = self._prompts.encode([self._prompts.text(row.chat) for row in rows], [self._marks[n] for n in names])
+        ids, inside = pad(encoded, self._prompts.encoder.padding, left=True)
+        return {"input_ids": ids, "attention_mask": inside.long()}

@@ -10,13 +10,14 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from mmi_plugin.answers import answer_start, read
-from mmi_plugin.models.compat import rewind
 from mmi_plugin.models.decode import Decoding, Forced, OptionLogs, ThoughtBudget, constraints, letter_forms
 from mmi_plugin.models.prompt import Chat, Prompts
 from mmi_plugin.models.tokens import Tensors
+from mmi_plugin.models.trees import Branches
 
 
 @dataclass(frozen=True)
@@ -96,22 +97,18 @@ class Generator:
         with _settings_of(self._model, self._settings):
             return self._model.generate(**inputs, return_dict_in_generate=True, **{**options, "max_new_tokens": steps})
 
-    def answers(self, rows: Sequence[Query], inputs: Tensors, decoding: Decoding) -> list[Reply]:
-        """Return an answer to each row. inputs: whole prompts, or what `prefix.join` returns."""
+    def answers(self, rows: Sequence[Query], asked: Tensors | Branches, decoding: Decoding) -> list[Reply]:
+        """Return an answer to each row. asked: the inputs of whole prompts, or their branches."""
+        inputs = asked.inputs if isinstance(asked, Branches) else asked
         start = inputs["input_ids"].shape[1]
         direct = [self._prompts.option_tokens(row.chat, row.choices) if row.choices else None for row in rows]
         logs = OptionLogs(self._watched(rows, direct), inputs["input_ids"].device)
         processors = [logs, *constraints(decoding, inputs, self._settings.eos_token_id)]
         budget = ThoughtBudget(lambda new: self._said(new).text, decoding.max_new_tokens, start, self._thoughts)
-        output = self.tokens(
-            inputs,
-            decoding.max_new_tokens + self._thinking,
-            logits_processor=LogitsProcessorList(processors),
-            stopping_criteria=StoppingCriteriaList([budget]),
-        )
-        first = self._first_probabilities(inputs, direct, logs)
+        spoken = self._speak(asked, decoding.max_new_tokens + self._thinking, processors, budget)
+        first = self._first_probabilities(asked, start, direct, logs)
         answers = []
-        for number, (row, new) in enumerate(zip(rows, output.sequences[:, start:].tolist(), strict=True)):
+        for number, (row, new) in enumerate(zip(rows, spoken[:, start:].tolist(), strict=True)):
             said = self._said(new)
             begin = answer_start(said.text, self._thoughts) or 0
             text = said.text[:begin] + decoding.cut(said.text[begin:])
@@ -119,6 +116,26 @@ class Generator:
             chances = first[number] if place is _FIRST else place and logs.probabilities(place[0], number, place[1])
             answers.append(Reply(text, len(said.tokens), chances))
         return answers
+
+    def _speak(
+        self,
+        asked: Tensors | Branches,
+        steps: int,
+        processors: Sequence[LogitsProcessor],
+        budget: ThoughtBudget | None = None,
+    ) -> torch.Tensor:
+        """Return (B, L + N): the prompts (B, L), and at most `steps` tokens after them."""
+        if not isinstance(asked, Branches):
+            stop = StoppingCriteriaList([budget] if budget else [])
+            options = {"logits_processor": LogitsProcessorList(processors), "stopping_criteria": stop}
+            return self.tokens(asked, steps, **options).sequences
+        stops = torch.tensor(self._settings.eos_token_id, device=asked.first.device)
+
+        def over(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            ended = torch.isin(ids[:, -1], stops)
+            return ended | budget(ids, scores) if budget else ended
+
+        return asked.say(steps, processors, over, self.padding)
 
     def _place(
         self, row: Query, text: str, said: _Spoken, direct: list[list[int]] | None
@@ -146,19 +163,17 @@ class Generator:
         return sorted(likewise | {token for own in direct for tokens in own or () for token in tokens})
 
     def _first_probabilities(
-        self, inputs: Tensors, direct: Sequence[list[list[int]] | None], logs: OptionLogs
+        self, asked: Tensors | Branches, start: int, direct: Sequence[list[list[int]] | None], logs: OptionLogs
     ) -> list[tuple[float, ...] | None]:
         """Return the probability of each row's choices said at once: of the first token, of all where choices share it.
 
-        Tokens before a choice's last are forced, once for all choices that begin alike.
+        Tokens before a choice's last are forced, once for all choices that begin alike. start: tokens of a prompt.
         """
         choices = [_distinct(own or ()) for own in direct]
         heard = {(): logs}
         for stem in sorted({tuple(choice[:-1]) for own in choices for choice in own} - {()}):
-            rewind(inputs)
-            heard[stem] = OptionLogs(logs.tokens, inputs["input_ids"].device)
-            forced = [heard[stem], Forced(stem, inputs["input_ids"].shape[1])]
-            self.tokens(inputs, len(stem) + 1, logits_processor=LogitsProcessorList(forced))
+            heard[stem] = OptionLogs(logs.tokens, self._model.device)
+            self._speak(asked, len(stem) + 1, [heard[stem], Forced(stem, start)])
 
         def chance(row: int, choice: Sequence[int]) -> float:
             steps = heard[tuple(choice[:-1])]

@@ -31,6 +31,8 @@ from mmi_plugin.files import parse_json, read_text
 from mmi_plugin.models.compat import image_settings
 
 ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLED = ("pytorch_model*.bin", "adapter_model.bin")
+ZERO = ("*_optim_states.pt", "*_model_states.pt")  # of DeepSpeed, a file of each kind per process
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -83,7 +85,8 @@ def check_folder(folder: Path) -> None:
         return
     config = folder / "config.json"
     if not config.is_file():
-        raise InputError(f"{config}: missing, so this is no checkpoint folder")
+        hint = _to_convert(folder)
+        raise InputError(f"{config}: missing" + (f"; {hint}" if hint else ", so this is no checkpoint folder"))
     _read_json(config)
     index = folder / "model.safetensors.index.json"
     shards = _read_json(index).get("weight_map", {}).values() if index.is_file() else ["model.safetensors"]
@@ -100,7 +103,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _check_weights(path: Path) -> None:
     if not path.is_file():
-        raise InputError(f"{path}: missing")
+        hint = _to_convert(path.parent)
+        raise InputError(f"{path}: missing" + (f"; {hint}" if hint else ""))
     try:
         with safe_open(path, framework="pt"):
             pass
@@ -108,12 +112,33 @@ def _check_weights(path: Path) -> None:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error
 
 
+def zero_folder(folder: Path) -> Path | None:
+    """Return where DeepSpeed's shards lie, in `folder` or in the latest `global_stepN` in it; None without any."""
+    steps = {path: path.name.removeprefix("global_step") for path in folder.glob("global_step*") if path.is_dir()}
+    latest = sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
+    places = [folder, *reversed(latest)]
+    return next((place for place in places if any(next(place.glob(kind), None) for kind in ZERO)), None)
+
+
+def _to_convert(folder: Path) -> str:
+    """Return what to do about weights that are pickled; empty where there are none."""
+    held = zero_folder(folder) or next((file for kind in PICKLED for file in sorted(folder.glob(kind))), None)
+    if held is None:
+        return ""
+    what = "holds DeepSpeed's shards" if held.is_dir() else "is pickled"
+    return f"{held} {what}: `mmi convert {folder} OUT` makes safetensors of it"
+
+
 def load_processor(name: str, revision: str = "main", trust_remote_code: bool = False, **settings: Any) -> Any:
     """Return the processor, padding on the left. `settings` are its own, as `max_pixels`, and go to `from_pretrained`.
 
     Raises InputError when it cannot be used, or has no such setting.
     """
-    if (base := base_of(name)) is not None and not any((Path(name) / file).is_file() for file in _PROCESSORS):
+    if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in _PROCESSORS):
+        base = base_of(name)
+        if base is None:
+            check_folder(Path(name))
+            raise InputError(f"{name}: has no processor; copy one there, or give mmi_hf processor=NAME_OR_FOLDER")
         name = base
     with _loading(name, "processor"):
         processor = AutoProcessor.from_pretrained(
@@ -198,7 +223,8 @@ def _loading(name: str, part: str) -> Iterator[None]:
     Raises InputError for a folder that is not there or holds no whole checkpoint, and for whatever does not load.
     """
     if Path(name).exists():
-        check_folder(Path(name))
+        if part != "processor" or (Path(name) / "config.json").exists():  # a processor may lie by itself
+            check_folder(Path(name))
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"{name}: no such checkpoint folder")
     verbosity = logging.get_verbosity()

@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
-from mmi_plugin.models.compat import (
-    BufferLayer,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    cache_argument,
-    cache_layers,
-)
+from mmi_plugin.models.compat import DynamicLayer, DynamicSlidingWindowLayer, cache_argument, cache_layers
 from mmi_plugin.models.tokens import Tensors, pad_left
+from mmi_plugin.models.trees import Prefix
 
 Generate = Callable[[Tensors, int], Any]
-
-
-@dataclass
-class Prefix:
-    """Keys and values of a prompt's first L tokens in every layer, (heads, L, head size) each.
-
-    ids: (L,). position: of the token that comes next; dimensions: how many position ids the
-    decoder takes per token (3 for multimodal RoPE, which counts an image by rows and columns).
-    """
-
-    ids: torch.Tensor
-    layers: list[tuple[torch.Tensor, torch.Tensor]]
-    position: int
-    dimensions: int
 
 
 def obstacle(model: PreTrainedModel) -> str | None:
@@ -79,26 +58,21 @@ def window(model: PreTrainedModel) -> int | None:
 
 
 class Prefixes:
-    """The prefixes used last, at most `capacity` of them. `generate(inputs, steps)` lets `model` speak."""
+    """The prefixes of the prompts asked last. `generate(inputs, steps)` lets `model` speak."""
 
-    def __init__(self, model: PreTrainedModel, capacity: int, generate: Generate) -> None:
-        self._model, self._capacity, self._generate = model, capacity, generate
-        self._kept: OrderedDict[Hashable, Prefix] = OrderedDict()
+    def __init__(self, model: PreTrainedModel, generate: Generate) -> None:
+        self._model, self._generate = model, generate
+        self._kept: dict[Hashable, Prefix] = {}
 
     def get(self, keys: Sequence[Hashable], inputs: Callable[[list[int]], Tensors]) -> list[Prefix]:
         """Return the prefix of every row. `inputs(rows)`: the whole prompts of rows whose prefix is not at hand."""
         rows = {key: row for row, key in reversed(list(enumerate(keys)))}  # the first row of each key
-        found = {key: self._kept[key] for key in rows if key in self._kept}
-        missing = [key for key in rows if key not in found]
+        self._kept = {key: self._kept[key] for key in rows if key in self._kept}
+        missing = [key for key in rows if key not in self._kept]
         if missing:
             computed = _compute(self._model, inputs([rows[key] for key in missing]), self._generate)
-            found.update(zip(missing, computed, strict=True))
-        self._kept.update(found)
-        for key in found:
-            self._kept.move_to_end(key)
-        while len(self._kept) > self._capacity:
-            self._kept.popitem(last=False)
-        return [found[key] for key in keys]
+            self._kept.update(zip(missing, computed, strict=True))
+        return [self._kept[key] for key in keys]
 
 
 def ends(input_ids: torch.Tensor, image_token: int) -> list[int]:
@@ -145,43 +119,3 @@ def _cut(prompts: Tensors, stops: Sequence[int]) -> Tensors:
     for row, stop in enumerate(stops):
         mask[row, stop:] = 0
     return pad_left({**prompts, "attention_mask": mask})
-
-
-def join(prefixes: Sequence[Prefix], rests: Sequence[torch.Tensor], room: int, padding: int, name: str) -> Tensors:
-    """Return the inputs that go on from each row's prefix with its own tokens `rests`, (L,) each.
-
-    The prefixes are in the cache, the argument `name`, padded on the left, with space for `room` tokens after the
-    prompts; the rests follow, padded on the left too, at the positions they have in the whole prompt: position_ids
-    (B, L) or (dimensions, B, L) beside input_ids and attention_mask (B, L).
-    """
-    device = prefixes[0].ids.device
-    head, tail = max(len(p.ids) for p in prefixes), max(map(len, rests))
-    ids = torch.full((len(prefixes), head + tail), padding, device=device)
-    mask = torch.zeros_like(ids)
-    positions = torch.zeros((prefixes[0].dimensions, *ids.shape), dtype=torch.long, device=device)
-    for row, (prefix, rest) in enumerate(zip(prefixes, rests, strict=True)):
-        for tokens, stop in ((prefix.ids, head), (rest, head + tail)):
-            ids[row, stop - len(tokens) : stop] = tokens
-            mask[row, stop - len(tokens) : stop] = 1
-        start = head + tail - len(rest)
-        positions[:, row, start:] = prefix.position + torch.arange(len(rest), device=device)
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "position_ids": positions if len(positions) > 1 else positions[0],
-        name: _cache(prefixes, head, head + tail + room),
-    }
-
-
-def _cache(prefixes: Sequence[Prefix], head: int, length: int) -> Cache:
-    layers = []
-    for index in range(len(prefixes[0].layers)):
-        buffers = []
-        for side in (0, 1):
-            heads, _, size = prefixes[0].layers[index][side].shape
-            buffer = prefixes[0].layers[index][side].new_zeros(len(prefixes), heads, length, size)
-            for row, prefix in enumerate(prefixes):
-                buffer[row, :, head - len(prefix.ids) : head] = prefix.layers[index][side]
-            buffers.append(buffer)
-        layers.append(BufferLayer(*buffers, head))
-    return Cache(layers=layers)

@@ -51,6 +51,7 @@ class Prompts:
 
     last_answer_only = False  # of a chat of several turns, as the model sees earlier answers before it gives them
     answer_apart = False  # encoded by itself, also where its tokens could merge with the prompt
+    ends_answers = True  # in rows to train on; otherwise no answer has its end as a part of it
 
     def __init__(
         self,
@@ -87,17 +88,17 @@ class Prompts:
         return text
 
     def said(self, chat: Chat, name: str = "a chat") -> Rendered:
-        """Return a chat whose last turn is the model's. The last answer ends as the template ends it or, where
-        that does not, with the end token; `name` begins errors.
+        """Return a chat whose last turn is the model's. The last answer ends (`ends_answers`) as the template ends it
+        or, where that does not, with the end token; `name` begins errors.
 
         Raises InputError for a chat template from which an answer cannot be told apart.
         """
         marked = self.encoder.mark(texts_alone(chat))
-        answer, prompt = content(marked[-1]), self._render(marked[:-1], add_generation_prompt=True)
+        answer, prompt = content(marked[-1]), self.text(chat[:-1])
         full = self._render(marked)
         if not full.startswith(f"{prompt}{self.lead}{answer}"):
             raise InputError(f"{name}: the chat template does not continue the prompt with the answer {answer!r}")
-        text = f"{prompt}{self.lead}{answer}{self.end}"
+        text = f"{prompt}{self.lead}{answer}{self.end * self.ends_answers}"
         return Rendered(text, (*self._earlier(marked[:-1], prompt, name), (len(prompt), len(text))))
 
     def _earlier(self, marked: Chat, prompt: str, name: str) -> list[tuple[int, int]]:
@@ -114,7 +115,7 @@ class Prompts:
             place += len(before)
             start = place - len(self.lead) if before.endswith(self.lead) else place
             place += len(answer)
-            spans.append((start, place + (len(self.end) if after.startswith(self.end) else 0)))
+            spans.append((start, place + (len(self.end) if self.ends_answers and after.startswith(self.end) else 0)))
             before = after
         return spans
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from mmi_plugin.conditions import get
+from mmi_plugin.conditions import FLOOR, get, perturbing
 from mmi_plugin.items import FAMILIES
 from mmi_plugin.results.estimates import Difference, Estimate, corrected, difference, estimate
 from mmi_plugin.results.measures import LABELS, Measure, Outcomes, PerItem, over_seeds, per_item
@@ -101,9 +101,12 @@ class Leaderboard:
         return tuple(sorted(found, key=lambda measure: (order.index(measure.name), measure.condition is None)))
 
     def summary(self, scope: Scope) -> list[Measure]:
-        """Of a data set, accuracy by condition, then worst case and mean flip rate where there is a perturbation."""
-        found = [Measure("accuracy", name) for name in self.outcomes[scope.name].conditions]
-        return found + [Measure("worst_case"), Measure("flip_rate")] * (len(found) > 1)
+        """Of a data set, accuracy by condition, then worst case and mean flip rate where there is a perturbation, and
+        last how many answers flip when nothing is perturbed."""
+        conditions = self.outcomes[scope.name].conditions
+        found = [Measure("accuracy", name) for name in perturbing(conditions)]
+        found += [Measure("worst_case"), Measure("flip_rate")] * (len(found) > 1)
+        return found + [Measure("flip_rate", FLOOR)] * (FLOOR in conditions)
 
 
 def build(runs: Sequence[Run], baseline: str | None = None) -> Leaderboard:
@@ -162,7 +165,7 @@ def _scopes(outcomes: Mapping[str, Outcomes]) -> tuple[Scope, ...]:
     tasks = sorted(outcomes, key=lambda task: (FAMILIES.index(outcomes[task].family), task))
     ranked = [task for task in tasks if not sweeps(outcomes[task].conditions)] or tasks
     families = {family: tuple(task for task in ranked if outcomes[task].family == family) for family in FAMILIES}
-    perturbed = tuple(task for task in ranked if len(outcomes[task].conditions) > 1) or tuple(ranked)
+    perturbed = tuple(task for task in ranked if len(perturbing(outcomes[task].conditions)) > 1) or tuple(ranked)
     return (
         *(Scope(task, "task", (task,)) for task in tasks),
         *(Scope(family, "family", members) for family, members in families.items() if members),

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmi_plugin.conditions import REFERENCE, get
-from mmi_plugin.errors import InputError, shorten
+from mmi_plugin.errors import shorten
+from mmi_plugin.files import write_whole
 from mmi_plugin.report.board import Key, Leaderboard, Scope, Sweep, sweeps
 from mmi_plugin.report.files import FAMILY_LABELS, plain, words
 from mmi_plugin.results.estimates import Estimate
@@ -28,13 +29,9 @@ _FORMATS = ("png", "svg")
 
 def save_figures(made: Mapping[str, Figure], folder: Path) -> None:
     """Write figures into `folder` as PNG (200 dots an inch) and SVG."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in made.items():
-            for kind in _FORMATS:
-                (folder / f"{name}.{kind}").write_bytes(_rendered(figure, kind))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror}") from error
+    for name, figure in made.items():
+        for kind in _FORMATS:
+            write_whole(folder / f"{name}.{kind}", _rendered(figure, kind))
 
 
 def svg_figures(board: Leaderboard) -> dict[str, bytes]:

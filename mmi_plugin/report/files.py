@@ -6,10 +6,11 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmi_plugin.conditions import get
+from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.errors import plain, visible
 from mmi_plugin.files import versions
 from mmi_plugin.report.board import OVERALL, Key, Leaderboard, Scope, is_primary
@@ -30,8 +31,12 @@ def label(measure: Measure) -> str:
     if measure.condition is None:
         several = {"flip_rate": "flip rate, mean", "unparseable": "unparseable, all"}
         return several.get(measure.name, LABELS[measure.name])
-    star = "" if get(measure.condition).seen else "*"
-    return f"{LABELS[measure.name]}: {words(measure.condition)}{star}"
+    return f"{LABELS[measure.name]}: {words(measure.condition)}{star(measure.condition)}"
+
+
+def star(condition: str | None) -> str:
+    """Return "*" for a perturbation that training does not use."""
+    return "" if condition in (None, FLOOR) or get(condition).seen else "*"
 
 
 def interval(estimate: Estimate) -> str:
@@ -193,6 +198,29 @@ def to_markdown(board: Leaderboard) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+}
+
+
+def to_latex(board: Leaderboard) -> str:
+    """Return the table that ranks as LaTeX for `booktabs`, in percent with 95% intervals as small print."""
+    columns, translate = overview_columns(board), str.maketrans(_LATEX)
+    lines = [
+        f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
+        "\\toprule",
+        " & ".join(["rank", "model", *(text for text, _, _ in columns)]) + r" \\",
+        "\\midrule",
+    ]
+    for name in board.names:
+        numbers = [interval(board.numbers[Key(name, scope, measure)]) for _, scope, measure in columns]
+        cells = [re.sub(r" (\[.*\])", r" {\\scriptsize \1}", number).replace("–", "--") for number in numbers]
+        model = _name(board, name, plain).translate(translate)
+        lines.append(" & ".join([str(board.ranks[name]), model, *cells]) + r" \\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
 def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
     """Return what a reader must know of the numbers, in one paragraph."""
     text = (
@@ -216,15 +244,10 @@ def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
 
 
 def _letters(board: Leaderboard, show: Callable[[str], str]) -> str:
-    """Return which models' letters could not be read anew from their answers, and whose were others than logged."""
+    """Return whose letters, read anew from the answers, were others than logged."""
     text = ""
     for run in board.runs:
-        logged, changed = (
-            sum(getattr(result, name) for result in run.results.values()) for name in ("as_logged", "read_anew")
-        )
-        if logged:
-            text += f" {logged} letters of {show(run.name)} are as logged: its results are old and hold no options."
-        if changed:
+        if changed := sum(result.read_anew for result in run.results.values()):
             text += f" {changed} letters of {show(run.name)}, read anew from its answers, are others than logged."
     return text
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from mmi_plugin.conditions import get
+from mmi_plugin.conditions import FLOOR
 from mmi_plugin.report.board import Key, Leaderboard, Scope
-from mmi_plugin.report.files import words
+from mmi_plugin.report.files import star, words
 from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.measures import Measure
 
@@ -33,8 +33,7 @@ class _Column:
 
     def __init__(self, board: Leaderboard, names: Sequence[str], scope: Scope, measure: Measure) -> None:
         self.titles = scope.name.removeprefix("mmi_"), f"n={len(board.outcomes[scope.name].items)}"
-        star = "*" if measure.condition and not get(measure.condition).seen else ""
-        first, _, rest = (words(measure.condition or measure.name) + star).partition(" ")
+        first, _, rest = (words(measure.condition or measure.name) + star(measure.condition)).partition(" ")
         cells = _format([board.numbers[Key(name, scope, measure)] for name in names])
         self.width = max(map(len, [first, rest, *cells]))
         self.lines = [text.rjust(self.width) for text in (first, rest, *cells)]
@@ -100,6 +99,8 @@ def _notes(board: Leaderboard, names: Sequence[str], width: int) -> list[str]:
         "Accuracy in percent. Worst case: right under every condition. Flip rate: answers that differ from "
         "those under the first condition, mean over the other conditions. * not used in training.",
     ]
+    if any(Measure("flip_rate", FLOOR) in board.measures(scope) for scope in board.scopes_of("task")):
+        notes.append("Asked again: flip rate of the first condition in another batch, by arithmetic alone.")
     unparseable = {
         (scope, name): board.numbers[Key(name, scope, Measure("unparseable"))]
         for scope in board.scopes_of("task")

@@ -46,8 +46,8 @@ class TaskResult:
     """One task of a run. `options` are the task's `dataset_kwargs`; `numbers` are the harness's own,
     by the names of `measures.task_numbers`; `content_hash` identifies items, conditions and seed, of which
     `condition_versions` (empty in old results) names a part; `setup` holds what is known of `SETUP`;
-    `records` and their `prompts` are in the order written. `as_logged`: how many of their letters could not be read
-    anew, for want of their options; `read_anew`: how many letters were, and were others."""
+    `records` and their `prompts` are in the order written; `read_anew`: how many of their letters, read anew from
+    the answers, are others than logged."""
 
     task: str
     family: str
@@ -61,7 +61,6 @@ class TaskResult:
     setup: dict[str, Any]
     records: tuple[Record, ...]
     prompts: tuple[str, ...]
-    as_logged: int = 0
     read_anew: int = 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 _Z2 = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
-_BATCH = 150_000  # numbers drawn at a time: they stay in the processor's cache
+_BATCH = 50_000  # numbers drawn at a time: they stay in the processor's cache
 _REPEATS = 60  # how often values must occur, on average, for counting them to be faster than drawing each
 _HALVINGS = 60
 _SCARCE = 5  # items with another value than the most frequent one: with fewer, resampling says too little

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmi_plugin.conditions import REFERENCE, get
+from mmi_plugin.conditions import FLOOR, REFERENCE, get, perturbing
 from mmi_plugin.errors import InputError
 from mmi_plugin.results import Record, group_by_item
 
@@ -177,21 +177,27 @@ def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
     changed answers to a text that names an option: is it that option?), and, of distributions over
     the options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`, `worst_case`
     (right under each), `worst_case_seen` (under each that the published training uses), the mean
-    `flip_rate` over the perturbations, and the means of `unparseable` and of `cut_off`, which is a part of it.
+    `flip_rate` over the perturbations, and the means of `unparseable` and of `cut_off`, which is a part of it; in none
+    of these is the reference that was asked again.
     """
     measured = {Measure(name, condition): values for name, condition, values in _by_condition(outcomes)}
     right = outcomes.parsed == outcomes.gold
+    asked = [name != FLOOR for name in outcomes.conditions]
     seen = [get(name).seen for name in outcomes.conditions]
     if outcomes.reference is not None:
         measured[Measure("reference_accuracy")] = _binary(right[:, outcomes.reference])
-    measured[Measure("worst_case")] = _binary(right.all(1))
+    measured[Measure("worst_case")] = _binary(right[:, asked].all(1))
     measured[Measure("worst_case_seen")] = _binary(right[:, seen].all(1))
-    measured[Measure("unparseable")] = PerItem((outcomes.parsed == "").mean(1), binary=False)
-    measured[Measure("cut_off")] = PerItem(outcomes.cut_off.mean(1), binary=False)
-    flips = [values.values for measure, values in measured.items() if measure.name == "flip_rate"]
+    measured[Measure("unparseable")] = PerItem((outcomes.parsed == "")[:, asked].mean(1), binary=False)
+    measured[Measure("cut_off")] = PerItem(outcomes.cut_off[:, asked].mean(1), binary=False)
+    flips = [measured[one].values for one in map(_flips, perturbing(outcomes.conditions)) if one in measured]
     if flips:
         measured[Measure("flip_rate")] = PerItem(np.mean(flips, 0), binary=False)
     return measured
+
+
+def _flips(condition: str) -> Measure:
+    return Measure("flip_rate", condition)
 
 
 def _by_condition(outcomes: Outcomes) -> Iterator[tuple[str, str, PerItem]]:

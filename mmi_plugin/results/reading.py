@@ -105,7 +105,6 @@ def _read_task(path: Path, task: str, config: Mapping[str, Any], results: Mappin
         setup=_setup(results, task, config, path),
         records=tuple(records),
         prompts=tuple(row["input"] for row in rows),
-        as_logged=sum(record.options is None for record in records),
         read_anew=sum(old.parsed != new.parsed for old, new in zip(logged, records, strict=True)),
     )
 
@@ -160,9 +159,7 @@ def _is_pair(pair: object) -> bool:
 
 
 def _read_anew(record: Record, prompt: str, thoughts: Tags) -> Record:
-    """Return the record with what its raw answer says; as it was logged where its options were not."""
-    if record.options is None:
-        return record
+    """Return the record with what its raw answer says."""
     if record.failure:
         return replace(record, parsed=None, cut_off=False)
     reading = read(record.raw.removeprefix(prompt), record.options, thoughts)
@@ -207,11 +204,27 @@ def _rows(path: Path, conditions: Sequence[str], seed: int) -> Iterator[dict[str
             field(row, name, kinds, where)
         for name, kinds in _LATER.items():
             field(row, name, kinds, where, needed=False)
+        if row.get("options") is None:  # in old results, or by whoever would not have letters read anew
+            row["options"] = _listed(row["input"])
         _check_letters(row, where)
         _check_asked(row, conditions, seed, where)
         if golds.setdefault(row["item_id"], row["gold"]) != row["gold"]:
             raise InputError(f"{where}: field 'gold' is {row['gold']!r}, and before {golds[row['item_id']]!r}")
         yield row
+
+
+def _listed(prompt: str) -> list[str] | None:
+    """Return the options that a prompt lists as lines "A: ...", "B: ..."; None where it lists none."""
+    lines = prompt.split("\n")
+    places = [number for number, line in enumerate(lines) if line.startswith("A: ")][-1:]
+    for letter in LETTERS[1:] if places else ():
+        later = (number for number in range(places[-1] + 1, len(lines)) if lines[number].startswith(f"{letter}: "))
+        if (place := next(later, None)) is None:
+            break
+        places.append(place)
+    ends = [*places[1:], places[-1] + 1] if places else []
+    found = ["\n".join(lines[start:end])[3:] for start, end in zip(places, ends, strict=True)]
+    return found if len(found) > 1 else None
 
 
 def check_within(path: Path, folder: Path) -> None:
@@ -231,13 +244,14 @@ def _check_asked(row: Mapping[str, Any], conditions: Sequence[str], seed: int, w
 
 def _check_letters(row: Mapping[str, Any], where: str) -> None:
     """Raise InputError for a letter of no option, and for options or probabilities that are none."""
-    options, valid = row.get("options"), LETTERS
-    if options is not None:
-        if not 0 < len(options) <= len(LETTERS) or not all(isinstance(option, str) for option in options):
-            raise InputError(f"{where}: field 'options' is {shown(options)}")
-        valid = LETTERS[: len(options)]
-        if "\n".join(f"{letter}: {text}" for letter, text in zip(valid, options, strict=True)) not in row["input"]:
-            raise InputError(f"{where}: field 'options' is {shown(options)}, which were not asked")
+    options = row["options"]
+    if options is None:
+        raise InputError(f"{where}: field 'options' is missing, and field 'input' lists none")
+    if not 0 < len(options) <= len(LETTERS) or not all(isinstance(option, str) for option in options):
+        raise InputError(f"{where}: field 'options' is {shown(options)}")
+    valid = LETTERS[: len(options)]
+    if "\n".join(f"{letter}: {text}" for letter, text in zip(valid, options, strict=True)) not in row["input"]:
+        raise InputError(f"{where}: field 'options' is {shown(options)}, which were not asked")
     for name in ("gold", "parsed", "named"):
         letter = row[name]
         if not (letter is None or (len(letter) == 1 and letter in valid)):
@@ -246,5 +260,5 @@ def _check_letters(row: Mapping[str, Any], where: str) -> None:
         numbers = isinstance(shares, list) and all(type(share) in (int, float) for share in shares)
         if not numbers or not all(0 <= share <= 1 for share in shares) or not 0 < sum(shares) < 1 + 1e-3:
             raise InputError(f"{where}: field 'probabilities' is {shown(shares)}, not a share per option")
-        if len(shares) > len(LETTERS) or (options is not None and len(shares) != len(options)):
+        if len(shares) != len(options):
             raise InputError(f"{where}: field 'probabilities' has {len(shares)} values, not one per option")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mmi_plugin.errors import InputError, nearest, plain, shorten
 from mmi_plugin.results import TaskResult
 from mmi_plugin.results.estimates import check_comparable
 from mmi_plugin.results.measures import Outcomes
 from mmi_plugin.results.reading import RESULTS, SETUP, check_within, read_results
+from mmi_plugin.sources.materials import SETTINGS
 
+Value = TypeVar("Value")
 _SHOWN = 60  # characters of a value
 
 
@@ -59,8 +61,10 @@ class Run:
     outcomes: Mapping[str, Outcomes]
 
 
-def read_runs(arguments: Sequence[str]) -> list[Run]:
+def read_runs(arguments: Sequence[str], common: bool = False) -> list[Run]:
     """Return the models below folders, given as FOLDER or as NAME=FOLDER, all asked the same.
+
+    common: of each only the tasks that all were asked; else a task that one lacks is an InputError.
 
     lmms-eval writes the results of each model into a folder of its own, whose name becomes the
     model's unless NAME is given. Raises InputError with the reason for a folder without results,
@@ -73,10 +77,29 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
             if name in runs:
                 raise InputError(f"{runs[name].folder} and {folder} are both named {name!r}: give NAME=FOLDER")
             runs[name] = _read(name, folder)
-    first, *others = runs.values()
+    found = _common(list(runs.values())) if common else list(runs.values())
+    check_runs(found)
+    return found
+
+
+def _common(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with those tasks alone that all of them have. Raises InputError when there is none."""
+    tasks = set.intersection(*(set(run.results) for run in runs))
+    if not tasks:
+        asked = "; ".join(f"{run.name}: {', '.join(sorted(run.results))}" for run in runs)
+        raise InputError(f"--common: no task was asked of all models ({asked})")
+
+    def shared(values: Mapping[str, Value]) -> dict[str, Value]:
+        return {task: value for task, value in values.items() if task in tasks}
+
+    return [replace(run, results=shared(run.results), outcomes=shared(run.outcomes)) for run in runs]
+
+
+def check_runs(runs: Sequence[Run]) -> None:
+    """Raise InputError with the reason unless all were asked the same."""
+    first, *others = runs
     for other in others:
         _check(first, other)
-    return list(runs.values())
 
 
 def _folders(argument: str) -> list[tuple[str, Path]]:
@@ -125,8 +148,15 @@ def _check(first: Run, other: Run) -> None:
     names = first.name, other.name
     for task in sorted(set(first.results) ^ set(other.results)):
         has, lacks = names if task in first.results else names[::-1]
-        raise InputError(f"{has} and {lacks} cannot be compared: {task} was asked of {has} only")
+        raise InputError(
+            f"{has} and {lacks} cannot be compared: {task} was asked of {has} only (--common leaves such tasks out)"
+        )
     for task, outcomes in first.outcomes.items():
+        one, two = first.results[task].options, other.results[task].options
+        for key in SETTINGS:
+            if one.get(key) != two.get(key):
+                shown = " and ".join(_shown(one.get(key, "not set"), two.get(key, "not set")))
+                raise InputError(f"{' and '.join(names)} cannot be compared on {task}: key {key!r} is {shown}")
         check_comparable(outcomes, other.outcomes[task], names)
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmi_plugin.answers import mentions
-from mmi_plugin.errors import InputError
+from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import LETTERS, Item, stream
 from mmi_plugin.sources.facts import fact_map, template_facts
-from mmi_plugin.sources.registry import SOURCES, Benchmark, decoded_rows
+from mmi_plugin.sources.local import decoded_rows
+from mmi_plugin.sources.registry import SOURCES, Benchmark
 from mmi_plugin.sources.table import ItemOf, Row, Table
 
 if TYPE_CHECKING:
@@ -85,12 +86,14 @@ def _likeness(a: str, b: str) -> float:
 class Classes(Table):
     """A table of images and their classes as a source.
 
-    spoken: from the name of a class to words. cut: the hub's one split serves training and testing.
+    spoken: from the name of a class to words. cut: the hub's one split serves training and testing. label: the column
+    of the classes.
     """
 
     question: str = ""
     spoken: Callable[[str], str] = readable
     cut: bool = False
+    label: str = "label"
 
     def __call__(
         self, split: str, *, path: str | None = None, from_split: str | None = None,
@@ -113,21 +116,26 @@ class Classes(Table):
 
     def _questions(self, data: Dataset, options: int, hard: bool) -> ItemOf:
         """Return what makes an item of a row with `image`, `label` and perhaps `facts`."""
-        feature = data.features["label"]
+        feature = data.features[self.label]
         if hasattr(feature, "names"):
             names = feature.names
         else:
-            names = sorted({str(row["label"]) for row in decoded_rows(data.select_columns(["label"]), self.name)})
+            names = sorted({str(row[self.label]) for row in decoded_rows(data.select_columns([self.label]), self.name)})
         words = {name: self.spoken(name) for name in names}
         quiz = Quiz(options, hard, sorted(set(words.values())))
 
         def item_of(row: Row) -> Item:
-            label = row.values["label"]
+            label = row.values[self.label]
             if label is None or (isinstance(label, int) and not 0 <= label < len(names)):
-                raise InputError(f"{row.where}: field 'label' is {label}")
+                raise InputError(f"{row.where}: field {self.label!r} is {label}")
             answer = words[names[label] if isinstance(label, int) else label]
             chosen = quiz.choose(answer, row.item_id())
             given = fact_map(row.values.get("facts") or {}, row.where, padded=True)
+            for name in given:
+                if name not in quiz.classes:
+                    raise InputError(
+                        f"{row.where}: field 'facts' has {name!r}, no class: {nearest(name, quiz.classes)}"
+                    )
             return row.item(self.question, chosen, answer, facts=given or template_facts(chosen, answer))
 
         return item_of
@@ -145,7 +153,9 @@ def classes(
 
     def register(spoken: Callable[[str], str]) -> Callable[[str], str]:
         name, columns = spoken.__name__, {"image": "image", "label": "class"}
-        SOURCES[name] = Classes(name, "image_heavy", hub, None, splits, columns, None, question, spoken, cut)
+        SOURCES[name] = Classes(
+            name, "image_heavy", hub, None, splits, columns, question=question, spoken=spoken, cut=cut
+        )
         return spoken
 
     return register

@@ -10,28 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from mmi_plugin.answers import mentions
-from mmi_plugin.conditions.text import with_article
+from mmi_plugin.conditions.text import template_fact
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import is_text, json_lines, parse_json, read_bytes
-from mmi_plugin.items import Item, stream
+from mmi_plugin.items import Item
 from mmi_plugin.sources.registry import Benchmark
-
-TEMPLATES = (
-    "The outline in the middle is typical of {}.",
-    "Its colours are those of {}.",
-    "The background is where one would expect {}.",
-    "Its size relative to its surroundings fits {}.",
-    "The texture of its surface is characteristic of {}.",
-    "Most people who see such a picture think of {}.",
-    "Encyclopedias illustrate their article on {} with pictures like this one.",
-    "Photographs of {} are often taken from this angle.",
-)
 
 
 def template_facts(options: Sequence[str], answer: str) -> dict[str, str]:
-    """Return wrong option -> sentence; the same sentence for one option wherever it occurs."""
-    wrong = [option for option in options if option != answer]
-    return {option: stream("facts", option).choice(TEMPLATES).format(with_article(option)) for option in wrong}
+    """Return wrong option -> its template fact."""
+    return {option: template_fact(option) for option in options if option != answer}
 
 
 def fact_map(facts: Any, where: str, padded: bool = False) -> dict[str, str]:

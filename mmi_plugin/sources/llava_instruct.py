@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.files import json_list
+from mmi_plugin.files import as_record, json_list
 from mmi_plugin.items import Item, check
+from mmi_plugin.sources.local import ROOT, local_copy
 from mmi_plugin.sources.records import picture_of, without_mark
-from mmi_plugin.sources.registry import ROOT, local_copy
 
 NAME = "llava_instruct"
 FILE = "llava_v1_5_mix665k.json"
@@ -36,7 +36,7 @@ def readers(path: str | None = None) -> Iterator[Callable[[], Item]]:
 
 
 def _item(record: Any, where: str, name: str, folder: Path) -> Item:
-    turns = record.get("conversations") if isinstance(record, dict) else None
+    turns = as_record(record, where).get("conversations")
     if not isinstance(turns, list) or not turns or len(turns) % 2:
         raise InputError(f"{where}: field 'conversations' is not a list of questions and answers in turn")
     for number, turn in enumerate(turns):

@@ -1,20 +1,22 @@
-"""Records in, checked items out: those of training files, and of published ones as `multiple_choice_data_test.json`."""
+"""Training records in, checked items out; and what these share with other files of questions."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmi_plugin.answers import normalise
-from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.files import json_list
-from mmi_plugin.items import FAMILIES, LETTERS, Family, Item, check
-from mmi_plugin.pictures import Picture, Size, read_picture
-from mmi_plugin.sources.facts import fact_map, template_facts
+from mmi_plugin.errors import InputError, nearest, shorten
+from mmi_plugin.files import as_record
+from mmi_plugin.items import FAMILIES, LETTERS, Item, check
+from mmi_plugin.pictures import Picture, Size, decode_base64, read_picture
+from mmi_plugin.sources.facts import fact_map
 
 _LABELLED = re.compile(r"\(?([A-Z])[:.)](?:\s+|$)(.*)")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}")  # paths of images have a dot before their suffix
 _HEADS = ("question:", "option:", "options:")
 
 
@@ -57,19 +59,28 @@ def option_of(answer: str, options: tuple[str, ...], where: str) -> str:
     labelled = _LABELLED.fullmatch(answer.strip())
     letter = labelled[1] if labelled else answer.strip(" ().")
     said = labelled[2] if labelled else ""
-    same = [option for option in options if normalise(option) == normalise(answer)]
+    same = {option: None for option in options if normalise(option) == normalise(answer)}
     if letter in by_letter and said in ("", by_letter[letter]):
         if not said and any(option != by_letter[letter] for option in same):
-            raise InputError(_ambiguous(where, answer, by_letter[letter], same[0]))
+            raise InputError(ambiguous(where, answer, by_letter[letter], next(iter(same))))
         return by_letter[letter]
     if len(same) != 1:
         raise InputError(
             f"{where}: field 'answer' is {answer!r}, neither a letter nor one of the options {list(options)}"
         )
-    return same[0]
+    return next(iter(same))
 
 
-def _ambiguous(where: str, answer: str, by_letter: str, by_text: str) -> str:
+def _place_of(answer: str, options: tuple[str, ...], chosen: str) -> int | None:
+    """Return which of several options that read alike the letter of `answer` is; None where `chosen` is there once."""
+    labelled = _LABELLED.fullmatch(answer.strip())
+    letter = labelled[1] if labelled else answer.strip(" ().")
+    places = [place for place, option in enumerate(options) if option == chosen]
+    lettered = [place for place in places if LETTERS[place] == letter]
+    return None if len(places) < 2 else (lettered or places)[0]
+
+
+def ambiguous(where: str, answer: str, by_letter: str, by_text: str) -> str:
     return f"{where}: field 'answer' is {answer!r}, which is {by_letter!r} by its letter and {by_text!r} by its text"
 
 
@@ -80,7 +91,7 @@ IMAGE_MARK = "<image>"
 
 def item_of(record: Any, where: str, picture: Picture | None) -> Item:
     """Return the checked item of a record, or raise an InputError that begins with `where`."""
-    _check_fields(record, where)
+    _check_fields(as_record(record, where), where)
     family = record["type"].lower()
     if family not in FAMILIES:
         raise InputError(f"{where}: field 'type' is {record['type']!r}: {nearest(family, FAMILIES)}")
@@ -100,13 +111,12 @@ def item_of(record: Any, where: str, picture: Picture | None) -> Item:
         image=picture,
         facts=_facts(record.get("facts") or {}, options, where),
         history=tuple(map(tuple, record.get("history") or ())),
+        place=_place_of(record["answer"], options, answer),
     )
-    return check(item, where)
+    return check(item, where, repeated_options=True)
 
 
-def _check_fields(record: Any, where: str) -> None:
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: is {type(record).__name__}, not a record")
+def _check_fields(record: dict[str, Any], where: str) -> None:
     for name in record:
         if name not in FIELDS:
             raise InputError(f"{where}: unknown field {name!r}: {nearest(name, FIELDS)}")
@@ -135,14 +145,20 @@ def without_mark(question: str) -> str:
 def _facts(facts: Any, options: tuple[str, ...], where: str) -> dict[str, str]:
     """Return option -> sentence; an option may be named by its letter or in another case."""
     facts = fact_map(facts, where)
-    names = dict(zip(map(normalise, LETTERS), options, strict=False))
-    names |= {normalise(option): option for option in options} | {option: option for option in options}
+    names = {name: option_named(name, options) for name in facts}
     for name, text in facts.items():
-        if options and name not in names and normalise(name) not in names:
+        if options and names[name] is None:
             raise InputError(f"{where}: field 'facts' has {name!r}, not among the options {list(options)}")
         if not text.strip():
             raise InputError(f"{where}: field 'facts' has an empty text for {name!r}")
-    return {names.get(name, names.get(normalise(name), name)): text for name, text in facts.items()}
+    return {names[name] or name: text for name, text in facts.items()}
+
+
+def option_named(name: str, options: Sequence[str]) -> str | None:
+    """Return the option that `name` is: itself, in another case, or its letter; None where there is none."""
+    names = dict(zip(map(normalise, LETTERS), options, strict=False))
+    names |= {normalise(option): option for option in options} | {option: option for option in options}
+    return names.get(name, names.get(normalise(name)))
 
 
 def _are_texts(value: Any) -> bool:
@@ -150,9 +166,9 @@ def _are_texts(value: Any) -> bool:
 
 
 def picture_of(record: dict[str, Any], where: str, folder: Path) -> Picture | None:
-    """Return the image at the path in field `image`, relative to `folder`; None where there is none.
+    """Return the image in field `image`, a path relative to `folder` or the file itself in base64; None without one.
 
-    Raises an InputError that begins with `where` for what is no path.
+    Raises an InputError that begins with `where` for what is neither.
     """
     name = record.get("image")
     if not name:
@@ -163,70 +179,12 @@ def picture_of(record: dict[str, Any], where: str, folder: Path) -> Picture | No
 
 
 def picture_at(name: str, where: str, folder: Path, size: Size | InputError | None = None) -> Picture:
-    """Return the image at the path `name`, relative to `folder`, that a row at `where` has. size: if known."""
-    return Picture(partial(read_picture, folder / name), f"{where}: field 'image' {name!r}", size)
+    """Return the image that a row at `where` has in field `image`, as `picture_of` does. size: if known."""
+    if is_within(name):
+        return Picture(partial(decode_base64, name), f"{where}: field 'image', base64,", size)
+    return Picture(partial(read_picture, folder / name), f"{where}: field 'image' {shorten(name, 300)!r}", size)
 
 
-PUBLISHED_FIELDS = ("id", "question", "multiple_choices", "multiple_choices_answer")
-
-
-def read_published(path: Path, name: str, family: Family) -> list[Item]:
-    """Return the items of a JSON list of {"id", "question", "multiple_choices",
-    "multiple_choices_answer", "image"?, "facts"?}.
-
-    `multiple_choices` maps letters to options, or lists the options; the answer is a letter or an
-    option; in a list, which has no letters of its own, an option before a letter. `image` is a path
-    relative to the file.
-
-    Raises:
-        InputError: the first bad row, with file, row (from 1) and field.
-    """
-    where = f"{name}: {path}"
-    return [
-        _published_item(record, f"{where}, row {number}", path.parent, name, family)
-        for number, record in enumerate(json_list(path, where), start=1)
-    ]
-
-
-def _published_item(record: Any, where: str, folder: Path, name: str, family: Family) -> Item:
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: is {type(record).__name__}, not a record")
-    for field in PUBLISHED_FIELDS:
-        if record.get(field) is None:
-            raise InputError(f"{where}: field {field!r} is missing")
-    for field in ("id", "question", "multiple_choices_answer"):
-        if type(record[field]) not in ((str, int) if field == "id" else (str,)):
-            raise InputError(f"{where}: field {field!r} is {type(record[field]).__name__}, not text")
-    lettered = _lettered(record["multiple_choices"], where)
-    options = tuple(lettered.values())
-    answer = _chosen(record["multiple_choices_answer"].strip(), lettered, record["multiple_choices"], where)
-    facts = fact_map(record.get("facts") or {}, where, padded=True)
-    if family == "image_heavy" and not facts:
-        facts = template_facts(options, answer)
-    item = Item(
-        id=f"{name}-{record['id']}",
-        family=family,
-        question=record["question"].strip(),
-        answer=answer,
-        options=options,
-        image=picture_of(record, where, folder),
-        facts=facts,
-    )
-    return check(item, where)
-
-
-def _chosen(answer: str, lettered: dict[str, str], choices: Any, where: str) -> str:
-    """Return the option that `answer` names. Raises InputError where letter and text are two options of a map."""
-    by_letter, by_text = lettered.get(answer), answer if answer in lettered.values() else None
-    if by_letter and by_text and by_letter != by_text and isinstance(choices, dict):
-        raise InputError(_ambiguous(where, answer, by_letter, by_text))
-    return by_text or by_letter or answer
-
-
-def _lettered(choices: Any, where: str) -> dict[str, str]:
-    """Return letter -> option, in the order of the letters."""
-    if isinstance(choices, list):
-        choices = dict(zip(LETTERS, choices, strict=False)) if len(choices) <= len(LETTERS) else None
-    if not isinstance(choices, dict) or not all(isinstance(option, str) for option in choices.values()):
-        raise InputError(f"{where}: field 'multiple_choices' is neither a map from letters to texts nor a list of them")
-    return {letter: option.strip() for letter, option in sorted(choices.items())}
+def is_within(name: str) -> bool:
+    """Whether a field `image` holds the image itself, in base64."""
+    return _BASE64.fullmatch(name.strip()) is not None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,18 +13,21 @@ from mmi_plugin.errors import BadRows, InputError
 from mmi_plugin.files import file_hash, file_lines, json_list, parse_json, stamp
 from mmi_plugin.items import Item
 from mmi_plugin.pictures import Picture, Size
-from mmi_plugin.sources.records import item_of, picture_at, picture_of
+from mmi_plugin.sources.records import is_within, item_of, picture_at, picture_of
 
 PART = 1000  # rows that are read at a time
 Stamp = tuple[int, int]
 """Size and time of a file, which change with it."""
+WITHIN: Stamp = (-2, -2)
+"""Of an image that has no file of its own."""
 
 
 @dataclass(frozen=True)
 class Row:
     """A row of a training set: its item, or what is wrong with it.
 
-    where: what errors about it begin with. image: its image's name. stamp: of the image's file, before it was read.
+    where: what errors about it begin with. image: its image's name, or the image itself in base64. stamp: of the
+    image's file, before it was read.
     """
 
     where: str
@@ -37,7 +42,7 @@ class RecordFile:
 
     A record is {"id", "type", "image"?, "question", "options"?, "answer", "facts"?, "history"?}:
     `type` is image_heavy, text_heavy or VQA; `image` is a path relative to the folder `images`, by
-    default that of the file; `facts` maps wrong options to sentences; `history` lists the
+    default that of the file, or the image in base64; `facts` maps wrong options to sentences; `history` lists the
     [question, answer] turns before a free-form one. Image- and text-heavy records without
     `options` list them in the question, and their answer may be a letter, as in the published file.
     """
@@ -66,7 +71,7 @@ class RecordFile:
     def rows(self, part: Sequence[tuple[int, Any]]) -> Iterator[Row]:
         """Yield the rows of a part, each with its image read and found to be one."""
         for number, content in part:
-            where, image, seen = f"{self.path}, row {number}", None, (0, 0)
+            where, image, seen = f"{self.path}, row {number}", None, WITHIN
             try:
                 record = parse_json(content, where) if isinstance(content, bytes) else content
                 picture = picture_of(record, where, self.folder) if isinstance(record, dict) else None
@@ -89,7 +94,7 @@ class RecordFile:
 
     def stamp(self, image: str) -> Stamp:
         """Return the stamp of an image's file; (-1, -1) where there is none."""
-        return stamp(self.folder / image)
+        return WITHIN if is_within(image) else stamp(self.folder / image)
 
     def state(self) -> dict[str, Any]:
         """Return what, beside the images, decides what is read. Raises InputError where there is no such file."""
@@ -120,20 +125,21 @@ class TrainingSet(Protocol):
 
 
 def read_rows(rows: TrainingSet, bad: BadRows | None = None) -> list[tuple[str, Item]]:
-    """Return (what errors about it begin with, item) of every row.
+    """Return (what errors about it begin with, item) of every row, as `Distinct` says of ids.
 
     Raises:
         InputError: the first bad row, with file, row (from 1) and field; with `bad`, as that says.
     """
-    bad, distinct = bad or BadRows(), Distinct(rows.path)
+    bad = bad or BadRows()
+    distinct = Distinct(bad.counts)
     found: list[tuple[str, Item]] = []
     for part in rows.parts():
         for row in rows.rows(part):
             with bad.watch():
                 if isinstance(row.item, InputError):
                     raise row.item
-                distinct.add(row.item.id, row.where)
-                found.append((row.where, row.item))
+                name, item = distinct.add(row.item.id, repeats_option(row.item)), row.item
+                found.append((row.where, item if name == item.id else replace(item, image=item.picture, id=name)))
     check_any(len(found), rows.path, bad)
     return found
 
@@ -151,16 +157,31 @@ def record_file(path: str | Path, images: str | Path | None = None) -> RecordFil
 
 
 class Distinct:
-    """The ids of the rows that were read from `path`."""
+    """The ids of the rows that were read so far.
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._rows = path, dict[str, str]()
+    As the published code does, rows with an id of an earlier one or with options that repeat are kept: the id gets a
+    number, the answer is the option of its letter. `counts` are raised by them.
+    """
 
-    def add(self, name: str, where: str) -> None:
-        """Note the id of the row at `where`. Raises InputError where an earlier row has it."""
-        if name in self._rows:
-            raise InputError(f"{where}: field 'id' {name!r} is already in {self._rows[name]}")
-        self._rows[name] = where.removeprefix(f"{self._path}, ")
+    def __init__(self, counts: Counter[str]) -> None:
+        self._counts = counts
+        self._next = dict[str, int]()  # of each id, the number that its next row gets, if it is free
+
+    def add(self, name: str, repeats_option: bool) -> str:
+        """Return the id of a row that has `name`."""
+        self._counts["repeated options"] += repeats_option
+        if name not in self._next:
+            self._next[name] = 2
+            return name
+        self._counts["repeated ids"] += 1
+        new = next(number for number in count(self._next[name]) if f"{name}#{number}" not in self._next)
+        self._next |= {name: new + 1, f"{name}#{new}": 2}
+        return f"{name}#{new}"
+
+
+def repeats_option(item: Item) -> bool:
+    """Whether an option is there twice."""
+    return len(set(item.options)) < len(item.options)
 
 
 def check_any(rows: int, path: Path, bad: BadRows) -> None:

@@ -16,9 +16,9 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.files import file_hash, open_regular, parse_json, read_text, stamp
 from mmi_plugin.items import Item
 from mmi_plugin.pictures import Picture, Size
+from mmi_plugin.sources.local import UNREADABLE, data_file, decoded_rows, first_cause
 from mmi_plugin.sources.records import item_of
-from mmi_plugin.sources.registry import UNREADABLE, data_file, decoded_rows, first_cause
-from mmi_plugin.sources.rows import PART, Row, Stamp, read_rows
+from mmi_plugin.sources.rows import PART, WITHIN, Row, Stamp, read_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -126,9 +126,9 @@ class BuiltFolder:
             where, image = self._place(number), str(number) if has_image else None
             try:
                 picture = self.picture(image, where) if image else None
-                yield Row(where, image, (0, 0), _item(values, where, picture))
+                yield Row(where, image, WITHIN, _item(values, where, picture))
             except InputError as error:
-                yield Row(where, image, (0, 0), error)
+                yield Row(where, image, WITHIN, error)
 
     def picture(self, image: str, where: str, size: Size | InputError | None = None) -> Picture:
         """Return the picture of the row at `where`, which is the row `image`, from 0, of the whole."""
@@ -140,7 +140,7 @@ class BuiltFolder:
 
     def stamp(self, image: str) -> Stamp:
         """Images are in the shards, whose stamps are part of `state`."""
-        return 0, 0
+        return WITHIN
 
     def state(self) -> dict[str, Any]:
         """Return what decides what is read."""

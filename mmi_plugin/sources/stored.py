@@ -11,15 +11,17 @@ import numpy as np
 import pyarrow as pa
 
 from mmi_plugin.errors import BadRows, InputError
-from mmi_plugin.items import Item, item_hash
+from mmi_plugin.items import Item, first_turn, image_hash, item_hash
 from mmi_plugin.pictures import Picture, Size
-from mmi_plugin.sources.rows import Distinct, Row, TrainingSet
+from mmi_plugin.sources.rows import WITHIN, Distinct, Row, TrainingSet, repeats_option
 from mmi_plugin.sources.shards import SCHEMA, TEXT, texts_of
 
 _TEXTS = [column for column in SCHEMA if column.name != "image"]
 _STAMP = {"bytes": pa.int64(), "changed": pa.int64()}
-ROWS = pa.schema([*_TEXTS, *pa.schema({"place": TEXT, "image": TEXT, **_STAMP, "hash": pa.binary(32)})])
-"""Of a row: its texts, where it was read, name and stamp of its image; the item's hash, unless its image has none."""
+_OF_FILE = {"place": TEXT, "image": TEXT, **_STAMP, "answer_place": pa.int32(), "hash": pa.binary(32)}
+ROWS = pa.schema([*_TEXTS, *pa.schema(_OF_FILE)])
+"""Of a row: its texts, where it was read, name and stamp of its image, the item's `place`; the item's hash, unless its
+image has none."""
 SIZES = pa.schema({"width": pa.int32(), "height": pa.int32(), "fault": TEXT})
 """Of its image, if it has one: the size, or why it does not decode."""
 
@@ -28,41 +30,70 @@ Named = tuple[str, int, int]
 
 
 class Part:
-    """Rows that were read: a batch of those that are right, and of each row what is wrong with it and its image."""
+    """Rows that were read: a batch of those that are right, and of the others what is wrong and their images.
 
-    def __init__(self, rows: TrainingSet, part: Any) -> None:
-        found = list(rows.rows(part))
-        right = [_values(row, row.item) for row in found if isinstance(row.item, Item)]
-        self.batch, self.extent = pa.RecordBatch.from_pylist(right, ROWS), rows.extent(part)
-        self._faults = [None if isinstance(row.item, Item) else str(row.item) for row in found]
-        self._images = [(row.image, *row.stamp) if row.image else None for row in found]
+    turns: `all` of a conversation, or the `first` alone.
+    """
+
+    def __init__(self, rows: TrainingSet, turns: str, part: Any) -> None:
+        found = [(row, row.item) for row in rows.rows(part)]
+        right = [(row, first_turn(item) if turns == "first" else item) for row, item in found if isinstance(item, Item)]
+        self._digests = [_digest(item) for _, item in right]
+        values = [_values(row, item, image) for (row, item), image in zip(right, self._digests, strict=True)]
+        self._batch, self.extent = pa.RecordBatch.from_pylist(values, ROWS), rows.extent(part)
+        self._repeats = [repeats_option(item) for _, item in right]
+        wrong = [(row, item) for row, item in found if isinstance(item, InputError)]
+        self._faults = [str(item) for _, item in wrong]
+        self._images = [(row.image, *row.stamp) for row, _ in wrong if row.image and row.stamp != WITHIN]
 
     def distinct(self, seen: Distinct, bad: BadRows) -> tuple[pa.RecordBatch, list[Named]]:
-        """Return the batch without rows whose id was seen, and the images of all rows that are bad.
+        """Return the batch, where ids are as `seen` says, and the files of images of rows that are bad.
 
         Raises InputError for the first of these, unless `bad` skips them.
         """
-        ids, places = (self.batch.column(name).to_pylist() for name in ("id", "place"))
-        right, kept, images = iter(range(len(ids))), [], []
-        for fault, image in zip(self._faults, self._images, strict=True):
-            bad_ones = len(bad.lines)
-            with bad.watch():
-                if fault is not None:
-                    raise InputError(fault)
-                number = next(right)
-                seen.add(ids[number], places[number])
-                kept.append(number)
-            if len(bad.lines) > bad_ones and image:
-                images.append(image)
-        return self.batch if len(kept) == len(ids) else self.batch.take(pa.array(kept, pa.int64())), images
+        bad.hear(self._faults)
+        batch, cells = self._batch, {name: self._batch.column(name).to_pylist() for name in ("id", "hash")}
+        for number, (name, repeats) in enumerate(zip(batch.column("id").to_pylist(), self._repeats, strict=True)):
+            cells["id"][number] = new = seen.add(name, repeats)
+            if new != name:
+                item = _item({**batch.slice(number, 1).to_pylist()[0], "id": new}, None)
+                cells["hash"][number] = _hash(item, self._digests[number])
+        for name, own in cells.items():
+            at, column = ROWS.get_field_index(name), ROWS.field(name)
+            batch = batch.set_column(at, column, pa.array(own, column.type))
+        return batch, self._images
 
 
-def _values(row: Row, item: Item) -> dict[str, Any]:
-    values: dict[str, Any] = {**texts_of(item), "place": row.where, "image": row.image}
-    values |= dict(zip(_STAMP, row.stamp, strict=True))
-    with suppress(InputError):  # an image that does not decode, which is said when all are looked at
-        values["hash"] = bytes.fromhex(item_hash(item))
-    return values
+def _values(row: Row, item: Item, image: str | None) -> dict[str, Any]:
+    values: dict[str, Any] = {**texts_of(item), "place": row.where, "image": row.image, "answer_place": item.place}
+    return values | dict(zip(_STAMP, row.stamp, strict=True)) | {"hash": _hash(item, image)}
+
+
+def _digest(item: Item) -> str | None:
+    """Return the hash of the item's image; None where it does not decode, which is said when all are looked at."""
+    with suppress(InputError):
+        return image_hash(item.picture)
+    return None
+
+
+def _hash(item: Item, image: str | None) -> bytes | None:
+    """Return the hash of an item with an image of the hash `image`, if that is known."""
+    return None if image is None else bytes.fromhex(item_hash(item, image))
+
+
+def _item(values: dict[str, Any], picture: Picture | None) -> Item:
+    """Return the item of a row of ROWS."""
+    return Item(
+        id=values["id"],
+        family=values["type"],
+        question=values["question"],
+        answer=values["answer"],
+        options=tuple(values["options"]),
+        image=picture,
+        facts={fact["option"]: fact["text"] for fact in values["facts"]},
+        history=tuple((turn["question"], turn["answer"]) for turn in values["history"]),
+        place=values["answer_place"],
+    )
 
 
 class StoredItems(Sequence[Item]):
@@ -95,7 +126,8 @@ class StoredItems(Sequence[Item]):
 
     def __getitem__(self, number: int) -> Item:
         batch, place = self._at(number)
-        return self._item(self._batches[batch].slice(place, 1).to_pylist()[0], batch, place)
+        values = self._batches[batch].slice(place, 1).to_pylist()[0]
+        return _item(values, self._picture(values, batch, place))
 
     def place(self, number: int) -> str:
         """Return what an error about an item begins with."""
@@ -126,9 +158,9 @@ class StoredItems(Sequence[Item]):
         return Hashes(self)
 
     def images(self) -> Iterator[Named]:
-        """Yield name and stamp of every image."""
+        """Yield name and stamp of every image that has a file of its own."""
         for named in zip(*map(self.column, ("image", *_STAMP)), strict=True):
-            if named[0] is not None:
+            if named[0] is not None and named[1:] != WITHIN:
                 yield named
 
     def parts(self) -> list[range]:
@@ -163,18 +195,6 @@ class StoredItems(Sequence[Item]):
             low, high = np.searchsorted(self._picked, (start, end))
             if high > low:
                 yield batch, self._picked[low:high] - start
-
-    def _item(self, values: dict[str, Any], batch: int, place: int) -> Item:
-        return Item(
-            id=values["id"],
-            family=values["type"],
-            question=values["question"],
-            answer=values["answer"],
-            options=tuple(values["options"]),
-            image=self._picture(values, batch, place),
-            facts={fact["option"]: fact["text"] for fact in values["facts"]},
-            history=tuple((turn["question"], turn["answer"]) for turn in values["history"]),
-        )
 
     def _picture(self, values: dict[str, Any], batch: int, place: int) -> Picture | None:
         if values["image"] is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,21 +14,12 @@ from tqdm import tqdm
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.items import Family, Item, check
 from mmi_plugin.pictures import Picture, read_picture
-from mmi_plugin.sources.records import read_published
-from mmi_plugin.sources.registry import (
-    SOURCES,
-    Benchmark,
-    decoded_rows,
-    from_hub,
-    from_local,
-    local_copy,
-    published_file,
-)
+from mmi_plugin.sources.local import decoded_rows, from_hub, from_local, local_copy, published_file
+from mmi_plugin.sources.published import read_published, say_rows
+from mmi_plugin.sources.registry import SOURCES, Benchmark
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
-
-log = logging.getLogger(__name__)
 
 KINDS: dict[str, tuple[str, set[str]]] = {
     "text": ("text", {"text"}),
@@ -92,8 +82,8 @@ class Row:
     def item(
         self, question: str, options: Iterable[str], answer: str, key: str = "", facts: Mapping[str, str] | None = None
     ) -> Item:
-        """Return the row's item, with the image of column `image` if there is one. `key`: as in `item_id`."""
-        picture = self.pictures.get("image")
+        """Return the row's item, with its image if there is one. `key`: as in `item_id`."""
+        picture = next(iter(self.pictures.values()), None)
         return Item(self.item_id(key), self.table.family, question, answer, tuple(options), picture, facts or {})
 
     def text(self, column: str) -> str:
@@ -149,7 +139,8 @@ ItemOf = Callable[[Row], Item | None]
 class Table:
     """A data set of the hub as a source.
 
-    splits: our name of a split -> the hub's. columns: name -> kind, a key of KINDS.
+    splits: our name of a split -> the hub's. columns: name -> kind, a key of KINDS. images: where paths of images
+    start; by default at the file or folder that holds them.
     """
 
     name: str
@@ -159,6 +150,7 @@ class Table:
     splits: Mapping[str, str]
     columns: Mapping[str, str]
     item_of: ItemOf | None = None
+    images: str | None = None
 
     def __call__(self, split: str, *, path: str | None = None, from_split: str | None = None) -> Benchmark:
         """Return the items of `split`.
@@ -183,8 +175,9 @@ class Table:
             items = read_published(file, self.name, self.family)
         else:
             data, where, folder = self._open(place, names)
+            start = folder if self.images is None else Path(self.images)
             check_columns(data.features, self.columns, where)
-            items = list(_usable(self._rows(data, split, where, folder), reader(data), where))
+            items = list(_usable(self._rows(data, split, where, start), reader(data), where))
         if not items:
             raise InputError(f"{self.name}: {file or place or self.hub}: holds no item")
         return Benchmark(self.name, self.family, tuple(items))
@@ -239,9 +232,7 @@ def _usable(rows: Iterable[Row], item_of: ItemOf, where: str) -> Iterator[Item]:
             repeated.append(row.number + 1)
             continue
         yield check(item, row.where)
-    if repeated:
-        named = ", ".join(map(str, repeated[:10])) + (", ..." if len(repeated) > 10 else "")
-        log.warning("%s: %d items repeat an option and are left out: rows %s", where, len(repeated), named)
+    say_rows(where, repeated, "items repeat an option and are left out")
 
 
 def table(

@@ -17,13 +17,13 @@ import yaml
 
 from mmi_plugin.documents import documents
 from mmi_plugin.errors import InputError, complain
-from mmi_plugin.files import file_hash, versions
+from mmi_plugin.files import file_hash, versions, write_whole
 from mmi_plugin.report.figures import save_figures
 from mmi_plugin.results import Record
 from mmi_plugin.results.measures import task_numbers
 from mmi_plugin.studies.analysis import Trial, analyse
 from mmi_plugin.studies.demo import TASKS, WEIGHTS, base_folder, benchmark, numbers_of
-from mmi_plugin.studies.document import Made, document, sweep_figure
+from mmi_plugin.studies.document import TITLE, Made, document, sweep_figure
 from mmi_plugin.studies.jobs import Job, make_all, offline
 from mmi_plugin.studies.plan import AXES, Plan, Setting, make_plan, parsed, read_axes
 
@@ -131,11 +131,13 @@ def run(
     docs: Path | None = None,
     limit: int | None = None,
     workers: int | None = None,
+    title: str | None = None,
     command: str = "",
 ) -> int:
     """Make the trials that are missing, write sweep.json, and unless one failed document and figure.
 
-    `fields` of the trainer's command line go to every training; `command`: what was typed, for the document.
+    `fields` of the trainer's command line go to every training; `command`: what was typed, for the document, whose
+    head is `title`.
     Returns 1 when a trial failed. Raises InputError for bad input.
     """
     given = ["--config", str(config), *fields]
@@ -147,7 +149,7 @@ def run(
     wanted = [(one, seed) for seed in range(seeds) for one in plan.settings if one.trained or seed == 0]
     made, failed = make_all([common.job(*one) for one in wanted], workers or os.cpu_count() or 1, offline(threads=1))
     trials = [Trial(*wanted[index], **made[index]) for index in sorted(made)]
-    _write(Made(command, str(config), seeds, common.provenance), plan, trials, failed, out, docs)
+    _write(Made(command, str(config), seeds, common.provenance, title or TITLE), plan, trials, failed, out, docs)
     for title, error in failed.items():
         complain(f"{title}: {error}")
     return 1 if failed else 0
@@ -168,13 +170,13 @@ def _write(
         **analysis.as_json(),
         "failed": failed,
     }
-    (out / "sweep.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_whole(out / "sweep.json", json.dumps(content, indent=1))
     print(f"numbers: {out / 'sweep.json'}")
     if failed or not plan.axes:
         return
     for file in dict.fromkeys([out / "ablations.md", docs or out / "ablations.md"]):
         save_figures({file.stem: sweep_figure(plan.axes, analysis)}, file.parent)
-        file.write_text(document(plan.axes, analysis, trials, made, f"{file.stem}.png"), encoding="utf-8")
+        write_whole(file, document(plan.axes, analysis, trials, made, f"{file.stem}.png"))
         print(f"document: {file}")
 
 

@@ -17,7 +17,7 @@ import yaml
 
 import mmi_plugin.configs
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.files import file_hash, versions
+from mmi_plugin.files import file_hash, versions, write_whole
 from mmi_plugin.report.board import build
 from mmi_plugin.report.items import Example, pick_examples
 from mmi_plugin.report.page import Study, to_html
@@ -41,9 +41,11 @@ ROWS = {
     "rg": "RG",
     "adv": "ADV",
     "ours": "Ours",
+    "published": "Published",
 }
-"""Rows in the order of the ablation, with the names that are shown."""
+"""Rows in the order of the ablation, with the names that are shown; the last is trained where it is asked for."""
 TRAINED = tuple(ROWS)[1:]
+ABLATION = TRAINED[:-1]
 DEFAULT_ROWS = ("ours",)
 
 
@@ -182,7 +184,7 @@ def demo(
         "base": file_hash(base / WEIGHTS),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    (out / "demo.json").write_text(json.dumps(results, indent=1))
+    write_whole(out / "demo.json", json.dumps(results, indent=1))
     _report(out, rows, results)
     return results
 
@@ -216,7 +218,7 @@ def _report(out: Path, rows: Sequence[AblationRow], results: Mapping[str, Any]) 
         config=results["config"],
         examples=_examples(found[0], found[after]),
     )
-    (out / "report.html").write_text(to_html(board, study), encoding="utf-8")
+    write_whole(out / "report.html", to_html(board, study))
     print(table(board, shown))
     print(f"report: {out / 'report.html'}")
 

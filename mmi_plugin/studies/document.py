@@ -67,6 +67,9 @@ difference leaves out 0 and the paired test ({test}) has p < 0.05 after Holm's c
 Attack strength: adversarial minus clean loss in nats, as last logged, mean over seeds."""
 
 
+TITLE = "Sensitivity: what each part and each number of the method buys"
+
+
 @dataclass(frozen=True)
 class Made:
     """What the document says of how it came about."""
@@ -75,6 +78,7 @@ class Made:
     config: str
     seeds: int
     provenance: Mapping[str, Any]
+    title: str = TITLE
 
 
 def document(axes: Sequence[Axis], analysis: Analysis, trials: Sequence[Trial], made: Made, figure: str) -> str:
@@ -84,7 +88,7 @@ def document(axes: Sequence[Axis], analysis: Analysis, trials: Sequence[Trial], 
     seeds = f"{made.seeds} seeds (0 to {made.seeds - 1})" if made.seeds > 1 else "1 seed (0)"
     tests = sorted({change.test for change in analysis.changes.values()})
     parts = [
-        "# Sensitivity: what each part and each number of the method buys",
+        f"# {made.title}",
         f"Made by this command; do not edit it by hand:\n\n    {made.command}",
         _INTRO.format(
             config=made.config,

@@ -21,6 +21,7 @@ from mmi_plugin.report.files import csv_cell
 from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.measures import Outcomes
 from mmi_plugin.results.runs import read_runs
+from mmi_plugin.sources.materials import SETTINGS, acting, settings_in
 from mmi_plugin.studies import lmms_eval
 from mmi_plugin.studies.jobs import Job, JobFailed, make_all
 
@@ -84,8 +85,12 @@ def expand(sweep: str) -> tuple[str, ...]:
 
 
 def _write_task(task: TaskFile, name: str, conditions: tuple[str, ...], folder: Path) -> None:
-    """Write a task that asks what `task` asks, under other conditions: lmms-eval takes tasks as YAML files."""
-    options = {**task.options, "conditions": list(conditions)}
+    """Write a task that asks what `task` asks, under other conditions: lmms-eval takes tasks as YAML files.
+
+    Settings of the task that act on none of them are left out.
+    """
+    kept = {key: value for key, value in task.options.items() if key not in SETTINGS}
+    options = {**kept, **acting(settings_in(task.options), conditions), "conditions": list(conditions)}
     content = {"include": str(task.path), "task": name, "dataset_kwargs": options}
     write_whole(folder / f"{name}.yaml", yaml.safe_dump(content, sort_keys=False))
 

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# All that needs a GPU of the training step: about 10 minutes on one H100 or H200. Usage, in the project's root:
+#     bash benchmarks/gpu.sh [FOLDER]
+# What each command is expected to print stands in docs/gpu.md.
+set -euo pipefail
+out=${1:-runs/gpu}
+mkdir -p "$out"
+nvidia-smi --query-gpu=name --format=csv,noheader | tee "$out/card.txt"
+python -m benchmarks.gpu_checks
+step=(python -m benchmarks.train_step --device cuda --shape 7b --checkpointing)
+"${step[@]}" --only published savings "after image" --out "$out/repeated.json"
+"${step[@]}" --only savings "after image" --fresh-lengths --out "$out/fresh.json"
+"${step[@]}" --only savings --attention pieces --out "$out/pieces.json"
+python trainers/train.py --config configs/demo/ours.yaml --model_name_or_path mmi_plugin/studies/base --max_steps 60 \
+    --logging_steps 10 --report_to none --save_strategy no --trace true --output_dir "$out/demo"

@@ -1,0 +1,109 @@
+"""What a GPU has to compute as a CPU does: noise, attention in one call, loss and gradients in bf16; and how it waits.
+
+    python -m benchmarks.gpu_checks
+
+Prints one line a check and ends with 1 if one fails. Sizes are those of `train_step --shape small`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import warnings
+from collections.abc import Iterator
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.train_step import EPS, Setting, build_batch, build_model, irrelevant, ours
+from mmi_plugin.trainers.forward import ForwardPass, Prediction
+from mmi_plugin.trainers.noise import draw
+
+Step = tuple[float, dict[str, torch.Tensor], torch.Tensor]
+
+
+def main() -> int:
+    failed = 0
+    for said, found, most in (*noise(), *steps()):
+        failed += not found <= most
+        print(f"{'ok' if found <= most else 'FAILED':8}{said}: {found:.3g}, at most {most:g}", flush=True)
+    return min(failed, 1)
+
+
+def noise() -> Iterator[tuple[str, float, float]]:
+    mask, seeds = torch.rand(8, 300) < 0.5, torch.arange(8) * 2**58 + 12345
+    for kind, most in (("uniform", 0.0), ("normal", 2e-6)):
+        here = draw(kind, mask, seeds, 513, torch.float32)
+        there = draw(kind, mask.cuda(), seeds.cuda(), 513, torch.float32).cpu()
+        yield f"{kind} noise, largest difference from the CPU's", (here - there).abs().max().item(), most
+
+
+def alone(*args: Any) -> Step:
+    """A step in a process of its own: accelerate keeps to the device that a process began with."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(step, args)
+
+
+def step(half: bool, attention: str, device: str = "cuda") -> Step:
+    """Loss, gradients and delta of one step, in bf16 by autocast over weights in fp32 as a run has it."""
+    torch.manual_seed(0)
+    setting, seen = Setting(device, attention=attention), []
+    model = build_model(Setting("cpu")).to(device)
+    run = ForwardPass.run
+
+    def spy(*args: object) -> Prediction:
+        seen.append(run(*args))
+        return seen[-1]
+
+    half_precision = torch.autocast(device, torch.bfloat16, enabled=half)
+    with TemporaryDirectory() as folder, patch.object(ForwardPass, "run", spy), half_precision:
+        loss = ours(model, build_batch(), folder, setting)(None).item()
+    gradients = {name: p.grad.double().cpu() for name, p in model.named_parameters() if p.grad is not None}
+    return loss, gradients, seen[-1].delta.cpu()
+
+
+def steps() -> Iterator[tuple[str, float, float]]:
+    exact = alone(False, "pieces")
+    for said, found, most in (
+        ("fp32 on the CPU", alone(False, "pieces", "cpu"), 1e-4),
+        ("fp32, FlexAttention", alone(False, "flex"), 1e-3),
+        ("bf16, FlexAttention", alone(True, "flex"), 1e-2),
+        ("bf16, pieces", alone(True, "pieces"), 1e-2),
+    ):
+        yield f"loss, {said}, relative difference from fp32 in pieces", abs(found[0] / exact[0] - 1), most
+        yield f"gradients, {said}, relative difference", difference(found[1], exact[1]), most
+        yield f"delta, {said}, beyond its ball", max(0.0, found[2].abs().max().item() - EPS), 1e-9
+        moved = irrelevant(build_batch(), False)
+        outside = found[2][~moved[moved.any(1)]].abs().max().item()
+        yield f"delta, {said}, beyond its mask", outside, 0.0
+    yield "waits for the device in a micro-batch", waits(), 5
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Of all gradients as one vector."""
+    apart = sum((one[name] - other[name]).square().sum() for name in other)
+    return (apart / sum(value.square().sum() for value in other.values())).sqrt().item()
+
+
+def waits() -> float:
+    """How often torch says that a micro-batch synchronises, the second time, when all is compiled."""
+    torch.manual_seed(0)
+    model = build_model(Setting("cuda"))
+    with TemporaryDirectory() as folder:
+        one = ours(model, build_batch(), folder, Setting("cuda"))
+        one(None)
+        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            one(None)
+        torch.cuda.set_sync_debug_mode("default")
+    found = [w for w in caught if "synchroniz" in str(w.message)]
+    for place in sorted({f"{w.filename}:{w.lineno}" for w in found}):
+        print(f"        waits at {place}")
+    return float(len(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

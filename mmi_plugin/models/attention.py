@@ -1,0 +1,98 @@
+"""Queries, keys and values of one sequence in, what its pieces attend to out: to themselves and to a prefix.
+
+The one attention of training, whose layouts are such sequences, and of evaluation, whose branches are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmi_plugin.errors import InputError
+from mmi_plugin.models.compat import sdpa_attention_forward
+from mmi_plugin.models.flex import attend_at_once, mask_of, suits
+
+ATTENTION = "mmi_trees"
+WAYS = ("auto", "flex", "pieces")
+"""How a layout attends: in one call of FlexAttention, piece by piece, or as suits device and type."""
+
+
+class Pattern:
+    """What attends to what in a sequence.
+
+    chunks: the lengths in which the keys are cut, first those of prefixes that were computed before, then one for each
+    piece of the sequence. pieces: for each, which chunk is the prefix that it attends to, if there is one; causally it
+    attends to itself. kept: what an attention makes of it, once for all decoder layers.
+    """
+
+    chunks: list[int]
+    pieces: list[int | None]
+    kept: dict[Any, Any]
+
+    @property
+    def first(self) -> int:
+        """Which chunk is the first piece's own."""
+        return len(self.chunks) - len(self.pieces)
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs there are of a position and one that it attends to."""
+        sizes, known = self.chunks[self.first :], (0 if p is None else self.chunks[p] for p in self.pieces)
+        return sum(size * (size + 1) // 2 + size * before for size, before in zip(sizes, known, strict=True))
+
+    def masks(self, device: torch.device, window: int | None = None) -> list[torch.Tensor | None]:
+        """Return for each piece (1, 1, own, prefix + own) bool, or None where sdpa's causal one does.
+
+        window: how far back a token sees, itself included.
+        """
+        if ("masks", window) not in self.kept:
+            pieces = enumerate(self.pieces, self.first)
+            sizes = [(self.chunks[own], 0 if prefix is None else self.chunks[prefix]) for own, prefix in pieces]
+            self.kept["masks", window] = [_mask(own, known, window, device) for own, known in sizes]
+        return self.kept["masks", window]
+
+
+def _mask(own: int, known: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    near = window is not None and window < known + own
+    if not known and not near:
+        return None
+    mask = torch.ones(1, 1, own, known + own, dtype=torch.bool, device=device).tril(known)
+    return mask.triu(known - window + 1) if near else mask
+
+
+def attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    trees: Pattern | None = None,
+    way: str = "pieces",
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a sequence of pieces: query (1, H, T, d) -> (1, T, H, d); without one, plain sdpa.
+
+    key, value: (1, H', T', d), T' the sum of the chunks. attention_mask: (1, 1, 1, 1), not read. way: of WAYS.
+    """
+    if trees is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    window = kwargs.pop("sliding_window", None)
+    if way == "flex" and kwargs.get("dropout"):
+        raise InputError("field 'layout_attention' is 'flex', and this decoder drops attention weights: set 'pieces'")
+    if window is None and (way == "flex" or (way == "auto" and suits(query, kwargs.get("dropout", 0.0)))):
+        if "blocks" not in trees.kept:
+            trees.kept["blocks"] = mask_of(trees.chunks, trees.pieces, query.device)
+        return attend_at_once(query, key, value, trees.kept["blocks"], kwargs.get("scaling")), None
+    parts = []
+    kwargs["is_causal"] = True
+    # split, not slices: the backward pass of a slice fills a whole tensor with zeros, once for every piece.
+    keys, values = key.split(trees.chunks, 2), value.split(trees.chunks, 2)
+    queries, masks = query.split(trees.chunks[trees.first :], 2), trees.masks(query.device, window)
+    for own, (prefix, part, mask) in enumerate(zip(trees.pieces, queries, masks, strict=True), trees.first):
+        seen = (keys[own], values[own])
+        if prefix is not None:
+            seen = tuple(torch.cat([states[prefix], states[own]], 2) for states in (keys, values))
+        parts.append(sdpa_attention_forward(module, part, *seen, mask, **kwargs)[0])
+    return torch.cat(parts, 1), None

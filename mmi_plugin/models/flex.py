@@ -1,0 +1,120 @@
+"""Attention of a layout in one call: FlexAttention over blocks, as a GPU wants it.
+
+A layout has a new length in every batch, and what is compiled or planned for one length is not for the next. So
+queries and keys are padded to a length of a short ladder; blocks of padding are never looked at.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad
+
+from mmi_plugin.models.compat import compile_often
+from mmi_plugin.models.devices import HALF
+
+BLOCK = 128
+LADDER_FROM = 4096
+"""The lowest rung; the others are 1.5 and 2 times the one two below: 4096, 6144, 8192, 12288, ..."""
+
+
+def rung(length: int) -> int:
+    """Return the least length of the ladder that is not below `length`."""
+    low = LADDER_FROM
+    while low < length:
+        if low * 3 // 2 >= length:
+            return low * 3 // 2
+        low *= 2
+    return low
+
+
+def suits(query: torch.Tensor, dropout: float) -> bool:
+    """Whether compiled FlexAttention takes queries (1, H, T, d) as they are: on a GPU, in 16 bits, nothing dropped."""
+    size = query.shape[-1]
+    return query.is_cuda and query.dtype in HALF and not dropout and size >= 16 and size & (size - 1) == 0
+
+
+def attend_at_once(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    blocks: BlockMask,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of queries (1, H, T, d) to keys and values (1, H', T', d) by the mask of `mask_of`: (1, T, H, d)."""
+    queries, keys = blocks.shape[-2:]
+    query, length = pad(query, (0, 0, 0, queries - query.shape[2])), query.shape[2]
+    key, value = (pad(states, (0, 0, 0, keys - states.shape[2])) for states in (key, value))
+    call = _compiled() if query.is_cuda else flex_attention
+    heads = query.shape[1] != key.shape[1]
+    return call(query, key, value, block_mask=blocks, scale=scaling, enable_gqa=heads)[:, :, :length].transpose(1, 2)
+
+
+@cache
+def _compiled() -> Any:
+    return compile_often(flex_attention)
+
+
+def mask_of(chunks: list[int], pieces: list[int | None], device: torch.device) -> BlockMask:
+    """Return the mask of a layout's chunks and pieces, padded to the ladder, without waiting for the device."""
+    spans = spans_of(chunks, pieces)
+    queries, keys = rung(len(spans[0])), rung(sum(chunks))
+    ends = np.pad(np.stack(spans), ((0, 0), (0, queries - len(spans[0]))), constant_values=-1)  # padding sees nothing
+    ordered = [part for dense in _dense(chunks, pieces, queries, keys) for part in _ordered(dense)]
+    parts = [torch.from_numpy(np.ascontiguousarray(part, dtype=np.int32)) for part in (ends, *ordered)]
+    flat = torch.cat([part.flatten() for part in parts])
+    flat = flat.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else flat.to(device)
+    ends, *blocks = (p.view(t.shape) for p, t in zip(flat.split([t.numel() for t in parts]), parts, strict=True))
+    return BlockMask.from_kv_blocks(
+        *(block[None, None] for block in blocks),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=_sees(*ends.unbind()),
+        seq_lengths=(queries, keys),
+    )
+
+
+def _sees(low: torch.Tensor, high: torch.Tensor, start: torch.Tensor, last: torch.Tensor) -> Any:
+    """Return whether a query sees a key, as `spans_of` has it: low, high, start, last (T,)."""
+
+    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return ((key >= low[query]) & (key <= high[query])) | ((key >= start[query]) & (key <= last[query]))
+
+    return sees
+
+
+def spans_of(chunks: list[int], pieces: list[int | None]) -> tuple[np.ndarray, ...]:
+    """Return the first and the last key that each of T queries sees of its prefix and of its own piece, four (T,):
+    low, high, start, last. Without a prefix, high is below low."""
+    begins, first = np.cumsum([0, *chunks]), len(chunks) - len(pieces)
+    low = [1 if prefix is None else begins[prefix] for prefix in pieces]
+    high = [0 if prefix is None else begins[prefix + 1] - 1 for prefix in pieces]
+    spans = [np.repeat(np.asarray(ends, dtype=np.int64), chunks[first:]) for ends in (low, high, begins[first:-1])]
+    return (*spans, np.arange(begins[first], begins[-1]))
+
+
+def _dense(chunks: list[int], pieces: list[int | None], queries: int, keys: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which blocks are seen in part and which as a whole, (queries / 128, keys / 128) bool each."""
+    seen = np.zeros((queries // BLOCK, keys // BLOCK), dtype=np.int64)  # how many pairs of a block are
+    begins = np.cumsum([0, *chunks])
+    offset = begins[len(chunks) - len(pieces)]
+    edges = np.arange(keys // BLOCK) * BLOCK
+
+    def inside(end: np.ndarray | int) -> np.ndarray:
+        return np.clip(end - edges, 0, BLOCK)  # of the keys before `end`, those in each block
+
+    for number, prefix in enumerate(pieces, len(chunks) - len(pieces)):
+        start, end = begins[number], begins[number + 1]
+        known = 0 if prefix is None else inside(begins[prefix + 1]) - inside(begins[prefix])
+        for block in range((start - offset) // BLOCK, -(-(end - offset) // BLOCK)):
+            own = np.arange(max(start, block * BLOCK + offset), min(end, (block + 1) * BLOCK + offset))
+            seen[block] += len(own) * known + inside(own[:, None] + 1).sum(0) - len(own) * inside(start)
+    return (seen > 0) & (seen < BLOCK * BLOCK), seen == BLOCK * BLOCK
+
+
+def _ordered(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many blocks each row of blocks has and which, those first: (Q, K) bool -> (Q,), (Q, K)."""
+    return dense.sum(1), np.argsort(~dense, axis=1, kind="stable")

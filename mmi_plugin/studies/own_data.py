@@ -1,0 +1,72 @@
+"""A user's own questions and the flags of `mmi eval` in; a task of them asked through the harness, its board out."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmi_plugin.documents import Selection
+from mmi_plugin.errors import InputError, plain
+from mmi_plugin.files import write_whole
+from mmi_plugin.harness.task_manager import tasks_folder
+from mmi_plugin.studies import lmms_eval
+
+TASK = "mmi_own"
+COLUMNS = ("id", "question", "options", "answer", "image", "label")
+SPLIT = "test"
+
+
+def options(data: str, images: Path | None, family: str, columns: Sequence[str], conditions: str | None) -> dict:
+    """Return the `dataset_kwargs` that the flags stand for. Raises InputError for columns that are none."""
+    found: dict[str, Any] = {"source": "records", "path": _absolute(data), "family": family}
+    if images is not None:
+        found["images"] = str(images.absolute())
+    for given in columns:
+        name, _, column = given.partition("=")
+        if name not in COLUMNS or not column:
+            raise InputError(f"--columns {given}: not of the form {'|'.join(COLUMNS)}=COLUMN")
+        found["option_columns" if name == "options" else f"{name}_column"] = column
+    if Path(data).is_dir() and family == "image_heavy":
+        found.setdefault("label_column", "label")
+    if conditions is not None:
+        found["conditions"] = conditions.split(",")
+    return found
+
+
+def _absolute(data: str) -> str:
+    return str(Path(data).absolute()) if Path(data).exists() else data
+
+
+def run(dataset_kwargs: Mapping[str, Any], split: str, out: Path, flags: Mapping[str, Any]) -> int:
+    """Ask the task, write results, its YAML and `board.html` below `out`, and print the ranking; return 0, or the
+    harness's status. flags: of lmms-eval's command line. Raises InputError for data that cannot be asked."""
+    Selection.parse(dataset_kwargs, split, str(dataset_kwargs["path"]))  # in one line, before lmms-eval starts
+    content = {
+        "include": f"{tasks_folder()}/_mmi_base",
+        "task": TASK,
+        "test_split": split,
+        "dataset_kwargs": dict(dataset_kwargs),
+    }
+    write_whole(out / "tasks" / f"{TASK}.yaml", yaml.safe_dump(content, sort_keys=False))
+    asked = {"tasks": TASK, "include_path": str(out / "tasks"), "output_path": str(out), "log_samples": True}
+    if status := lmms_eval(**asked, **flags):
+        return status
+    _board(out)
+    return 0
+
+
+def _board(out: Path) -> None:
+    from mmi_plugin.report import files
+    from mmi_plugin.report.board import build
+    from mmi_plugin.report.page import to_html
+    from mmi_plugin.results.runs import read_runs
+
+    board = build(read_runs([str(out)]))
+    write_whole(out / "board.html", to_html(board, pictures=True))  # of what the user has just named
+    print(files.overview(board, plain))
+    print("\n".join(textwrap.wrap(files.note(board, plain), 120)))
+    print(f"page: {out / 'board.html'}, task: {out / 'tasks' / f'{TASK}.yaml'}")

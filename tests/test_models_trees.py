@@ -1,0 +1,149 @@
+"""Branches of kept prefixes against whole prompts, one row at a time, straight through the model."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForImageTextToText
+
+from mmi_plugin.models.evaluate import Scorer
+from mmi_plugin.models.families import prompts_of
+from mmi_plugin.models.generate import Query
+from mmi_plugin.models.load import load_processor
+from tests import families
+
+SHARING = ["llava", "llava_next", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "gemma3"]
+TEXTS = ("Which?", "Which digit is shown in this picture, and why do you think so?", "A or B? " * 9, "Why?")
+
+
+def _rows(before: str = "") -> list[Query]:
+    """Two images under four texts each, in an order that mixes them."""
+    images = [Image.effect_mandelbrot((40, 30), (-2, -1, 1, 1 + index), 20).convert("RGB") for index in range(2)]
+    return [
+        Query(
+            [{"role": "user", "content": [*_text(before), {"type": "image", "image": image}, *_text(text)]}], (), True
+        )
+        for text in TEXTS
+        for image in images
+    ]
+
+
+def _text(text: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text}] if text else []
+
+
+def _load(name: str, folder: Path, **options: Any) -> tuple[Any, Any]:
+    families.save(name, folder, spread=0.4)
+    return AutoModelForImageTextToText.from_pretrained(folder, **options).eval(), load_processor(str(folder))
+
+
+@pytest.mark.parametrize("name", SHARING)
+@torch.no_grad()
+def test_logits_of_prompts_and_of_tokens_after_them_are_those_of_whole_rows(name: str, tmp_path: Path) -> None:
+    model, processor = _load(name, tmp_path)
+    rows = _rows()
+    order, branches = Scorer(model, prompts_of(processor))._branches(rows)
+    assert sorted(order) == list(range(len(rows))) and order != list(range(len(rows)))
+    generator = torch.Generator().manual_seed(0)
+    said = torch.randint(3, 200, (len(rows), 3), generator=generator)
+    for _ in range(2):  # what was said is forgotten
+        found = torch.stack([branches.first, *(branches.after(said[:, step]) for step in range(3))], 1)
+        for place, row in enumerate(order):
+            inputs = dict(
+                processor.apply_chat_template(
+                    rows[row].chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+                )
+            )
+            whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], said[place][None]], 1)}
+            for column in {"attention_mask", "mm_token_type_ids", "token_type_ids"} & set(inputs):
+                fill = torch.full_like(said[place][None], int(column == "attention_mask"))
+                whole[column] = torch.cat([inputs[column], fill], 1)
+            wanted = model(**whole).logits[0, -4:]
+            assert (found[place] - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+        branches.rewind()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_models_own_attention_is_left_as_it_was(attention: str, tmp_path: Path) -> None:
+    model, processor = _load("llava", tmp_path, attn_implementation=attention)
+    scorer, rows = Scorer(model, prompts_of(processor)), _rows()
+    assert scorer.answer(rows, {"max_new_tokens": 4}) == Scorer(model, prompts_of(processor), False).answer(
+        rows, {"max_new_tokens": 4}
+    )
+    assert model.get_decoder().config._attn_implementation == attention
+
+
+def test_a_prefix_is_in_memory_once_however_many_rows_show_it(tmp_path: Path) -> None:
+    """Bytes of live tensors at the model's head, with 4 and with 12 rows of one long prefix."""
+    model, processor = _load("llava", tmp_path)
+    image, texts = _rows("word " * 600)[0].chat[0]["content"][1], [f"Which? {number}" for number in range(12)]
+    held: list[int] = []
+
+    def weigh(*_: Any) -> None:
+        tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
+        storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+        held.append(sum(storages.values()))
+
+    most = []
+    for count in (4, 12):
+        long = {"type": "text", "text": "word " * 600}
+        chats = [[{"role": "user", "content": [long, image, *_text(text)]}] for text in texts[:count]]
+        scorer, rows = Scorer(model, prompts_of(processor)), [Query(chat, (), True) for chat in chats]
+        scorer.answer(rows[:4], {"max_new_tokens": 1})  # compares, and computes the prefix
+        held.clear()
+        hook = model.get_output_embeddings().register_forward_pre_hook(weigh)
+        scorer.answer(rows, {"max_new_tokens": 3})
+        hook.remove()
+        assert len(held) == 3
+        most.append(max(held))
+    (prefix,) = scorer._prefixes._kept.values()
+    size = sum(states.nbytes for layer in prefix.layers for states in layer)
+    assert len(prefix.ids) > 600 and most[1] - most[0] < 8 * size / 4
+
+
+class _Waits(TorchDispatchMode):
+    """Counts what makes a host wait for its device."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        indexed = name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])
+        if name in self.NAMES or indexed:
+            self.found[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_a_token_waits_for_the_device_at_most_once(tmp_path: Path) -> None:
+    model, processor = _load("qwen2_5_vl", tmp_path)
+    _, branches = Scorer(model, prompts_of(processor))._branches(_rows())
+    with _Waits() as waits:
+        ids = branches.say(5, [], lambda ids, scores: torch.zeros(len(ids), dtype=torch.bool), 0)
+    assert ids.shape[1] == branches.inputs["input_ids"].shape[1] + 5
+    assert waits.found == {"_local_scalar_dense": 5}, "whether all have ended, which only a CPU is asked at once"
+
+
+def test_an_image_is_prepared_twice_however_many_rows_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for what stands for it in prompts, once to be encoded; each further batch of its rows finds both at hand."""
+    model, processor = _load("llava", tmp_path)
+    prompts, prepared = prompts_of(processor), []
+    images = prompts.images
+    monkeypatch.setattr(prompts, "images", lambda shown: (prepared.append(len(shown)), images(shown))[1])
+    scorer, rows = Scorer(model, prompts), sorted(_rows(), key=lambda row: row.chat[0]["content"][0]["image"].tobytes())
+    scorer.answer(rows[:1], {"max_new_tokens": 1})  # compares ways of generating
+    prepared.clear()
+    for start in range(0, 8, 2):
+        scorer.answer(rows[start : start + 2], {"max_new_tokens": 1})
+    assert sum(prepared) == 2, "the second image alone is new"

@@ -1,0 +1,121 @@
+"""`source: records` and `mmi eval`: a user's own questions, in the files that they come in."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from mmi_plugin.cli import main
+from mmi_plugin.errors import InputError
+from mmi_plugin.sources import Benchmark, load
+from mmi_plugin.studies.demo import base_folder
+
+ROWS = [
+    {"nr": 7, "frage": "Which city is the capital of France?", "A": "Rome", "B": "Paris", "C": "None", "antwort": "B"},
+    {"nr": 8, "frage": "Which city is the capital of Italy?", "A": "Rome", "B": "NA", "C": "Lima", "antwort": "Rome"},
+]
+NAMED = {"id_column": "nr", "question_column": "frage", "option_columns": "A, B, C", "answer_column": "antwort"}
+
+
+def write(folder: Path, kind: str) -> Path:
+    file = folder / f"questions.{kind}"
+    if kind == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    elif kind == "parquet":
+        pd.DataFrame(ROWS).to_parquet(file)
+    else:
+        with file.open("w", encoding="utf-8", newline="") as target:
+            writer = csv.DictWriter(target, list(ROWS[0]))
+            writer.writeheader()
+            writer.writerows(ROWS)
+    return file
+
+
+def own(path: Path | str, family: str = "text_heavy", **options: str) -> Benchmark:
+    return load("records", "test", path=str(path), family=family, **options)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+def test_a_table_with_columns_of_its_own_names(kind: str, tmp_path: Path) -> None:
+    first, second = own(write(tmp_path, kind), **NAMED).items
+    assert (first.id, first.question) == ("records-7", "Which city is the capital of France?")
+    assert first.options == ("Rome", "Paris", "None") and first.answer == "Paris" and first.gold == "B"
+    assert second.options == ("Rome", "NA", "Lima") and second.answer == "Rome"  # neither is a missing value
+
+
+def test_a_list_of_options_with_images_elsewhere_and_facts(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "pictures" / "1.png")
+    row = {
+        "question": "What?",
+        "options": ["cat", "dog"],
+        "answer": 1,
+        "image": "1.png",
+        "facts": {"cat": "Cats purr."},
+    }
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (item,) = own(file, "image_heavy", images=str(tmp_path / "pictures")).items
+    assert item.answer == "dog" and item.image.getpixel((0, 0)) == (255, 0, 0) and item.facts == {"cat": "Cats purr."}
+    assert item.id == "records-test-000000"
+
+
+def test_a_folder_of_images_by_class(tmp_path: Path) -> None:
+    for name, color in (("red_fox", "red"), ("sky", "blue"), ("grass", "green"), ("snow", "white"), ("coal", "black")):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 20), color).save(tmp_path / "test" / name / "1.png")
+    items = own(tmp_path, "image_heavy", label_column="label").items
+    assert {item.answer for item in items} == {"red fox", "sky", "grass", "snow", "coal"}
+    assert all(len(item.options) == 4 and item.answer in item.options for item in items)
+    (fox,) = [item for item in items if item.answer == "red fox"]
+    assert fox.image.getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"path": None}, "source 'records' needs the key 'path'"),
+        ({"family": "images"}, "key 'family' is 'images': did you mean 'image_heavy'?"),
+        ({"question_column": "fragen"}, "column 'fragen' is missing: did you mean 'frage'?"),
+        ({"option_columns": " , "}, "key 'option_columns' is ' , ', and names no column"),
+        (
+            {"answer_column": "frage"},
+            "row 1: field 'answer' is 'Which city is the capital of France?', neither a letter",
+        ),
+        ({"label_column": "A"}, "key 'label_column' is for image_heavy, not text_heavy"),
+        ({"family": "vqa"}, "column 'image' is missing"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(change: dict[str, str | None], said: str, tmp_path: Path) -> None:
+    options = {"path": str(write(tmp_path, "jsonl")), "family": "text_heavy", **NAMED, **change}
+    with pytest.raises(InputError) as error:
+        load("records", "test", **options)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_mmi_eval_asks_them_and_leaves_task_results_and_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, "csv")
+    columns = ["id=nr", "question=frage", "options=A,B,C", "answer=antwort"]
+    model = ["--model_args", f"pretrained={base_folder()}", "--conditions", "random_pixels,black"]
+    command = ["eval", "--data", str(file), "--family", "text_heavy", "--columns", *columns, *model]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert "worst case" in capsys.readouterr().out
+    assert "capital of France" in (tmp_path / "out" / "board.html").read_text(encoding="utf-8")
+    task = yaml.safe_load((tmp_path / "out" / "tasks" / "mmi_own.yaml").read_text(encoding="utf-8"))
+    assert task["dataset_kwargs"]["path"] == str(file) and task["dataset_kwargs"]["option_columns"] == "A,B,C"
+    (samples,) = (tmp_path / "out").rglob("*_samples_mmi_own.jsonl")
+    asked = [json.loads(line)["item_id"] for line in samples.read_text(encoding="utf-8").splitlines()]
+    assert sorted(asked) == ["records-7", "records-7", "records-8", "records-8"]
+
+    assert main([*command[:5], "--columns", "frage", *model, "--out", str(tmp_path / "no")]) == 2
+    assert capsys.readouterr().err == (
+        "error: --columns frage: not of the form id|question|options|answer|image|label=COLUMN\n"
+    )

@@ -1,0 +1,146 @@
+"""The attention of a layout in one call: outputs, gradients and a step as piece by piece; what stays as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import flex_attention as torch_flex
+from torch.nn.functional import scaled_dot_product_attention
+
+from mmi_plugin.errors import InputError
+from mmi_plugin.models import flex
+from mmi_plugin.models.compat import attention_of
+from mmi_plugin.models.flex import mask_of, rung
+from mmi_plugin.trainers import forward, layout
+from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.layout import Layout, Tree, attend
+from tests import families, training
+from tests.test_trainers_inner import STEP
+
+CPU = torch.device("cpu")
+# Two trees, a row alone and one that ends with its tree's prefix; lengths beside and across blocks of 128.
+TREES = [Tree((0, 2, 3), 130), Tree((1,), 5), Tree((4, 5), 128)]
+LENGTHS = [200, 700, 131, 130, 128, 260]
+
+
+@pytest.fixture(autouse=True)
+def _gradients_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let FlexAttention's own plain implementation have gradients here: torch only compiles them for a GPU."""
+    monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
+    monkeypatch.setattr(flex, "LADDER_FROM", 256)
+
+
+def layouts() -> dict[str, tuple[Layout, int]]:
+    """A layout, and how many keys come before its own, for the whole, for prefixes and for what comes after them."""
+    prefixes, branches = Layout.split(TREES, LENGTHS, max(LENGTHS), CPU)
+    return {
+        "whole": (Layout.of(TREES, LENGTHS, max(LENGTHS), CPU), 0),
+        "prefixes": (prefixes, 0),
+        "branches": (branches, len(prefixes.source)),
+    }
+
+
+def seen(trees: Layout) -> torch.Tensor:
+    """(T, T') bool by the words of Layout: a position sees the prefix of its piece and, causally, the piece itself."""
+    rows = []
+    begins = np.cumsum([0, *trees.chunks])
+    for own, prefix in enumerate(trees.pieces, len(trees.chunks) - len(trees.pieces)):
+        for position in range(trees.chunks[own]):
+            row = torch.zeros(sum(trees.chunks), dtype=torch.bool)
+            row[begins[own] : begins[own] + position + 1] = True
+            if prefix is not None:
+                row[begins[prefix] : begins[prefix + 1]] = True
+            rows.append(row)
+    return torch.stack(rows)
+
+
+class Heads(torch.nn.Module):
+    """What a decoder's attention says of itself where each head of keys serves two of queries."""
+
+    num_key_value_groups = 2
+
+
+@pytest.mark.parametrize("part", ["whole", "prefixes", "branches"])
+def test_one_call_attends_as_pieces_do_and_so_do_its_gradients(part: str) -> None:
+    torch.manual_seed(0)
+    trees, before = layouts()[part]
+    length = len(trees.source)
+    shapes = (1, 4, length, 16), (1, 2, before + length, 16), (1, 2, before + length, 16)
+    states = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    toward, found = torch.randn(1, length, 4, 16), {}
+    for way in ("flex", "pieces"):
+        attended, _ = attend(Heads(), *states, None, trees=trees, way=way, scaling=0.3)
+        found[way] = attended, *torch.autograd.grad((attended * toward).sum(), states)
+    repeated = (t.double().repeat_interleave(2, 1) for t in states[1:])
+    wanted = scaled_dot_product_attention(states[0].double(), *repeated, attn_mask=seen(trees), scale=0.3)
+    torch.testing.assert_close(found["flex"][0].double(), wanted.transpose(1, 2), rtol=1e-5, atol=1e-5)
+    for one, other in zip(found["flex"], found["pieces"], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["whole", "prefixes", "branches"])
+def test_blocks_are_those_that_are_seen(part: str) -> None:
+    trees, _ = layouts()[part]
+    mask, pairs = mask_of(trees.chunks, trees.pieces, CPU), seen(trees)
+    padded = torch.zeros(mask.shape[-2:], dtype=torch.bool)
+    padded[: pairs.shape[0], : pairs.shape[1]] = pairs
+    counts = padded.view(padded.shape[0] // 128, 128, -1, 128).sum((1, 3))
+    assert torch.equal(mask.to_dense()[0, 0].bool(), counts > 0)
+    assert mask.full_kv_num_blocks.sum() == (counts == 128 * 128).sum() and (part != "whole" or counts.max() == 128**2)
+
+
+def test_the_ladder_has_few_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    rungs = {rung(length) for length in range(1, 40_000, 7)}
+    assert sorted(rungs) == [4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152]
+    assert all(rung(length) >= length for length in range(1, 40_000, 7)) and not any(length % 128 for length in rungs)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_a_step_in_one_call_is_the_step_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    monkeypatch.setattr(layout, "MIN_SHARED", 0.01)  # the tiny rows have few image tokens
+    checkpoint, found = families.save(family, tmp_path / "start"), {}
+    for way in ("pieces", "flex"):
+        trainer = training.trainer(training.config(checkpoint, tmp_path, attack_text="after_image", **STEP))
+        trainer.args.layout_attention = way
+        loss = trainer.compute_loss(trainer.model.train(), trainer.data_collator(training.step_groups(trainer)))
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+        found[way] = loss.item(), gradients
+        assert attention_of(trainer.model.get_decoder()) == f"mmi_trees_{way}"
+    assert found["flex"][0] == pytest.approx(found["pieces"][0], rel=1e-5)
+    for name, gradient in found["pieces"][1].items():
+        assert (found["flex"][1][name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+
+
+def test_what_cannot_be_had_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'layout_attention' is 'flex', which has no gradient on a CPU"):
+        MMIConfig(output_dir=str(tmp_path), use_cpu=True, layout_attention="flex")
+    with pytest.raises(InputError, match="'layout_attention' is 'flx'"):
+        MMIConfig(output_dir=str(tmp_path), use_cpu=True, layout_attention="flx")
+    trees, states = layouts()["prefixes"][0], torch.zeros(1, 2, 258, 16)
+    with pytest.raises(InputError, match="drops attention weights"):
+        attend(torch.nn.Identity(), states, states, states, None, trees=trees, way="flex", dropout=0.1)
+
+
+def test_flash_attention_keeps_the_layout(tiny_llava: Path, tmp_path: Path) -> None:
+    """Its place in the decoder is taken by the layout's own; nothing of it runs, so it need not be installed here."""
+    run = training.trainer(training.config(tiny_llava, tmp_path, **STEP))
+    batch = run.data_collator(training.step_groups(run))
+    expected = run.compute_loss(run.model.train(), batch)
+    decoder = run.model.get_decoder()
+    decoder.config._attn_implementation_internal = "flash_attention_2"
+    assert forward.lays_out(run.model, run.args.savings) and attention_of(decoder) == "mmi_trees_auto"
+    decoder.config._attn_implementation_internal = "eager"
+    assert not forward.lays_out(run.model, run.args.savings) and attention_of(decoder) == "eager"
+    decoder.config._attn_implementation_internal = "flash_attention_2"
+    assert torch.equal(run.compute_loss(run.model, batch), expected)
+
+
+def test_no_attention_plans_for_every_length(tiny_llava: Path, tmp_path: Path) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    training.trainer(training.config(tiny_llava, tmp_path))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that needs a GPU of the training step: about 10 minutes on one H100 or H200. Usage, in the project's root:
+# All that needs a GPU, of a training step and of an evaluation: about 15 minutes on one H100 or H200. Usage, in the project's root:
 #     bash benchmarks/gpu.sh [FOLDER]
 # What each command is expected to print stands in docs/gpu.md.
 set -euo pipefail
@@ -13,3 +13,9 @@ step=(python -m benchmarks.train_step --device cuda --shape 7b --checkpointing)
 "${step[@]}" --only savings --attention pieces --out "$out/pieces.json"
 python trainers/train.py --config configs/demo/ours.yaml --model_name_or_path mmi_plugin/studies/base --max_steps 60 \
     --logging_steps 10 --report_to none --save_strategy no --trace true --output_dir "$out/demo"
+evaluate=(python -m benchmarks.evaluation --device cuda --shape 7b)
+"${evaluate[@]}" --batch_size 64 --repeat 3
+"${evaluate[@]}" --batch_size auto --repeat 3
+"${evaluate[@]}" --batch_size 64 --model_args deterministic=True
+lmms_eval --model mmi_hf --model_args pretrained=mmi_plugin/studies/base --tasks 'mmi_demo*' --batch_size 64 --floor \
+    --output_path "$out/floor" --log_samples

@@ -8,7 +8,7 @@ import sys
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,18 @@ class BadRows:
         self.lines: list[str] = []
         self.counts: Counter[str] = Counter()
         self._skip = skip
+
+    def anew(self) -> BadRows:
+        """Return the same for others, with no lines and counts yet."""
+        return BadRows(self._skip)
+
+    def hear(self, lines: Iterable[str], counts: Mapping[str, int] | None = None) -> None:
+        """Note bad rows and counts that were found before. Raises InputError for the first row where one stops the
+        run."""
+        self.counts.update(counts or {})
+        for line in lines:
+            with self.watch():
+                raise InputError(line)
 
     @contextmanager
     def watch(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from io import TextIOWrapper
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,12 +70,26 @@ def _not_json(error: Exception, where: str) -> InputError:
 
 
 def json_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (row from 1, line) of a .jsonl file, without blank lines.
+    """Yield (row from 1, line) of the content of a .jsonl file, without blank lines.
 
     Only b"\\n" ends a line: what else Unicode calls a line break may stand within a JSON text.
     """
-    lines = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    yield from ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    yield from _lines(BytesIO(data), len(data))
+
+
+def file_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (row from 1, line) of a .jsonl file, as `json_lines` does, holding a line at a time. Raises OSError."""
+    with open_regular(path) as file:
+        yield from _lines(file, os.fstat(file.fileno()).st_size)  # not more: some of /proc have size 0 and no end
+
+
+def _lines(file: BinaryIO, left: int) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    while left > 0 and (line := file.readline(left)):
+        number, left = number + 1, left - len(line)
+        line = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").removesuffix(b"\n")
+        if line.strip():
+            yield number, line
 
 
 CHUNK = 1 << 20  # characters
@@ -214,9 +228,18 @@ def write_whole(path: Path, content: str | bytes) -> None:
             raise
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """Return size and time of last change (ns) of a file, or (-1, -1) where none can be seen."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, which is read in pieces."""
-    with path.open("rb") as file:
+    """SHA-256 of a regular file, which is read in pieces. Raises OSError."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

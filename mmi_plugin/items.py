@@ -175,8 +175,16 @@ def image_hash(image: Image.Image | Picture | None) -> str:
     return hashlib.sha256(head + image.tobytes()).hexdigest()
 
 
-def item_hash(item: Item) -> str:
-    """SHA-256 of everything in `item` that a model or a scorer can see."""
+def first_turn(item: Item) -> Item:
+    """Return a conversation cut after its first answer."""
+    if not item.history:
+        return item
+    (question, answer), *_ = item.history
+    return replace(item, image=item.picture, question=question, answer=answer, history=())
+
+
+def item_hash(item: Item, image: str | None = None) -> str:
+    """SHA-256 of everything in `item` that a model or a scorer can see. image: the hash of its image, where known."""
     parts = [item.id, item.family, item.question, item.answer, *item.options, item.context, repr(item.named)]
     parts += [text for turn in item.history for text in turn]
     parts += [f"{option}={fact}" for option, fact in sorted(item.facts.items())]
@@ -184,7 +192,7 @@ def item_hash(item: Item) -> str:
     parts += [f"added={image_hash(image)}" for image in item.added_images]
     parts += [repr(item.form)] if item.form != Form() else []
     parts += [] if item.place is None else [f"place={item.place}"]
-    parts.append(image_hash(item.picture))
+    parts.append(image or image_hash(item.picture))
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 

@@ -25,9 +25,11 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others start programs
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 PIXELS = 64_000_000  # at most
 BYTES = 8 * PIXELS  # of a file, at most
+Size = tuple[int, int]  # width and height in pixels
 # Keeps the last few images alive, so that looking twice in a row decodes once.
 _recent: deque[Image.Image] = deque(maxlen=4)
 _JPEG_END = b"\xff\xd9"
+_LYING = (5, 6, 7, 8)  # EXIF's orientations whose rows are shown as columns
 # What Pillow raises at bytes that somebody made up.
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError, RuntimeError, MemoryError),
@@ -131,15 +133,40 @@ def decode_base64(text: str) -> bytes:
 class Picture:
     """An encoded image: decoded when it is looked at, and again once nobody holds it any more.
 
-    `read` gives the bytes of an image file and must be picklable; `where` begins the errors.
+    `read` gives the bytes of an image file and must be picklable; `where` begins the errors. size: what `size` is
+    known to return or raise.
     """
 
-    def __init__(self, read: Callable[[], bytes], where: str) -> None:
-        self._read, self._where = read, where
+    def __init__(self, read: Callable[[], bytes], where: str, size: Size | InputError | None = None) -> None:
+        self._read, self._where, self._size = read, where, size
+        self._digest = ""
         self._decoded: Callable[[], Image.Image | None] = lambda: None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Picture, (self._read, self._where)
+        return Picture, (self._read, self._where, self._size)
+
+    @property
+    def size(self) -> Size:
+        """The size at which `open` returns the image, found by decoding it once. Raises InputError as `open` does."""
+        if self._size is None:
+            try:
+                self._size = self._measured()
+            except InputError as error:
+                self._size = error
+        if isinstance(self._size, InputError):
+            raise InputError(str(self._size))
+        return self._size
+
+    def _measured(self) -> Size:
+        try:
+            with _opened(self._read()) as encoded:
+                width, height = encoded.size
+                lying = encoded.getexif().get(ExifTags.Base.Orientation) in _LYING
+                encoded.draft(None, (1, 1))  # all of a JPEG is read, and an eighth of its pixels a side made
+                _shown(encoded)
+        except _BROKEN as error:
+            raise self._fault(error) from error
+        return (height, width) if lying else (width, height)
 
     def open(self) -> Image.Image:
         """Return the image as RGB, upright, over white; the same object as long as anybody holds it.
@@ -158,13 +185,15 @@ class Picture:
         return image
 
     def digest(self) -> str:
-        """SHA-256 of the encoded bytes. Raises InputError when they are not a whole image.
+        """SHA-256 of the encoded bytes, read once. Raises InputError when they are not a whole image.
 
         Of more, where alpha or more than 8 bits were once shown in another way: results on what was
         seen then are not those on what is seen now.
         """
-        data, plain = self._whole()
-        return hashlib.sha256(data if plain else b"over white, scaled:" + data).hexdigest()
+        if not self._digest:
+            data, plain = self._whole()
+            self._digest = hashlib.sha256(data if plain else b"over white, scaled:" + data).hexdigest()
+        return self._digest
 
     def encoded(self) -> bytes:
         """Return the bytes of the image file. Raises InputError when they are not a whole image."""

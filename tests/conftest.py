@@ -1,8 +1,10 @@
 import os
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
+os.environ.setdefault("MMI_CACHE", mkdtemp(prefix="mmi-cache-"))
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs the hub, and waiting for one that is not there takes minutes
 
 from tests import harness_runs, tiny

@@ -21,7 +21,7 @@ from mmi_plugin.items import item_hash
 from mmi_plugin.sources import load, pool_images
 from mmi_plugin.sources.facts import FactsFile
 from mmi_plugin.sources.llava_instruct import readers
-from mmi_plugin.sources.records import read_records
+from mmi_plugin.sources.rows import read_records
 from mmi_plugin.sources.shards import MANIFEST, read_built, write_shard
 
 BREAKS = "one\u2028two\u2029three\x85four\x0bfive\x0csix\x1cseven"  # line breaks to str.splitlines

@@ -184,14 +184,14 @@ def test_pictures_that_fail_only_when_decoded(processor: ProcessorMixin, tmp_pat
         whole, half = tmp_path / f"whole.{kind}", tmp_path / f"half.{kind}"
         Image.effect_noise((64, 64), 50).convert("RGB").save(whole)
         data = whole.read_bytes()
-        half.write_bytes(_short_idat(data) if kind == "png" else data[: len(data) // 2])
+        half.write_bytes(short_idat(data) if kind == "png" else data[: len(data) // 2])
         rows += [{**FREE, "image": whole.name}, {**FREE, "image": half.name}]
     lines = checked(rows, tmp_path, processor)
     assert sorted(int(line.split(":")[0].removeprefix("row ")) for line in lines) == [2, 4, 6, 8, 10, 12]
     assert all("field 'image' 'half." in line for line in lines)
 
 
-def _short_idat(data: bytes) -> bytes:
+def short_idat(data: bytes) -> bytes:
     """A PNG whose chunks are sound, and whose image data end after a third of the rows."""
     import struct
     import zlib

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor, LlavaProcessor
 
+from mmi_plugin import pictures
 from mmi_plugin.conditions import Pools, for_family
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Item, image_hash
 from mmi_plugin.pictures import Picture
-from mmi_plugin.sources.records import read_records
+from mmi_plugin.sources.rows import read_records
 from mmi_plugin.trainers import run
 from mmi_plugin.trainers.checks import RowCheck
 from mmi_plugin.trainers.collator import GroupCollator
@@ -176,10 +177,9 @@ def test_a_picture_is_decoded_once_for_all_draws(
     item = read_records(write_published(tmp_path))[0][1]
     args = training.config(tiny_llava, tmp_path, sources=["demo_arith"], mix=[0, 0, 1], per_device_train_batch_size=1)
     draw = partial(training.groups_of(args).draw, pools=Pools.default())
-    opened, open_ = [], Picture.open
-    monkeypatch.setattr(Picture, "open", lambda picture: opened.append(picture) or open_(picture))
+    opened = []
+    monkeypatch.setattr(pictures, "_shown", lambda image, shown=pictures._shown: opened.append(image) or shown(image))
     check = RowCheck(args, processor)
-    check.pictures.decode([item.picture])
     check.check_item(item, "here")
     for check._most in (1000, 10_000, 300, None):
         check.check_draws(item, draw, range(9), "here")

@@ -2,63 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from PIL import Image
-from tqdm import tqdm
 from transformers import ProcessorMixin
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import Form, Item, target, user_text
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import Prompts
-from mmi_plugin.pictures import Picture
+from mmi_plugin.pictures import Picture, Size
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.groups import Group
 
-BAR_AFTER = 3  # seconds, from which on a check shows how long it will take
 SEAM = 4  # tokens by which those around an image may differ from text without it
 REFUSALS = (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError)  # of processors, for some sizes
 _HALF = re.compile("[\ud800-\udfff]")
 _PLACE = Image.new("RGB", (1, 1))
 
-Size = tuple[int, int]  # width and height in pixels
 
+class ImageTexts:
+    """What the prompt has for images of some sizes, found without processing an image twice of one size."""
 
-class Pictures:
-    """Pictures, each decoded once for its size, and what the prompt has for images of some sizes."""
-
-    def __init__(self, prompts: Prompts, quiet: bool) -> None:
-        self._prompts, self._quiet = prompts, quiet
-        self._sizes: dict[int, tuple[Picture, Size | InputError]] = {}  # by identity, so the picture is kept
+    def __init__(self, prompts: Prompts) -> None:
+        self._prompts = prompts
         self._texts: dict[tuple[Size, ...], list[str]] = {}
         self._made: dict[Size, str | InputError] = {}
 
-    def decode(self, pictures: Iterable[Picture]) -> None:
-        """Decode pictures in threads, and keep of each the size or why it does not decode."""
-        new = [picture for picture in pictures if id(picture) not in self._sizes]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            sizes = pool.map(_decoded_size, new)
-            shown = tqdm(sizes, "checking images", len(new), delay=BAR_AFTER, disable=self._quiet, leave=False)
-            self._sizes.update((id(picture), (picture, size)) for picture, size in zip(new, shown, strict=True))
-
-    def size(self, picture: Image.Image | Picture) -> Size:
-        """Return the size of a picture. Raises InputError where it does not decode."""
-        if isinstance(picture, Image.Image):
-            return picture.size
-        if id(picture) not in self._sizes:
-            self._sizes[id(picture)] = picture, _decoded_size(picture)
-        size = self._sizes[id(picture)][1]
-        if isinstance(size, InputError):
-            raise InputError(str(size))
-        return size
-
-    def texts(self, sizes: tuple[Size, ...]) -> list[str]:
+    def of(self, sizes: tuple[Size, ...]) -> list[str]:
         """Return what the places of a prompt's images become. Raises InputError for a size that is refused."""
         if sizes not in self._texts:
             blank = [Image.new("RGB", size) for size in sizes]
@@ -80,13 +54,6 @@ class Pictures:
         return made
 
 
-def _decoded_size(picture: Picture) -> Size | InputError:
-    try:
-        return picture.open().size
-    except InputError as error:
-        return error
-
-
 class RowCheck:
     """Holds items to what training does with them, draw by draw, without processing an image twice of one size.
 
@@ -99,8 +66,7 @@ class RowCheck:
         self._prompts.ends_answers = args.end_token
         self._conditions = args.conditions_of
         self._turn = len(self._prompts.said(self._prompts.chat(Item("", "vqa", "", ""), "")).text.encode())
-        self.quiet = bool(args.disable_tqdm) or args.process_index > 0
-        self.pictures = Pictures(self._prompts, self.quiet)
+        self._images = ImageTexts(self._prompts)
         self._tokens: dict[str, int] = {}  # of what an image becomes
 
     def check_form(self, form: Form) -> None:
@@ -113,11 +79,11 @@ class RowCheck:
         processor refuses, a text that the chat template refuses or rewrites."""
         _check_texts(item, self._prompts.placeholder, where)
         try:
-            sizes = tuple(map(self.pictures.size, item.pictures))
+            sizes = tuple(picture.size for picture in item.pictures)
         except InputError as error:
             raise InputError(_placed(error, where)) from error
         try:
-            self.pictures.texts(sizes)
+            self._images.of(sizes)
         except InputError as error:
             raise InputError(f"{where}: field 'image': {error}") from error
         if item.history:
@@ -130,7 +96,7 @@ class RowCheck:
     def check_draws(self, item: Item, draw: Callable[..., Group], rounds: Iterable[int], where: str) -> None:
         """Raise an InputError that begins with `where` for a draw of the item that has too many tokens or cannot be
         encoded. draw: from the item and, by name, a `turn` to its group."""
-        size = self.pictures.size(item.picture) if item.picture is not None else None
+        size = item.picture.size if item.picture is not None else None
         # Conditions look at an item's image for its size alone, and would decode it.
         light = replace(item, image=Image.new("RGB", size)) if size and isinstance(item.picture, Picture) else item
         seen: set[tuple[object, ...]] = set()
@@ -144,12 +110,12 @@ class RowCheck:
                     raise InputError(f"{_placed(error, place)} (condition {name}, round {number + 1})") from error
 
     def _check_row(self, row: Item, seen: set[tuple[object, ...]]) -> None:
-        sizes = tuple(map(self.pictures.size, row.pictures))
+        sizes = tuple(picture.size for picture in row.pictures)
         text = user_text(row)
         if (text, sizes) in seen:
             return
         seen.add((text, sizes))
-        images = self.pictures.texts(sizes)
+        images = self._images.of(sizes)
         system = [row.form.system] if row.options else []
         texts = [text, target(row), *system, *(part for turn in row.history for part in turn)]
         at_most = (

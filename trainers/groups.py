@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 from torch.utils.data import Dataset, Sampler
 
@@ -12,6 +14,7 @@ from mmi_plugin.conditions import Pools, get
 from mmi_plugin.errors import InputError
 from mmi_plugin.items import FAMILIES, Item, stream
 from mmi_plugin.sources import Benchmark
+from mmi_plugin.sources.stored import ids_of
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,24 @@ class Groups(Dataset):
     """
 
     def __init__(self, benchmarks: Sequence[Benchmark], conditions: Mapping[str, Sequence[str]], seed: int) -> None:
-        self._items = [(item, bench.pools) for bench in benchmarks for item in bench.items]
+        self._benchmarks = benchmarks
+        self._ends = list(accumulate(len(bench.items) for bench in benchmarks))
         self._conditions = conditions
         self._seed = seed
-        self.families = [item.family for item, _ in self._items]
-        self.ids = [item.id for item, _ in self._items]
+        self.families = [bench.family for bench in benchmarks for _ in range(len(bench.items))]
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.families)
 
     def __getitem__(self, place: tuple[int, int]) -> Group:
         index, turn = place
-        return self.draw(*self._items[index], turn)
+        number = bisect_right(self._ends, index)
+        bench = self._benchmarks[number]
+        return self.draw(bench.items[index - self._ends[number]], bench.pools, turn)  # counted from its end
+
+    @property
+    def ids(self) -> list[str]:
+        return [name for bench in self._benchmarks for name in ids_of(bench.items)]
 
     def draw(self, item: Item, pools: Pools, turn: int) -> Group:
         """Return the group of any item in round `turn`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -23,6 +24,7 @@ from mmi_plugin.trainers.config import OWN_FIELDS, MMIConfig, parse
 from mmi_plugin.trainers.data import check_rows, data_hash, load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.evaluation import EvaluationCallback
 from mmi_plugin.trainers.meter import RATES
+from mmi_plugin.trainers.once import StoppedElsewhere
 from mmi_plugin.trainers.resume import (
     RECORD,
     check_free,
@@ -36,6 +38,7 @@ from mmi_plugin.trainers.resume import (
 from mmi_plugin.trainers.saving import NonFiniteLoss, finish, go_on_with_adapters, load_checkpoint, save_state
 from mmi_plugin.trainers.trainer import MMITrainer
 
+LATER = 2.0  # seconds after which a process ends whose fault it was not: launchers name, and kill after, the first
 SKIPPED = "skipped_rows.txt"
 TRAINED, FINISHED = ".trained", ".finished"  # what is not in its place yet
 CITATION = """@misc{modality-interference,
@@ -69,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = f"; {_left(args)}" if args and isinstance(error, NotWritten) else ""
         complain(f"{error}{left}")
         return 2 if isinstance(error, InputError) else 1
+    except StoppedElsewhere:
+        time.sleep(LATER)
+        return 1
     except KeyboardInterrupt as stop:
         name, status = stopped(stop)
         complain(f"stopped by {name}" + (f"; {_left(args)}" if args else ""))

@@ -171,9 +171,11 @@ def _check_lines(name: str, file: Path) -> int:
     return max(len(data), 1)
 
 
-def decoded_rows(data: Dataset, where: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows. Raises InputError with the row (from 1) whose text is not UTF-8, which Parquet does not check."""
-    number = 0
+def decoded_rows(data: Dataset, where: str, number: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the rows. Raises InputError with the row (from 1) whose text is not UTF-8, which Parquet does not check.
+
+    number: how many rows at `where` stand before these.
+    """
     try:
         for values in data:
             number += 1

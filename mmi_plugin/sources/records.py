@@ -1,20 +1,18 @@
-"""Files of training records in, checked items out; and what these share with other files of questions."""
+"""Training records in, checked items out; and what these share with other files of questions."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from mmi_plugin.answers import normalise
-from mmi_plugin.errors import BadRows, InputError, nearest, shorten
-from mmi_plugin.files import as_record, json_lines, json_list, parse_json, read_bytes
+from mmi_plugin.errors import InputError, nearest, shorten
+from mmi_plugin.files import as_record
 from mmi_plugin.items import FAMILIES, LETTERS, Item, check
-from mmi_plugin.pictures import Picture, decode_base64, read_picture
+from mmi_plugin.pictures import Picture, Size, decode_base64, read_picture
 from mmi_plugin.sources.facts import fact_map
 
 _LABELLED = re.compile(r"\(?([A-Z])[:.)](?:\s+|$)(.*)")
@@ -89,59 +87,6 @@ def ambiguous(where: str, answer: str, by_letter: str, by_text: str) -> str:
 FIELDS = ("id", "type", "image", "question", "options", "answer", "facts", "history")
 REQUIRED = ("id", "type", "question", "answer")
 IMAGE_MARK = "<image>"
-
-
-def read_records(
-    path: str | Path, images: str | Path | None = None, bad: BadRows | None = None
-) -> list[tuple[str, Item]]:
-    """Return (what errors about it begin with, item) of a `.json` list or a `.jsonl` file, each image checked.
-
-    As the published code does, rows with an id of an earlier one or with options that repeat are kept: the id gets a
-    number, the answer is the option of its letter. `bad` counts them.
-
-    A record is {"id", "type", "image"?, "question", "options"?, "answer", "facts"?, "history"?}:
-    `type` is image_heavy, text_heavy or VQA; `image` is a path relative to the folder `images`, by
-    default that of the file; `facts` maps wrong options to sentences; `history` lists the
-    [question, answer] turns before a free-form one. Image- and text-heavy records without
-    `options` list them in the question, and their answer may be a letter, as in the published file.
-
-    Raises:
-        InputError: the first bad row, with file, row (from 1) and field; with `bad`, as that says.
-    """
-    path, bad = Path(path), bad or BadRows()
-    folder = Path(images) if images else path.parent
-    found: list[tuple[str, Item]] = []
-    rows: dict[str, int] = {}
-    for number, content in _records(path):
-        where = f"{path}, row {number}"
-        with bad.watch():
-            record = parse_json(content, where) if isinstance(content, bytes) else content
-            item = item_of(record, where, _whole_picture(record, where, folder))
-            if item.id in rows:
-                item = replace(item, image=item.picture, id=_new_id(item.id, rows))
-                bad.counts["repeated ids"] += 1
-            bad.counts["repeated options"] += len(set(item.options)) < len(item.options)
-            rows[item.id] = number
-            found.append((where, item))
-    if not found:
-        raise InputError(f"{path}: no rows" + (f" but {len(bad.lines)} bad ones" if bad.lines else ""))
-    return found
-
-
-def _new_id(name: str, taken: Container[str]) -> str:
-    return next(new for number in count(2) if (new := f"{name}#{number}") not in taken)
-
-
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (row from 1, record), where a record of a .jsonl file is still bytes."""
-    if path.suffix.lower() != ".jsonl":
-        yield from enumerate(json_list(path), start=1)
-        return
-    try:
-        data = read_bytes(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    yield from json_lines(data)
 
 
 def item_of(record: Any, where: str, picture: Picture | None) -> Item:
@@ -230,14 +175,16 @@ def picture_of(record: dict[str, Any], where: str, folder: Path) -> Picture | No
         return None
     if not isinstance(name, str):
         raise InputError(f"{where}: field 'image' is {type(name).__name__}, not a path")
-    if _BASE64.fullmatch(name.strip()):
-        return Picture(partial(decode_base64, name), f"{where}: field 'image', base64,")
-    return Picture(partial(read_picture, folder / name), f"{where}: field 'image' {shorten(name, 300)!r}")
+    return picture_at(name, where, folder)
 
 
-def _whole_picture(record: Any, where: str, folder: Path) -> Picture | None:
-    """The same, with the file read and found to be an image."""
-    picture = picture_of(record, where, folder) if isinstance(record, dict) else None
-    if picture:
-        picture.digest()
-    return picture
+def picture_at(name: str, where: str, folder: Path, size: Size | InputError | None = None) -> Picture:
+    """Return the image that a row at `where` has in field `image`, as `picture_of` does. size: if known."""
+    if is_within(name):
+        return Picture(partial(decode_base64, name), f"{where}: field 'image', base64,", size)
+    return Picture(partial(read_picture, folder / name), f"{where}: field 'image' {shorten(name, 300)!r}", size)
+
+
+def is_within(name: str) -> bool:
+    """Whether a field `image` holds the image itself, in base64."""
+    return _BASE64.fullmatch(name.strip()) is not None

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -23,7 +24,7 @@ from mmi_plugin.plugins import load_plugins
 class Benchmark:
     """Items of one family, checked, with ids that stay the same from run to run.
 
-    places: item id -> where it was read, for items that a user wrote.
+    places: item id -> where it was read, for items that a user wrote. hashes: the item_hash of each, where known.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Benchmark:
     items: Sequence[Item]
     pools: Pools = field(default_factory=Pools.default)
     places: Mapping[str, str] = field(default_factory=dict)
+    hashes: Sequence[str] | None = None
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -44,8 +46,11 @@ class Benchmark:
     def digest(self, conditions: Sequence[str], seed: int) -> str:
         """SHA-256 of every item, the pools, the conditions with their versions, and the seed."""
         versions = [f"{name}@{get(name).version}" for name in conditions]
-        parts = [self.name, *map(item_hash, self.items), self.pools.digest(), *versions, str(seed)]
-        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+        hashes = map(item_hash, self.items) if self.hashes is None else self.hashes
+        state = hashlib.sha256(self.name.encode())
+        for part in chain(hashes, [self.pools.digest(), *versions, str(seed)]):
+            state.update(f"\x1f{part}".encode())
+        return state.hexdigest()
 
 
 Source = Callable[..., Benchmark]

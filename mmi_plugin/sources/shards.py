@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
-from itertools import islice
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from functools import cached_property, partial
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.files import open_regular, parse_json, read_text
+from mmi_plugin.files import file_hash, open_regular, parse_json, read_text, stamp
 from mmi_plugin.items import Item
-from mmi_plugin.pictures import Picture
+from mmi_plugin.pictures import Picture, Size
 from mmi_plugin.sources.local import UNREADABLE, data_file, decoded_rows, first_cause
 from mmi_plugin.sources.records import item_of
+from mmi_plugin.sources.rows import PART, WITHIN, Row, Stamp, read_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,7 +48,7 @@ def write_shard(items: Iterable[Item], file: Path) -> int:
     started = file.with_suffix(".started")
     items, count = iter(items), 0
     with pq.ParquetWriter(started, SCHEMA) as writer:
-        while rows := [_row(item) for item in islice(items, ROW_GROUP)]:
+        while rows := [texts_of(item) | {"image": _encoded(item)} for item in islice(items, ROW_GROUP)]:
             writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
             count += len(rows)
     if count:
@@ -56,11 +58,15 @@ def write_shard(items: Iterable[Item], file: Path) -> int:
     return count
 
 
-def _row(item: Item) -> dict[str, Any]:
+def _encoded(item: Item) -> bytes | None:
+    return item.picture.encoded() if isinstance(item.picture, Picture) else None
+
+
+def texts_of(item: Item) -> dict[str, Any]:
+    """Return the columns of SCHEMA but for the image."""
     return {
         "id": item.id,
         "type": item.family,
-        "image": item.picture.encoded() if isinstance(item.picture, Picture) else None,
         "question": item.question,
         "options": list(item.options),
         "answer": item.answer,
@@ -72,35 +78,88 @@ def _row(item: Item) -> dict[str, Any]:
 MANIFEST = "manifest.json"
 
 
-def read_built(folder: str | Path) -> list[tuple[str, Item]]:
-    """Return (what errors about it begin with, item) of every row; images stay in the files until looked at.
+class BuiltFolder:
+    """A folder of `mmi data build`; images stay in its files until looked at.
 
     Raises:
         InputError: no manifest, as the build was not finished; a shard that is missing or has not the
-            rows that the manifest says; a row that is no record.
+            rows that the manifest says.
     """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
 
-    folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder}: no {MANIFEST}, so this is no finished build; run mmi data build again")
-    shards = _shards(folder / MANIFEST)
-    for shard in shards:
-        _check_shard(folder / shard["file"], shard["rows"])
-    files = [data_file(folder / shard["file"]) for shard in shards]
-    try:
-        data = load_dataset("parquet", data_files={"train": files}, split="train")
-    except (*UNREADABLE, DatasetsError) as error:
-        raise InputError(f"{folder}: cannot be read: {first_cause(error)}") from error
-    places = [f"{folder / shard['file']}, row {row}" for shard in shards for row in range(1, shard["rows"] + 1)]
-    encoded = data.select_columns(["image"]).with_format("arrow")
-    texts = data.remove_columns("image")
-    present = encoded.data.column("image").is_valid().to_pylist()
-    return [
-        (where, _item(values, where, encoded, number if present[number] else None))
-        for number, (where, values) in enumerate(zip(places, decoded_rows(texts, str(folder)), strict=True))
-    ]
+    unit = 1
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder)
+        if not (self.path / MANIFEST).is_file():
+            raise InputError(f"{folder}: no {MANIFEST}, so this is no finished build; run mmi data build again")
+        self._shards = _shards(self.path / MANIFEST)
+        for shard in self._shards:
+            _check_shard(self.path / shard["file"], shard["rows"])
+        self._ends = list(accumulate(shard["rows"] for shard in self._shards))
+
+    @cached_property
+    def _data(self) -> Dataset:
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
+
+        files = [data_file(self.path / shard["file"]) for shard in self._shards]
+        try:
+            return load_dataset("parquet", data_files={"train": files}, split="train")
+        except (*UNREADABLE, DatasetsError) as error:
+            raise InputError(f"{self.path}: cannot be read: {first_cause(error)}") from error
+
+    @cached_property
+    def _encoded(self) -> Dataset:
+        return self._data.select_columns(["image"]).with_format("arrow")
+
+    def parts(self) -> Iterator[range]:
+        """Yield rows, from 0, in ranges."""
+        whole = range(len(self._data))
+        yield from (whole[start : start + PART] for start in range(0, len(whole), PART))
+
+    def rows(self, part: range) -> Iterator[Row]:
+        """Yield the rows of a part. Raises InputError with the row whose text is not UTF-8."""
+        texts = self._data.remove_columns("image").select(part)
+        present = self._encoded.select(part).data.column("image").is_valid().to_pylist()
+        rows = zip(part, present, decoded_rows(texts, str(self.path), part.start), strict=True)
+        for number, has_image, values in rows:
+            where, image = self._place(number), str(number) if has_image else None
+            try:
+                picture = self.picture(image, where) if image else None
+                yield Row(where, image, WITHIN, _item(values, where, picture))
+            except InputError as error:
+                yield Row(where, image, WITHIN, error)
+
+    def picture(self, image: str, where: str, size: Size | InputError | None = None) -> Picture:
+        """Return the picture of the row at `where`, which is the row `image`, from 0, of the whole."""
+        return Picture(partial(_bytes, self._encoded, int(image)), f"{where}: field 'image'", size)
+
+    def extent(self, part: range | None = None) -> int:
+        """Return how many rows there are, or how many in a part."""
+        return self._ends[-1] if part is None else len(part)
+
+    def stamp(self, image: str) -> Stamp:
+        """Images are in the shards, whose stamps are part of `state`."""
+        return WITHIN
+
+    def state(self) -> dict[str, Any]:
+        """Return what decides what is read."""
+        stamps = [[shard["file"], *stamp(self.path / shard["file"])] for shard in self._shards]
+        return {"path": str(self.path), "content": file_hash(self.path / MANIFEST), "shards": stamps}
+
+    def _place(self, number: int) -> str:
+        shard = bisect_right(self._ends, number)
+        first = self._ends[shard - 1] if shard else 0
+        return f"{self.path / self._shards[shard]['file']}, row {number - first + 1}"
+
+
+def read_built(folder: str | Path) -> list[tuple[str, Item]]:
+    """Return (what errors about it begin with, item) of every row of a `BuiltFolder`.
+
+    Raises:
+        InputError: no such folder; the first row that is no record.
+    """
+    return read_rows(BuiltFolder(folder))
 
 
 def _check_shard(file: Path, rows: int) -> None:
@@ -136,8 +195,7 @@ def _shards(manifest: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _item(values: dict[str, Any], where: str, encoded: Dataset, image: int | None) -> Item:
-    picture = None if image is None else Picture(partial(_bytes, encoded, image), f"{where}: field 'image'")
+def _item(values: dict[str, Any], where: str, picture: Picture | None) -> Item:
     record = {
         **values,
         "facts": {fact["option"]: fact["text"] for fact in values["facts"] or ()},

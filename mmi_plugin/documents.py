@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmi_plugin.conditions import check_names, for_family, get
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.items import LETTERS, Item, image_hash, user_text
+from mmi_plugin.item import LETTERS, Item, image_hash, user_text
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark, load, options_of
 from mmi_plugin.sources.facts import with_facts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmi_plugin.conditions import Pools, check_names, get
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, check
+from mmi_plugin.item import Item, check
 from mmi_plugin.results import TaskResult
 from mmi_plugin.results.measures import task_numbers
 from mmi_plugin.results.runs import Run, as_run, check_runs, read_run

@@ -14,7 +14,7 @@ from peft import PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy, softmax
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin, Trainer
 
-from mmi_plugin.items import Item, messages, target, user_text
+from mmi_plugin.item import Item, messages, target, user_text
 
 Row = Any
 

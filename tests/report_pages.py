@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from mmi_plugin.items import Item
+from mmi_plugin.item import Item
 from mmi_plugin.report.items import Example
 from mmi_plugin.report.page import to_html
 from mmi_plugin.results import Record

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmi_plugin.answers import parse_letter
-from mmi_plugin.items import LETTERS
+from mmi_plugin.item import LETTERS
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 QUESTIONS = {"arc_challenge": 4687, "openbookqa": 2000}  # options of the test splits

@@ -7,7 +7,7 @@ from PIL import Image, ImageChops
 from mmi_plugin.conditions import CONDITIONS, REFERENCE, Pools, check_names, for_family, get
 from mmi_plugin.conditions.image import labelled
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import FAMILIES, Item, messages, user_text
+from mmi_plugin.item import FAMILIES, Item, messages, user_text
 
 POOLS = Pools(images=(Image.new("RGB", (8, 8), (9, 8, 7)), Image.new("L", (5, 4), 3)), canvas=16)
 TEXT = ("unrelated_text", "misleading_text", "ocr_text")

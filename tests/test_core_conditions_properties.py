@@ -14,7 +14,7 @@ from PIL import Image, ImageChops
 from mmi_plugin.answers import normalise
 from mmi_plugin.conditions import CONDITIONS, Pools, get
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import INSTRUCTION, Item, check, item_hash, stream, user_text
+from mmi_plugin.item import INSTRUCTION, Item, check, item_hash, stream, user_text
 
 POOLS = Pools(images=(Image.new("RGB", (8, 8), (9, 8, 7)), Image.new("L", (5, 4), 3)), canvas=16, draws=3)
 OTHER_STRENGTHS = (
@@ -187,7 +187,7 @@ def test_text_of_a_megabyte(name: str) -> None:
 SCRIPT = """
 from PIL import Image
 from mmi_plugin.conditions import get
-from mmi_plugin.items import Item, item_hash
+from mmi_plugin.item import Item, item_hash
 from mmi_plugin.sources import load
 names = {names!r}
 for name in names:

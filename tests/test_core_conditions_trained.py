@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import messages, target
+from mmi_plugin.item import messages, target
 from mmi_plugin.sources import load
 from mmi_plugin.trainers.collator import GroupCollator
 from mmi_plugin.trainers.groups import Group

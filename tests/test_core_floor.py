@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmi_plugin.conditions import FLOOR, REFERENCE, Pools, for_family, get, perturbing
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.items import FAMILIES, Item, image_hash, user_text
+from mmi_plugin.item import FAMILIES, Item, image_hash, user_text
 from mmi_plugin.models.order import OrderKey, batches, order_key
 from mmi_plugin.report.board import build
 from mmi_plugin.report.table import table

@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 
 from mmi_plugin import pictures
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, item_hash
+from mmi_plugin.item import Item, item_hash
 from mmi_plugin.pictures import Picture, read_picture
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)

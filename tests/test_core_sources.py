@@ -7,7 +7,7 @@ from PIL import Image
 
 from mmi_plugin.conditions import Pools
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, check, image_hash, messages, target, user_text
+from mmi_plugin.item import Item, check, image_hash, messages, target, user_text
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.demo import WORDS, capitals, digit_images
 from mmi_plugin.sources.rows import read_records

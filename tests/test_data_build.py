@@ -17,7 +17,7 @@ from pyarrow import parquet
 from mmi_plugin import cli, files
 from mmi_plugin.data import build as building
 from mmi_plugin.data.build import read_recipe
-from mmi_plugin.items import Item, image_hash
+from mmi_plugin.item import Item, image_hash
 from mmi_plugin.sources import llava_instruct, load
 from mmi_plugin.sources.local import ROOT
 from mmi_plugin.sources.shards import read_built

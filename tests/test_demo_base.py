@@ -17,7 +17,7 @@ from benchmarks.base.architecture import build_processor, build_tokenizer
 from benchmarks.base.build import IGNORED, IMAGE, PATCH, augment, encode
 from benchmarks.base.corpus import Chat
 from benchmarks.base.muon import Muon
-from mmi_plugin.items import Item, messages, target, user_text
+from mmi_plugin.item import Item, messages, target, user_text
 from mmi_plugin.sources import load
 from mmi_plugin.sources.demo import QUESTION, WORDS, capitals, digit_images, split_indices
 from mmi_plugin.studies.demo import WEIGHTS, file_hash

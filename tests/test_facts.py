@@ -19,7 +19,7 @@ from mmi_plugin.conditions import get
 from mmi_plugin.data.facts import ATTEMPTS, sentence, with_transformers, write_facts
 from mmi_plugin.documents import Selection
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item
+from mmi_plugin.item import Item
 from mmi_plugin.sources.facts import FactsFile, with_facts
 from mmi_plugin.sources.registry import Benchmark
 from tests import tiny

@@ -6,7 +6,7 @@ import pytest
 
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import image_hash
+from mmi_plugin.item import image_hash
 
 
 def _selection(**options: object) -> Selection:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mmi_plugin.items import Item, user_text
+from mmi_plugin.item import Item, user_text
 from mmi_plugin.results.reading import _listed
 from mmi_plugin.results.runs import newest_results, read_run
 from mmi_plugin.sources import load

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from mmi_plugin.conditions import get
-from mmi_plugin.items import LETTERS, messages
+from mmi_plugin.item import LETTERS, messages
 from mmi_plugin.models import prefix
 from mmi_plugin.models.evaluate import Scorer
 from mmi_plugin.models.families import prompts_of, side_by_side

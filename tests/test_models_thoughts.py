@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmi_plugin.conditions import Pools, get
-from mmi_plugin.items import Item, messages
+from mmi_plugin.item import Item, messages
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.results import Record
 from mmi_plugin.trainers import run

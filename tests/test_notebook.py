@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mmi_plugin import notebook as mmi
+import mmi_plugin as mmi
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.studies.demo import base_folder

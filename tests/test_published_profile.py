@@ -15,7 +15,7 @@ from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.harness.task_manager import find_task
-from mmi_plugin.items import Form, Item, messages, user_text
+from mmi_plugin.item import Form, Item, messages, user_text
 from mmi_plugin.models.evaluate import evaluate
 from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.results.runs import newest_results, read_run, read_runs

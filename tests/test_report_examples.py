@@ -10,7 +10,7 @@ import pytest
 
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import user_text
+from mmi_plugin.item import user_text
 from mmi_plugin.report.items import pick_examples
 from mmi_plugin.results import Record
 from mmi_plugin.sources import Benchmark, load

@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from mmi_plugin.errors import BadRows, InputError
-from mmi_plugin.items import item_hash
+from mmi_plugin.item import item_hash
 from mmi_plugin.sources import load, pool_images
 from mmi_plugin.sources.facts import FactsFile
 from mmi_plugin.sources.llava_instruct import readers

@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset, Features, Value, load_dataset
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, image_hash
+from mmi_plugin.item import Item, image_hash
 from mmi_plugin.sources import SOURCES, load, options_of, pool_images
 from mmi_plugin.sources.local import ROOT
 from tests.suite import DATA, ITEMS, at

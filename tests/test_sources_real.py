@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.items import check
+from mmi_plugin.item import check
 from mmi_plugin.results.runs import read_run
 from mmi_plugin.sources import load
 from mmi_plugin.sources.local import ROOT

@@ -10,7 +10,7 @@ from datasets import load_dataset
 
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import check, item_hash
+from mmi_plugin.item import check, item_hash
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import SOURCES, Benchmark, load
 from mmi_plugin.sources.classification import Quiz, held_out

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmi_plugin.answers import parse_letter
 from mmi_plugin.conditions import get
-from mmi_plugin.items import messages
+from mmi_plugin.item import messages
 from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.sources import load
 from mmi_plugin.trainers import run

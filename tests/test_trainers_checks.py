@@ -14,7 +14,7 @@ from transformers import AutoProcessor, ProcessorMixin
 
 from mmi_plugin.conditions import Pools
 from mmi_plugin.errors import BadRows, InputError
-from mmi_plugin.items import Item, messages, target
+from mmi_plugin.item import Item, messages, target
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.trainers import run

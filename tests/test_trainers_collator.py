@@ -8,7 +8,7 @@ import torch
 from transformers import AutoProcessor, LlavaProcessor
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import messages, target
+from mmi_plugin.item import messages, target
 from mmi_plugin.trainers.collator import Batch, GroupCollator
 from mmi_plugin.trainers.groups import Group, Groups
 from mmi_plugin.trainers.method import IGNORED

@@ -13,7 +13,7 @@ from transformers import AutoProcessor, LlavaProcessor
 from mmi_plugin import pictures
 from mmi_plugin.conditions import Pools, for_family
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, image_hash
+from mmi_plugin.item import Item, image_hash
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources.rows import read_records
 from mmi_plugin.trainers import run

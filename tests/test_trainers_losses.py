@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy, softmax
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from mmi_plugin.items import Item, messages, target
+from mmi_plugin.item import Item, messages, target
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.groups import Group
 from tests import training

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, messages, target
+from mmi_plugin.item import Item, messages, target
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.data import check_rows, load_benchmarks
 from mmi_plugin.trainers.groups import Group, RatioBatchSampler

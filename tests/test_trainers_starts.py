@@ -23,7 +23,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from mmi_plugin.conditions import Pools, get
 from mmi_plugin.conditions.pools import folder_photos
 from mmi_plugin.errors import BadRows, InputError
-from mmi_plugin.items import Item, item_hash
+from mmi_plugin.item import Item, item_hash
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark, stored
 from mmi_plugin.sources.rows import read_records

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.base.architecture import build_model, build_processor, build_tokenizer
 from mmi_plugin.conditions import get
-from mmi_plugin.items import user_text
+from mmi_plugin.item import user_text
 from mmi_plugin.sources import load
 
 

@@ -75,7 +75,7 @@ def train(checkpoint: Path, out: Path, answer: Callable[[str], str] | None = Non
 def _white(path: Path) -> None:
     """The picture of the condition `white`, so that a free-form row has the prompt that is asked."""
     from mmi_plugin.conditions import Pools, get
-    from mmi_plugin.items import Item
+    from mmi_plugin.item import Item
 
     item = Item("x", "text_heavy", "?", "cat", OPTIONS)
     get("white")(item, 0, Pools()).image.save(path)

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Form, Item, target, user_text
+from mmi_plugin.item import Form, Item, target, user_text
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.pictures import Picture, Size

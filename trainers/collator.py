@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import FAMILIES, Item, stream, target
+from mmi_plugin.item import FAMILIES, Item, stream, target
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import TrainingRow
 from mmi_plugin.models.tokens import Tensors as Batch

@@ -18,7 +18,7 @@ from transformers.utils import is_torch_bf16_gpu_available, logging
 from mmi_plugin import conditions
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import read_mapping
-from mmi_plugin.items import FAMILIES
+from mmi_plugin.item import FAMILIES
 from mmi_plugin.trainers.compat import JsonFields
 from mmi_plugin.trainers.help import help_of
 from mmi_plugin.trainers.method import Adversary

@@ -15,7 +15,7 @@ from transformers import ProcessorMixin
 
 from mmi_plugin.errors import BadRows, InputError
 from mmi_plugin.files import versions
-from mmi_plugin.items import FAMILIES, Item, first_turn, item_hash
+from mmi_plugin.item import FAMILIES, Item, first_turn, item_hash
 from mmi_plugin.models.load import fingerprint
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.stored import StoredItems, ids_of

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from mmi_plugin.conditions import Pools, get
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import FAMILIES, Item, stream
+from mmi_plugin.item import FAMILIES, Item, stream
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.sources.stored import ids_of
 

@@ -42,7 +42,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mmi_plugin.items import FAMILIES
+from mmi_plugin.item import FAMILIES
 from mmi_plugin.trainers.noise import draw
 
 IGNORED = -100

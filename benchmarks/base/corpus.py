@@ -13,7 +13,7 @@ from PIL import Image
 from mmi_plugin.conditions import get
 from mmi_plugin.conditions.pools import general_facts
 from mmi_plugin.conditions.text import caption
-from mmi_plugin.items import LETTERS, Item, target, user_text
+from mmi_plugin.item import LETTERS, Item, target, user_text
 from mmi_plugin.sources import load
 from mmi_plugin.sources.demo import (
     FACTS,

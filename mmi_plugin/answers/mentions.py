@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mmi_plugin.answers import cues, words
 from mmi_plugin.answers.text import squeezed, unmarked
-from mmi_plugin.items import LETTERS
+from mmi_plugin.item import LETTERS
 
 _ARTICLE = re.compile(r"(?:an?|the) ", re.IGNORECASE)
 _WORD = re.compile(words.WORD)

@@ -16,7 +16,7 @@ from mmi_plugin.conditions.pools import Pools
 from mmi_plugin.conditions.registry import CONDITIONS, REFERENCE, condition
 from mmi_plugin.conditions.text import wrong_option
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, stream
+from mmi_plugin.item import Item, stream
 
 IGNORE_PICTURE = "The picture has nothing to do with the question. Ignore it."
 

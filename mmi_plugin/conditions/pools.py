@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Form, image_hash
+from mmi_plugin.item import Form, image_hash
 from mmi_plugin.pictures import SUFFIXES, Picture, read_picture
 
 PHOTOS = {

@@ -13,7 +13,7 @@ from typing import get_args, get_type_hints
 
 from mmi_plugin.conditions.pools import Pools
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.items import Family, Item, stream
+from mmi_plugin.item import Family, Item, stream
 from mmi_plugin.plugins import load_plugins
 
 Perturbation = Callable[..., Item]

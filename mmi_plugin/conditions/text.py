@@ -11,7 +11,7 @@ from mmi_plugin.answers import mentions, normalise
 from mmi_plugin.conditions.pools import Pools
 from mmi_plugin.conditions.registry import condition
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, stream
+from mmi_plugin.item import Item, stream
 
 Count = Annotated[int, range(0, 1001)]
 Position = Annotated[str, ("before", "inside", "after")]

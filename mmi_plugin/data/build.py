@@ -14,7 +14,7 @@ from typing import Any
 from mmi_plugin.answers import normalise
 from mmi_plugin.errors import BadRows, InputError, nearest
 from mmi_plugin.files import file_hash, parse_json, read_mapping, read_text, versions, write_whole
-from mmi_plugin.items import Item, image_hash, stream
+from mmi_plugin.item import Item, image_hash, stream
 from mmi_plugin.sources import SOURCES, llava_instruct, load
 from mmi_plugin.sources.records import split_options
 from mmi_plugin.sources.shards import MANIFEST, write_shard

@@ -15,7 +15,7 @@ from mmi_plugin.conditions.text import with_article
 from mmi_plugin.documents import Selection
 from mmi_plugin.errors import InputError, plain
 from mmi_plugin.harness.task_manager import find_task
-from mmi_plugin.items import Item
+from mmi_plugin.item import Item
 from mmi_plugin.sources.facts import Facts, FactsFile, check_facts
 
 Write = Callable[[Sequence[str]], list[str]]

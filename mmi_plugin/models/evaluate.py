@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from mmi_plugin.answers import THOUGHTS, read
 from mmi_plugin.documents import Documents
-from mmi_plugin.items import image_hash, messages
+from mmi_plugin.item import image_hash, messages
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Generator, Query, Reply

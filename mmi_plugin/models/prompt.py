@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, messages
+from mmi_plugin.item import Item, messages
 from mmi_plugin.models.compat import process_images, with_images
 from mmi_plugin.models.tokens import Encoder, Tensors, pad
 

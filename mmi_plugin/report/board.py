@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from mmi_plugin.conditions import FLOOR, get, perturbing
-from mmi_plugin.items import FAMILIES
+from mmi_plugin.item import FAMILIES
 from mmi_plugin.results.estimates import Difference, Estimate, corrected, difference, estimate
 from mmi_plugin.results.measures import LABELS, Measure, Outcomes, PerItem, over_seeds, per_item
 from mmi_plugin.results.runs import Run

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from mmi_plugin.conditions import REFERENCE
 from mmi_plugin.documents import Selection, perturbed
 from mmi_plugin.errors import InputError, shorten, visible
-from mmi_plugin.items import Item, stream
+from mmi_plugin.item import Item, stream
 from mmi_plugin.report.board import Leaderboard
 from mmi_plugin.report.files import words
 from mmi_plugin.results import Record, TaskResult, group_by_item

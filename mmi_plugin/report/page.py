@@ -19,7 +19,7 @@ from markupsafe import Markup
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import shorten, visible
 from mmi_plugin.files import versions
-from mmi_plugin.items import FAMILIES, LETTERS, user_text
+from mmi_plugin.item import FAMILIES, LETTERS, user_text
 from mmi_plugin.report.board import Key, Leaderboard, Scope
 from mmi_plugin.report.figures import svg_figures
 from mmi_plugin.report.files import FAMILY_LABELS, interval, label, note, overview_columns, p_value, plain, words

@@ -17,7 +17,7 @@ from mmi_plugin.answers import THOUGHTS, read
 from mmi_plugin.conditions import check_names
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import json_lines, read_bytes, read_text
-from mmi_plugin.items import FAMILIES, LETTERS
+from mmi_plugin.item import FAMILIES, LETTERS
 from mmi_plugin.results import Record, TaskResult, group_by_item
 from mmi_plugin.results.fields import Kinds, field, parse_object, part, shown
 from mmi_plugin.results.measures import task_numbers

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mmi_plugin.answers import mentions
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.items import LETTERS, Item, stream
+from mmi_plugin.item import LETTERS, Item, stream
 from mmi_plugin.sources.facts import fact_map, template_facts
 from mmi_plugin.sources.local import decoded_rows
 from mmi_plugin.sources.registry import SOURCES, Benchmark

@@ -13,7 +13,7 @@ from PIL import Image
 from mmi_plugin.conditions import Pools
 from mmi_plugin.conditions.pools import scikit_folder
 from mmi_plugin.errors import InputError
-from mmi_plugin.items import Item, stream
+from mmi_plugin.item import Item, stream
 from mmi_plugin.sources.registry import Benchmark, source
 
 T = TypeVar("T")

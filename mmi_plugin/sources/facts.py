@@ -13,7 +13,7 @@ from mmi_plugin.answers import mentions
 from mmi_plugin.conditions.text import template_fact
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import is_text, json_lines, parse_json, read_bytes
-from mmi_plugin.items import Item
+from mmi_plugin.item import Item
 from mmi_plugin.sources.registry import Benchmark
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import as_record, json_list
-from mmi_plugin.items import Item, check
+from mmi_plugin.item import Item, check
 from mmi_plugin.sources.local import ROOT, local_copy
 from mmi_plugin.sources.records import picture_of, without_mark
 

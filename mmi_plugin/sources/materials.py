@@ -11,7 +11,7 @@ from typing import Any
 from mmi_plugin.conditions import Pools, get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import read_text
-from mmi_plugin.items import Form
+from mmi_plugin.item import Form
 from mmi_plugin.sources.registry import pool_images
 
 NONE = "none"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.items import FAMILIES, Family, Item
+from mmi_plugin.item import FAMILIES, Family, Item
 from mmi_plugin.sources.classification import Classes
 from mmi_plugin.sources.facts import fact_map, template_facts
 from mmi_plugin.sources.records import option_of

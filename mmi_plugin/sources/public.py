@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmi_plugin.items import Item
+from mmi_plugin.item import Item
 from mmi_plugin.sources.classification import classes, readable
 from mmi_plugin.sources.table import Row, table
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import as_record, json_list
-from mmi_plugin.items import LETTERS, Family, Item, check
+from mmi_plugin.item import LETTERS, Family, Item, check
 from mmi_plugin.sources.facts import fact_map, template_facts
 from mmi_plugin.sources.records import ambiguous, option_named, picture_of
 

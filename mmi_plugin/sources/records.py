@@ -11,7 +11,7 @@ from typing import Any
 from mmi_plugin.answers import normalise
 from mmi_plugin.errors import InputError, nearest, shorten
 from mmi_plugin.files import as_record
-from mmi_plugin.items import FAMILIES, LETTERS, Item, check
+from mmi_plugin.item import FAMILIES, LETTERS, Item, check
 from mmi_plugin.pictures import Picture, Size, decode_base64, read_picture
 from mmi_plugin.sources.facts import fact_map
 

@@ -15,7 +15,7 @@ from PIL import Image
 from mmi_plugin.conditions import Pools, for_family, get
 from mmi_plugin.conditions.pools import folder_photos
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.items import Item, item_hash
+from mmi_plugin.item import Item, item_hash
 from mmi_plugin.pictures import Picture
 from mmi_plugin.plugins import load_plugins
 

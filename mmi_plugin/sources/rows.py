@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from mmi_plugin.errors import BadRows, InputError
 from mmi_plugin.files import file_hash, file_lines, json_list, parse_json, stamp
-from mmi_plugin.items import Item
+from mmi_plugin.item import Item
 from mmi_plugin.pictures import Picture, Size
 from mmi_plugin.sources.records import is_within, item_of, picture_at, picture_of
 

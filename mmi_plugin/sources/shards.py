@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import file_hash, open_regular, parse_json, read_text, stamp
-from mmi_plugin.items import Item
+from mmi_plugin.item import Item
 from mmi_plugin.pictures import Picture, Size
 from mmi_plugin.sources.local import UNREADABLE, data_file, decoded_rows, first_cause
 from mmi_plugin.sources.records import item_of

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmi_plugin.errors import BadRows, InputError
-from mmi_plugin.items import Item, first_turn, image_hash, item_hash
+from mmi_plugin.item import Item, first_turn, image_hash, item_hash
 from mmi_plugin.pictures import Picture, Size
 from mmi_plugin.sources.rows import WITHIN, Distinct, Row, TrainingSet, repeats_option
 from mmi_plugin.sources.shards import SCHEMA, TEXT, texts_of

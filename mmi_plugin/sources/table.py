@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.items import Family, Item, check
+from mmi_plugin.item import Family, Item, check
 from mmi_plugin.pictures import Picture, read_picture
 from mmi_plugin.sources.local import decoded_rows, from_hub, from_local, local_copy, published_file
 from mmi_plugin.sources.published import read_published, say_rows

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 from mmi_plugin.conditions import Pools, condition
-from mmi_plugin.items import Item
+from mmi_plugin.item import Item
 from mmi_plugin.sources import Benchmark, source
 
 

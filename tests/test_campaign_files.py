@@ -168,7 +168,6 @@ RECORDS: dict[str, dict[str, Any]] = {
     "question empty": {"question": ""},
     "options a number": {"multiple_choices": 4},
     "options one": {"multiple_choices": ["a"]},
-    "options twice": {"multiple_choices": ["a", "a"]},
     "options numbers": {"multiple_choices": [1, 2]},
     "answer missing": {"multiple_choices_answer": None},
     "answer a number": {"multiple_choices_answer": 1},

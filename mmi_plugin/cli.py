@@ -112,6 +112,14 @@ def _add_data(commands: Commands) -> None:
     built.set_defaults(run=runs.build)
 
 
+def _add_model(command: argparse.ArgumentParser) -> None:
+    """Let a command take which model is asked, and how."""
+    command.add_argument("--model", default="mmi_hf", help="model of lmms_eval (default: %(default)s)")
+    command.add_argument("--model_args", required=True, help="its arguments, for example pretrained=FOLDER")
+    for name in runs.AS_IN_LMMS_EVAL:
+        command.add_argument(f"--{name}", help="as in lmms_eval")
+
+
 def _add_sweeps(commands: Commands) -> None:
     curve = commands.add_parser(
         "sweep", help="ask a task under one condition at several strengths, and draw the dose-response curve"
@@ -121,11 +129,8 @@ def _add_sweeps(commands: Commands) -> None:
         "sweep", metavar="SWEEP", help="condition and values, for example unrelated_text@sentences=0,1,2,5,10,20"
     )
     curve.add_argument("--out", type=Path, required=True, help="results folder; another model adds its curve to it")
-    curve.add_argument("--model", default="mmi_hf", help="model of lmms_eval (default: %(default)s)")
-    curve.add_argument("--model_args", required=True, help="its arguments, for example pretrained=FOLDER")
     curve.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
-    for name in ("batch_size", "device", "gen_kwargs", "limit"):
-        curve.add_argument(f"--{name}", help="as in lmms_eval")
+    _add_model(curve)
     curve.set_defaults(run=runs.sweep)
     made = commands.add_parser("convert", help="make safetensors of .bin files or of DeepSpeed's shards")
     made.add_argument("source", type=Path, metavar="IN", help="checkpoint folder, with .bin files or global_stepN")
@@ -187,10 +192,7 @@ def _add_eval(commands: Commands) -> None:
     own.add_argument("--split", default="test", help="split of a folder or on the hub (default: %(default)s)")
     own.add_argument("--conditions", metavar="NAME,NAME", help="default: the published ones of the family")
     own.add_argument("--out", type=Path, required=True, help="results folder")
-    own.add_argument("--model", default="mmi_hf", help="model of lmms_eval (default: %(default)s)")
-    own.add_argument("--model_args", required=True, help="its arguments, for example pretrained=FOLDER")
-    for name in ("batch_size", "device", "gen_kwargs", "limit"):
-        own.add_argument(f"--{name}", help="as in lmms_eval")
+    _add_model(own)
     own.set_defaults(run=runs.evaluate)
 
 

@@ -9,8 +9,10 @@ import sys
 import textwrap
 from pathlib import Path
 
-from mmi_plugin.errors import InputError, complain, plain
+from mmi_plugin.errors import InputError, complain
 from mmi_plugin.files import write_whole
+
+AS_IN_LMMS_EVAL = ("batch_size", "device", "gen_kwargs", "limit")
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -18,9 +20,13 @@ def evaluate(args: argparse.Namespace) -> int:
     from mmi_plugin.studies.own_data import options, run
 
     asked = options(args.data, args.images, args.family, args.columns, args.conditions)
-    names = ("model", "model_args", "batch_size", "device", "gen_kwargs", "limit")
-    flags = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return run(asked, args.split, args.out, flags)
+    return run(asked, args.split, args.out, {"model": args.model, "model_args": args.model_args, **_given(args)})
+
+
+def _given(args: argparse.Namespace) -> dict[str, str]:
+    """Return the flags of lmms-eval that were given."""
+    found = {name: getattr(args, name) for name in AS_IN_LMMS_EVAL}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def train(args: argparse.Namespace) -> int:
@@ -89,8 +95,7 @@ def leaderboard(args: argparse.Namespace) -> int:
         from mmi_plugin.report.figures import figures, save_figures
 
         save_figures(figures(board), args.plots)
-    print(files.overview(board, plain))
-    print("\n".join(textwrap.wrap(files.note(board, plain), 120)))
+    print(files.terminal(board))
     return 0
 
 
@@ -119,9 +124,7 @@ def sweep(args: argparse.Namespace) -> int:
     """Ask under one condition at several strengths."""
     from mmi_plugin.studies.sweep import run
 
-    given = {name: getattr(args, name) for name in ("batch_size", "device", "gen_kwargs", "limit")}
-    flags = {name: value for name, value in given.items() if value is not None}
-    return run(args.task, args.sweep, args.out, args.model, args.model_args, args.include_path, flags)
+    return run(args.task, args.sweep, args.out, args.model, args.model_args, args.include_path, _given(args))
 
 
 def sweep_train(args: argparse.Namespace, own: argparse.ArgumentParser) -> int:

@@ -237,6 +237,11 @@ def stamp(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
+def json_hash(content: Any) -> str:
+    """SHA-256 of JSON content, the same whatever the order of its keys; what is no JSON counts as its text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a regular file, which is read in pieces. Raises OSError."""
     with open_regular(path) as file:

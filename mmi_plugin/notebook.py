@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from mmi_plugin.trainers.trainer import MMITrainer
 
-SETTINGS = {"max_new_tokens": 16}  # as the tasks' YAMLs
 _FIRST = ("task", "item_id", "condition", "seed", "gold", "parsed", "right", "raw", "named", "prompt")
 
 
@@ -54,7 +53,9 @@ class Results:
 
     def numbers(self) -> pd.DataFrame:
         """Return a row per number: value with a 95% interval (low, high), over n items. Shares are in [0, 1]."""
-        return _table([self.run], None).drop(columns=["rank", *_CHANGES])
+        from mmi_plugin.report.files import CHANGE
+
+        return _table([self.run], None).drop(columns=["rank", *CHANGE])
 
     def save_page(self, path: str | Path) -> None:
         """Write the page of `mmi leaderboard`, with an item browser, as one HTML file."""
@@ -114,6 +115,7 @@ def evaluate(
     published ones of the family, the reference first. name: the model's in tables. settings: of the decoding, which is
     greedy, as `max_new_tokens`. Raises InputError for what cannot be asked, before the model is.
     """
+    from mmi_plugin.models.evaluate import SETTINGS
     from mmi_plugin.models.evaluate import evaluate as answers
     from mmi_plugin.models.families import prompts_of
 
@@ -162,6 +164,8 @@ def compare(first: Results, second: Results) -> pd.DataFrame:
 
     Raises InputError when the two were not asked the same.
     """
+    from mmi_plugin.report.files import CHANGE
+
     runs = [first.run, second.run]
     if first.name == second.name:
         runs = [replace(first.run, name=f"{first.name} (first)"), replace(second.run, name=f"{second.name} (second)")]
@@ -170,7 +174,7 @@ def compare(first: Results, second: Results) -> pd.DataFrame:
     before = found[found["model"] == runs[0].name][[*keys, "value"]]
     after = found[(found["model"] == runs[1].name) & found["difference"].notna()]
     both = after.merge(before, on=keys, suffixes=("_second", "_first"))
-    return both[[*keys, "value_first", "value_second", *_CHANGES]]
+    return both[[*keys, "value_first", "value_second", *CHANGE]]
 
 
 def train(config: str | Path, **fields: Any) -> MMITrainer:
@@ -180,16 +184,10 @@ def train(config: str | Path, **fields: Any) -> MMITrainer:
     config: a YAML file, or the name of a bundled one, as `demo/ours`. Raises InputError for an unknown field or a
     value that does not fit, and for bad data.
     """
-    from mmi_plugin.trainers.run import parse
+    from mmi_plugin.trainers.config import arguments, parse
     from mmi_plugin.trainers.run import train as run
 
-    argv = ["--config", str(config)]
-    for field, value in fields.items():
-        argv += [f"--{field}", *map(str, value if isinstance(value, list | tuple) else [value])]
-    return run(parse(argv))
-
-
-_CHANGES = ("difference", "difference_low", "difference_high", "difference_n", "p", "p_holm", "test")
+    return run(parse(["--config", str(config), *arguments(fields, "train")]))
 
 
 def _table(runs: Sequence[Run], baseline: str | None) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from mmi_plugin.cli import main
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.launcher import main as evaluate
 from mmi_plugin.studies.demo import base_folder
-from mmi_plugin.trainers.config import parse
+from mmi_plugin.trainers.config import arguments, parse
 from mmi_plugin.trainers.named import configs, find_config
 
 ROOT = Path(__file__).parents[1]
@@ -134,3 +134,14 @@ def test_a_device_that_is_not_here_is_one_line(capfd: pytest.CaptureFixture[str]
     flags = ["--model", "mmi_hf", "--model_args", f"pretrained={base_folder()}", "--tasks", "mmi_demo_arith"]
     assert evaluate([*flags, "--limit", "2", "--device", "gpu"]) == 2
     assert capfd.readouterr().err.splitlines()[-1].startswith("error: --device gpu: cannot be used here (cpu can):")
+
+
+def test_a_call_says_what_a_file_says(tmp_path: Path) -> None:
+    fields = {"mix": [1, 1, 2], "chat_template_kwargs": {"enable_thinking": False}, "max_length": None, "lora_r": 4}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
+    out = ["--output_dir", str(tmp_path)]
+    of_file = parse(["--config", str(tmp_path / "config.yaml"), *out])
+    of_call = parse([*arguments({**fields, "mix": (1, 1, 2)}, "train"), *out])
+    assert of_call.to_dict() == of_file.to_dict() and of_call.chat_template_kwargs == {"enable_thinking": False}
+    with pytest.raises(InputError, match="train: unknown field 'epss': did you mean 'eps'"):
+        arguments({"epss": 1}, "train")

@@ -10,7 +10,7 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.item import Item, check, image_hash, messages, target, user_text
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.demo import WORDS, capitals, digit_images
-from mmi_plugin.sources.rows import read_records
+from tests.training_rows import read_records
 
 ITEM = Item("q1", "image_heavy", "Which?", "cat", ("dog", "cat"), Image.new("RGB", (2, 2)))
 

@@ -20,10 +20,10 @@ from mmi_plugin.data.build import read_recipe
 from mmi_plugin.item import Item, image_hash
 from mmi_plugin.sources import llava_instruct, load
 from mmi_plugin.sources.local import ROOT
-from mmi_plugin.sources.shards import read_built
 from mmi_plugin.trainers import run
 from tests import training
 from tests.suite import DATA
+from tests.training_rows import read_built
 
 PAPER = Path(__file__).parent.parent / "configs" / "data" / "paper.yaml"
 PARTS = ["mini_imagenet", "caltech101", "openbookqa", "mmlu", "llava_instruct", "textcaps"]

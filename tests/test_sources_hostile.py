@@ -21,8 +21,8 @@ from mmi_plugin.item import item_hash
 from mmi_plugin.sources import load, pool_images
 from mmi_plugin.sources.facts import FactsFile
 from mmi_plugin.sources.llava_instruct import readers
-from mmi_plugin.sources.rows import read_records
-from mmi_plugin.sources.shards import MANIFEST, read_built, write_shard
+from mmi_plugin.sources.shards import MANIFEST, write_shard
+from tests.training_rows import read_built, read_records
 
 BREAKS = "one\u2028two\u2029three\x85four\x0bfive\x0csix\x1cseven"  # line breaks to str.splitlines
 

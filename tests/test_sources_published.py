@@ -14,7 +14,7 @@ from PIL import Image
 from mmi_plugin.errors import BadRows, InputError
 from mmi_plugin.sources import load
 from mmi_plugin.sources.local import ROOT
-from mmi_plugin.sources.rows import read_records
+from tests.training_rows import read_records
 
 CHOICES = {"A": "robin", "B": "orange", "C": "lamp"}
 ROW = {"id": 1, "question": "What is it?", "multiple_choices": CHOICES, "multiple_choices_answer": "B"}

@@ -15,13 +15,13 @@ from mmi_plugin.conditions import Pools, for_family
 from mmi_plugin.errors import InputError
 from mmi_plugin.item import Item, image_hash
 from mmi_plugin.pictures import Picture
-from mmi_plugin.sources.rows import read_records
 from mmi_plugin.trainers import run
 from mmi_plugin.trainers.checks import RowCheck
 from mmi_plugin.trainers.collator import GroupCollator
 from mmi_plugin.trainers.groups import Group
 from mmi_plugin.trainers.method import IGNORED
 from tests import training
+from tests.training_rows import read_records
 
 TEXT_HEAVY = for_family("text_heavy", seen_only=True)
 

@@ -23,19 +23,19 @@ from transformers import AutoProcessor, ProcessorMixin
 from mmi_plugin.conditions import Pools, get
 from mmi_plugin.conditions.pools import folder_photos
 from mmi_plugin.errors import BadRows, InputError
+from mmi_plugin.files import json_hash
 from mmi_plugin.item import Item, item_hash
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark, stored
-from mmi_plugin.sources.rows import read_records
 from mmi_plugin.sources.shards import MANIFEST as BUILT
-from mmi_plugin.sources.shards import read_built, write_shard
+from mmi_plugin.sources.shards import write_shard
 from mmi_plugin.trainers import once, run
 from mmi_plugin.trainers.checks import RowCheck
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.data import SETTINGS, check_rows, data_hash, load_benchmarks
-from mmi_plugin.trainers.kept import hash_of
 from tests import launches, training
 from tests.test_trainers_checks import short_idat
+from tests.training_rows import read_built, read_records
 
 RANK = Path(__file__).with_name("start_rank.py")
 LONG = {"type": "VQA", "question": "Which?", "answer": "dogs and " * 2000}
@@ -402,7 +402,7 @@ def test_what_is_not_as_it_was_written_is_ignored_in_one_line(
     elif damage == "sealed":
         content = {**json.loads(file.read_text()), "facts": {"lines": 3}}
         del content["seal"]
-        file.write_text(json.dumps({**content, "seal": hash_of(content)}))
+        file.write_text(json.dumps({**content, "seal": json_hash(content)}))
     elif damage == "gone":
         file.unlink()
     else:

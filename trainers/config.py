@@ -6,9 +6,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -255,7 +254,7 @@ def parse(argv: Sequence[str]) -> MMIConfig:
             raise InputError("command line: --config needs a file")
         path = find_config(argv[place + 1])
         argv = argv[:place] + argv[place + 2 :]
-        defaults = _read_config(path)
+        defaults = arguments(read_mapping(path, "fields and values"), str(path))
         source = f"{path} with command line" if argv else str(path)
     try:
         args, unknown = _Parser(MMIConfig, allow_abbrev=False).parse_args_into_dataclasses(
@@ -268,16 +267,19 @@ def parse(argv: Sequence[str]) -> MMIConfig:
     return args
 
 
-def _read_config(path: Path) -> list[str]:
-    """Return the fields of a YAML file as command-line arguments, so that both are checked alike."""
+def arguments(values: Mapping[str, Any], where: str) -> list[str]:
+    """Return fields and values, of a YAML file or of a call, as command-line arguments, so that all are checked alike.
+
+    Raises InputError that begins with `where` for an unknown field, or a list where none belongs.
+    """
     argv: list[str] = []
-    for name, value in read_mapping(path, "fields and values").items():
+    for name, value in values.items():
         spec = MMIConfig.__dataclass_fields__.get(str(name))
         if spec is None:
-            raise InputError(f"{path}: unknown field {name!r}: {_nearest_field(str(name))}")
-        if isinstance(value, list):
+            raise InputError(f"{where}: unknown field {name!r}: {_nearest_field(str(name))}")
+        if isinstance(value, list | tuple):
             if "list" not in str(spec.type):
-                raise InputError(f"{path}: field '{name}' is a list")
+                raise InputError(f"{where}: field '{name}' is a list")
             argv += [f"--{name}", *map(str, value)]
         elif value is not None:
             argv.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")

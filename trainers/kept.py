@@ -3,7 +3,6 @@ that it depends on."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 
 from mmi_plugin.disk import writing
 from mmi_plugin.errors import plain
-from mmi_plugin.files import file_hash, write_whole
+from mmi_plugin.files import file_hash, json_hash, write_whole
 
 CACHE = "MMI_CACHE"
 MANIFEST = "manifest.json"
@@ -43,11 +42,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE) or Path(config.HF_DATASETS_CACHE).parent / "mmi_plugin")
 
 
-def hash_of(content: Any) -> str:
-    """SHA-256 of JSON content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def check_form(right: bool) -> None:
     """Raise ValueError unless what a manifest says has the form that it should have."""
     if not right:
@@ -62,7 +56,7 @@ def kept(depends: Any, find: Callable[[Path], Facts], holds: Callable[[Kept], bo
 
     Raises NotWritten; whatever `find` raises, and then nothing is kept.
     """
-    key = hash_of([FORMAT, depends])
+    key = json_hash([FORMAT, depends])
     home = cache_folder()
     known = _read(home / key, key, holds)
     if known is not None:
@@ -79,7 +73,7 @@ def kept(depends: Any, find: Callable[[Path], Facts], holds: Callable[[Kept], bo
         with writing(home, "what was checked"):
             files = {path.name: file_hash(path) for path in sorted((started / key).iterdir())}
             content = {"key": key, "files": files, "facts": facts}
-            write_whole(started / key / MANIFEST, json.dumps({**content, "seal": hash_of(content)}))
+            write_whole(started / key / MANIFEST, json.dumps({**content, "seal": json_hash(content)}))
             return Kept(_publish(started / key, home / key), facts, files)
     finally:
         shutil.rmtree(started, ignore_errors=True)
@@ -100,7 +94,7 @@ def _read(folder: Path, key: str, holds: Callable[[Kept], bool]) -> Kept | None:
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
         seal = content.pop("seal")
-        if seal != hash_of(content) or content["key"] != key:
+        if seal != json_hash(content) or content["key"] != key:
             raise ValueError(f"{MANIFEST} is not what was written")
         for name, written in content["files"].items():
             if Path(name).name != name or file_hash(folder / name) != written:

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 
 from mmi_plugin.models.devices import Arithmetic, card_of, peak_flops, peak_memory, reset_peak_memory
+from mmi_plugin.models.meter import pairs_of
 
 Ratio = tuple[torch.Tensor | float, torch.Tensor | float]
 RATES = ("rows_per_second", "tokens_per_second", "tflops")
@@ -92,8 +93,7 @@ class Speed:
 
     def _count(self, decoder: nn.Module, args: tuple[Any, ...], call: Mapping[str, Any], output: Any) -> None:
         rows, length, _ = call["inputs_embeds"].shape if call.get("inputs_embeds") is not None else (0, 0, 0)
-        layout = call.get("trees")
-        pairs = rows * length * (length + 1) // 2 if layout is None else layout.pairs
+        pairs = pairs_of(call, rows, length)
         # The inner loop, in evaluation mode, spares the gradients of weights.
         gradient = torch.is_grad_enabled()
         self._flops += self._arithmetic.flops(rows * length, pairs, gradient, gradient and decoder.training)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import os
@@ -26,7 +25,7 @@ from loguru import logger
 from mmi_plugin.conditions import FLOOR
 from mmi_plugin.disk import locked, writing
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.files import versions
+from mmi_plugin.files import json_hash, versions
 from mmi_plugin.harness.compat import Counts, failure_of
 from mmi_plugin.harness.flags import is_ours, key_values
 from mmi_plugin.harness.published import ResultsLast
@@ -113,7 +112,8 @@ class Journal:
             settings = next((argument for argument in request.args if isinstance(argument, dict)), {})
             document = task.test_docs()[request.doc_id]
             read = task.config.reasoning_tags  # on which the probabilities depend
-            content = _digest([request.task_name, task.config.metadata["content_hash"], document, settings, read])
+            asked = [request.task_name, task.config.metadata["content_hash"], document, settings, read]
+            content = json_hash(asked)[:32]
             seen[content] += 1  # with --repeats a request occurs several times
             yield f"{content}-{seen[content]}"
 
@@ -127,11 +127,7 @@ def settings_hash(args: Namespace) -> str:
     options = key_values(args, "model_args")
     command = {key: value for key, value in vars(args).items() if key not in _SHAPES | _OUTPUT | _TRACKING}
     stamps = {key: stamp(value, options.get("revision")) for key, value in options.items() if isinstance(value, str)}
-    return _digest([command, stamps, versions(), str(torch.accelerator.current_accelerator())])
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return json_hash([command, stamps, versions(), str(torch.accelerator.current_accelerator())])[:32]
 
 
 def _open(path: Path) -> Any:

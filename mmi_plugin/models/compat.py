@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -78,7 +78,7 @@ def cache_layers(model: PreTrainedModel) -> list[Any]:
     return DynamicCache(config=model.config).layers
 
 
-def kept_tokens(call: dict[str, Any]) -> int:
+def kept_tokens(call: Mapping[str, Any]) -> int:
     """Return of how many tokens a decoder's cache has the keys after a call; 0 without one that keeps them all."""
     cache = next((call[name] for name in CACHE_NAMES if call.get(name) is not None), None)
     layers = getattr(cache, "layers", ())

@@ -25,6 +25,7 @@ from mmi_plugin.models.trees import Branches
 from mmi_plugin.results import Record
 
 THINKING = 4096  # tokens of a thought, beside those of the answer
+SETTINGS = {"max_new_tokens": 16}  # generation_kwargs of the tasks
 _COMPARED = 4  # rows whose logits are compared between the shared and the plain path
 _TOLERANCE = {torch.float32: 1e-3}  # of a logit, relative to the largest
 _COARSE = 5e-2  # the same in half precision

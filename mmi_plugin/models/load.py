@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,7 @@ from transformers.utils import logging
 
 from mmi_plugin.disk import sampled_hash
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.files import parse_json, read_text
+from mmi_plugin.files import json_hash, parse_json, read_text
 from mmi_plugin.models.compat import image_settings
 
 ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -264,4 +263,4 @@ _NO_SETTING = {"chat_template", "processor_class", "transformers_version", "_pro
 
 
 def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return json_hash(content)[:16]

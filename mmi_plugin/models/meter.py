@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,8 @@ class Meter:
         if self._arithmetic is None or not hasattr(output, "last_hidden_state"):
             return
         rows, new = output.last_hidden_state.shape[:2]
-        if (told := call.get("trees") or call.get("steps")) is not None:
-            pairs = told.pairs
-        else:
-            pairs = rows * (new * (kept_tokens(call) - new) + new * (new + 1) // 2)
         self.tokens += rows * new
-        self.flops += self._arithmetic.flops(rows * new, max(0, pairs))
+        self.flops += self._arithmetic.flops(rows * new, pairs_of(call, rows, new))
 
     def peak(self) -> int | None:
         """Return the most bytes that tensors took since this was made; None on a CPU."""
@@ -84,6 +80,15 @@ class Meter:
             "peak_memory_gb": None if peak is None else round(peak / 1e9, 3),
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+def pairs_of(call: Mapping[str, Any], rows: int, new: int) -> int:
+    """Return how many pairs of a token and one that it attends to a call of a decoder has, for `rows` of `new` tokens:
+    what a layout says, else all before it, of which a cache may hold some, and itself."""
+    if (told := call.get("trees") or call.get("steps")) is not None:
+        return told.pairs
+    before = max(0, kept_tokens(call) - new)
+    return rows * (new * before + new * (new + 1) // 2)
 
 
 class BatchSize:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     )
 
 
-_CHANGE = ("difference", "difference_low", "difference_high", "difference_n", "p", "p_holm", "test")
+CHANGE = ("difference", "difference_low", "difference_high", "difference_n", "p", "p_holm", "test")
 
 
 def rows(board: Leaderboard) -> list[dict[str, Any]]:
@@ -96,9 +97,9 @@ def rows(board: Leaderboard) -> list[dict[str, Any]]:
 
 def _change(change: Difference | None) -> dict[str, Any]:
     if change is None:
-        return dict.fromkeys(_CHANGE)
+        return dict.fromkeys(CHANGE)
     numbers = change.value, change.low, change.high, change.n, change.p, change.p_holm
-    return dict(zip(_CHANGE, [*map(_finite, numbers), change.test], strict=True))
+    return dict(zip(CHANGE, [*map(_finite, numbers), change.test], strict=True))
 
 
 def _finite(number: float) -> float | None:
@@ -182,6 +183,11 @@ def overview(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
         for name in board.names
     ]
     return table(["rank", "model", *(label for label, _, _ in columns)], body)
+
+
+def terminal(board: Leaderboard) -> str:
+    """Return the ranking, and what a reader must know of it, as a terminal shows them."""
+    return "\n".join([overview(board, plain), *textwrap.wrap(note(board, plain), 120)])
 
 
 def to_markdown(board: Leaderboard) -> str:

@@ -56,9 +56,7 @@ def option_of(answer: str, options: tuple[str, ...], where: str) -> str:
     Raises an InputError that begins with `where` otherwise, also where letter and text are two options.
     """
     by_letter = dict(zip(LETTERS, options, strict=False))
-    labelled = _LABELLED.fullmatch(answer.strip())
-    letter = labelled[1] if labelled else answer.strip(" ().")
-    said = labelled[2] if labelled else ""
+    letter, said = _lettered(answer)
     same = {option: None for option in options if normalise(option) == normalise(answer)}
     if letter in by_letter and said in ("", by_letter[letter]):
         if not said and any(option != by_letter[letter] for option in same):
@@ -71,10 +69,15 @@ def option_of(answer: str, options: tuple[str, ...], where: str) -> str:
     return next(iter(same))
 
 
+def _lettered(answer: str) -> tuple[str, str]:
+    """Return the letter of an answer, or all of it where it may be one, and the text after a letter's mark, or ""."""
+    labelled = _LABELLED.fullmatch(answer.strip())
+    return (labelled[1], labelled[2]) if labelled else (answer.strip(" ()."), "")
+
+
 def _place_of(answer: str, options: tuple[str, ...], chosen: str) -> int | None:
     """Return which of several options that read alike the letter of `answer` is; None where `chosen` is there once."""
-    labelled = _LABELLED.fullmatch(answer.strip())
-    letter = labelled[1] if labelled else answer.strip(" ().")
+    letter, _ = _lettered(answer)
     places = [place for place, option in enumerate(options) if option == chosen]
     lettered = [place for place in places if LETTERS[place] == letter]
     return None if len(places) < 2 else (lettered or places)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,33 +122,6 @@ class TrainingSet(Protocol):
     def extent(self, part: Any = None) -> int: ...
 
     def state(self) -> dict[str, Any]: ...
-
-
-def read_rows(rows: TrainingSet, bad: BadRows | None = None) -> list[tuple[str, Item]]:
-    """Return (what errors about it begin with, item) of every row, as `Distinct` says of ids.
-
-    Raises:
-        InputError: the first bad row, with file, row (from 1) and field; with `bad`, as that says.
-    """
-    bad = bad or BadRows()
-    distinct = Distinct(bad.counts)
-    found: list[tuple[str, Item]] = []
-    for part in rows.parts():
-        for row in rows.rows(part):
-            with bad.watch():
-                if isinstance(row.item, InputError):
-                    raise row.item
-                name, item = distinct.add(row.item.id, repeats_option(row.item)), row.item
-                found.append((row.where, item if name == item.id else replace(item, image=item.picture, id=name)))
-    check_any(len(found), rows.path, bad)
-    return found
-
-
-def read_records(
-    path: str | Path, images: str | Path | None = None, bad: BadRows | None = None
-) -> list[tuple[str, Item]]:
-    """The same of a file of records, each image checked; see `RecordFile`."""
-    return read_rows(record_file(path, images), bad)
 
 
 def record_file(path: str | Path, images: str | Path | None = None) -> RecordFile:

@@ -18,7 +18,7 @@ from mmi_plugin.item import Item
 from mmi_plugin.pictures import Picture, Size
 from mmi_plugin.sources.local import UNREADABLE, data_file, decoded_rows, first_cause
 from mmi_plugin.sources.records import item_of
-from mmi_plugin.sources.rows import PART, WITHIN, Row, Stamp, read_rows
+from mmi_plugin.sources.rows import PART, WITHIN, Row, Stamp
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -151,15 +151,6 @@ class BuiltFolder:
         shard = bisect_right(self._ends, number)
         first = self._ends[shard - 1] if shard else 0
         return f"{self.path / self._shards[shard]['file']}, row {number - first + 1}"
-
-
-def read_built(folder: str | Path) -> list[tuple[str, Item]]:
-    """Return (what errors about it begin with, item) of every row of a `BuiltFolder`.
-
-    Raises:
-        InputError: no such folder; the first row that is no record.
-    """
-    return read_rows(BuiltFolder(folder))
 
 
 def _check_shard(file: Path, rows: int) -> None:

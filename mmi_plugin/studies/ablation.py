@@ -100,7 +100,7 @@ def ask_checkpoint(folder: Path, limit: int | None) -> dict[str, dict[str, Any]]
     """
     import torch
 
-    from mmi_plugin.models.evaluate import evaluate
+    from mmi_plugin.models.evaluate import SETTINGS, evaluate
     from mmi_plugin.models.load import load_model, load_processor
 
     model, processor = load_model(str(folder), dtype=torch.float32), load_processor(str(folder))
@@ -108,8 +108,7 @@ def ask_checkpoint(folder: Path, limit: int | None) -> dict[str, dict[str, Any]]
     for task in TASKS:
         bench = benchmark(task)
         asked = documents(bench, bench.conditions, SEED, limit)
-        settings = {"max_new_tokens": 16}  # generation_kwargs of the tasks
-        found[task] = _answers(evaluate(model, processor, asked, settings, BATCH_SIZE))
+        found[task] = _answers(evaluate(model, processor, asked, SETTINGS, BATCH_SIZE))
     return found
 
 

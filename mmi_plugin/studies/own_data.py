@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmi_plugin.documents import Selection
-from mmi_plugin.errors import InputError, plain
+from mmi_plugin.errors import InputError
 from mmi_plugin.files import write_whole
 from mmi_plugin.harness.task_manager import tasks_folder
-from mmi_plugin.studies import lmms_eval
+from mmi_plugin.studies import lmms_eval, write_task
 
 TASK = "mmi_own"
 COLUMNS = ("id", "question", "options", "answer", "image", "label")
@@ -45,13 +42,7 @@ def run(dataset_kwargs: Mapping[str, Any], split: str, out: Path, flags: Mapping
     """Ask the task, write results, its YAML and `board.html` below `out`, and print the ranking; return 0, or the
     harness's status. flags: of lmms-eval's command line. Raises InputError for data that cannot be asked."""
     Selection.parse(dataset_kwargs, split, str(dataset_kwargs["path"]))  # in one line, before lmms-eval starts
-    content = {
-        "include": f"{tasks_folder()}/_mmi_base",
-        "task": TASK,
-        "test_split": split,
-        "dataset_kwargs": dict(dataset_kwargs),
-    }
-    write_whole(out / "tasks" / f"{TASK}.yaml", yaml.safe_dump(content, sort_keys=False))
+    write_task(out / "tasks", TASK, f"{tasks_folder()}/_mmi_base", dataset_kwargs, test_split=split)
     asked = {"tasks": TASK, "include_path": str(out / "tasks"), "output_path": str(out), "log_samples": True}
     if status := lmms_eval(**asked, **flags):
         return status
@@ -60,13 +51,12 @@ def run(dataset_kwargs: Mapping[str, Any], split: str, out: Path, flags: Mapping
 
 
 def _board(out: Path) -> None:
-    from mmi_plugin.report import files
     from mmi_plugin.report.board import build
+    from mmi_plugin.report.files import terminal
     from mmi_plugin.report.page import to_html
     from mmi_plugin.results.runs import read_runs
 
     board = build(read_runs([str(out)]))
     write_whole(out / "board.html", to_html(board, pictures=True))  # of what the user has just named
-    print(files.overview(board, plain))
-    print("\n".join(textwrap.wrap(files.note(board, plain), 120)))
+    print(terminal(board))
     print(f"page: {out / 'board.html'}, task: {out / 'tasks' / f'{TASK}.yaml'}")

@@ -8,11 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmi_plugin.conditions import REFERENCE, check_names, get
 from mmi_plugin.errors import InputError, plain
-from mmi_plugin.files import versions, write_whole
+from mmi_plugin.files import versions
 from mmi_plugin.harness.task_manager import TaskFile, find_task
 from mmi_plugin.models.load import stamp
 from mmi_plugin.report.board import Key, curve_numbers, sweeps
@@ -22,7 +20,7 @@ from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.measures import Outcomes
 from mmi_plugin.results.runs import read_runs
 from mmi_plugin.sources.materials import SETTINGS, acting, settings_in
-from mmi_plugin.studies import lmms_eval
+from mmi_plugin.studies import lmms_eval, write_task
 from mmi_plugin.studies.jobs import Job, JobFailed, make_all
 
 _FIELDS = ("model", "task", "condition", "strength", "value", "measure", "share", "low", "high", "n")
@@ -85,14 +83,10 @@ def expand(sweep: str) -> tuple[str, ...]:
 
 
 def _write_task(task: TaskFile, name: str, conditions: tuple[str, ...], folder: Path) -> None:
-    """Write a task that asks what `task` asks, under other conditions: lmms-eval takes tasks as YAML files.
-
-    Settings of the task that act on none of them are left out.
-    """
+    """Write a task that asks what `task` asks, under other conditions; settings of it that act on none are left out."""
     kept = {key: value for key, value in task.options.items() if key not in SETTINGS}
     options = {**kept, **acting(settings_in(task.options), conditions), "conditions": list(conditions)}
-    content = {"include": str(task.path), "task": name, "dataset_kwargs": options}
-    write_whole(folder / f"{name}.yaml", yaml.safe_dump(content, sort_keys=False))
+    write_task(folder, name, task.path, options)
 
 
 def _report(out: Path, task: str) -> None:

@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -44,14 +45,17 @@ def padded(flat: torch.Tensor, multiple: int) -> torch.Tensor:
     return torch.cat([flat, torch.zeros(-len(flat) % multiple)])
 
 
-@pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> type[IntEnum]:
-    """An object of DeepSpeed's as its shards hold them, whether it is installed or not."""
-    module = ModuleType("deepspeed.runtime.zero.config")
-    made = IntEnum("ZeroStageEnum", {"gradients": 2, "weights": 3}, module=module.__name__)
-    module.ZeroStageEnum = made
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    return made
+# An object of DeepSpeed's as its shards hold them, whether it is installed or not.
+ZERO = ("deepspeed", "deepspeed.runtime", "deepspeed.runtime.zero", "deepspeed.runtime.zero.config")
+Stage = IntEnum("ZeroStageEnum", {"gradients": 2, "weights": 3}, module=ZERO[-1])
+
+
+def save_pickled(content: dict[str, Any], file: Path) -> None:
+    """Save as a process that has DeepSpeed: pickle imports what it names, and all packages above it."""
+    modules = {name: ModuleType(name) for name in ZERO}
+    modules[ZERO[-1]].ZeroStageEnum = Stage
+    with patch.dict(sys.modules, modules):
+        torch.save(content, file)
 
 
 def save_zero(state: dict[str, torch.Tensor], folder: Path, stage: Any, processes: int) -> None:
@@ -80,7 +84,7 @@ def save_zero(state: dict[str, torch.Tensor], folder: Path, stage: Any, processe
     for rank in range(processes):
         key = "fp32_flat_groups" if three else "single_partition_of_fp32_groups"
         optimizer = {"zero_stage": stage, "partition_count": processes, key: pieces[rank]}
-        torch.save({"optimizer_state_dict": optimizer}, folder / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+        save_pickled({"optimizer_state_dict": optimizer}, folder / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
         model = {
             "module": {},
             "buffer_names": [],
@@ -96,13 +100,11 @@ def save_zero(state: dict[str, torch.Tensor], folder: Path, stage: Any, processe
 
 @pytest.mark.parametrize("number", [2, 3])
 @pytest.mark.parametrize("processes", [1, 3, 12])
-def test_shards_become_the_weights_that_were_cut(
-    tiny_llava: Path, tmp_path: Path, stage: type[IntEnum], number: int, processes: int
-) -> None:
+def test_shards_become_the_weights_that_were_cut(tiny_llava: Path, tmp_path: Path, number: int, processes: int) -> None:
     expected = load_model(str(tiny_llava)).state_dict()
     source = without_weights(tiny_llava, tmp_path / "in")
-    save_zero(expected, source / "global_step9", stage(number), processes)
-    save_zero({name: tensor + 1 for name, tensor in expected.items()}, source / "global_step10", stage(number), 2)
+    save_zero(expected, source / "global_step9", Stage(number), processes)
+    save_zero({name: tensor + 1 for name, tensor in expected.items()}, source / "global_step10", Stage(number), 2)
     with pytest.raises(
         InputError, match=r"model\.safetensors: missing; .*global_step10 holds DeepSpeed's shards: `mmi c"
     ):
@@ -113,10 +115,10 @@ def test_shards_become_the_weights_that_were_cut(
 
 
 def test_shards_alone_take_configuration_and_processor_from_a_model(
-    tiny_llava: Path, tmp_path: Path, stage: type[IntEnum], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     expected = load_model(str(tiny_llava)).state_dict()
-    save_zero(expected, tmp_path / "in" / "global_step1", stage(3), 2)
+    save_zero(expected, tmp_path / "in" / "global_step1", Stage(3), 2)
     command = ["convert", str(tmp_path / "in" / "global_step1"), str(tmp_path / "out")]
     assert main(command) == 2
     assert "has no config.json; give --like FOLDER_OR_HUB_ID" in capsys.readouterr().err
@@ -140,11 +142,9 @@ def test_shards_alone_take_configuration_and_processor_from_a_model(
     ],
     ids=["optimizer", "model", "none", "broken", "other"],
 )
-def test_shards_that_are_not_whole_are_named(
-    tiny_llava: Path, tmp_path: Path, stage: type[IntEnum], spoil: Any, said: str
-) -> None:
+def test_shards_that_are_not_whole_are_named(tiny_llava: Path, tmp_path: Path, spoil: Any, said: str) -> None:
     source = without_weights(tiny_llava, tmp_path / "in")
-    save_zero(load_model(str(tiny_llava)).state_dict(), source / "global_step1", stage(3), 2)
+    save_zero(load_model(str(tiny_llava)).state_dict(), source / "global_step1", Stage(3), 2)
     spoil(source / "global_step1")
     with pytest.raises(InputError, match=rf"^{source}.*{said}"):
         convert.convert(source, tmp_path / "out")

@@ -18,8 +18,8 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.train_step import EPS, Setting, build_batch, build_model, irrelevant, ours
+from mmi_plugin.attacks.noise import draw
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
-from mmi_plugin.trainers.noise import draw
 
 Step = tuple[float, dict[str, torch.Tensor], torch.Tensor]
 

@@ -44,10 +44,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from benchmarks.base import architecture
+from mmi_plugin.models.layout import WAYS
 from mmi_plugin.trainers.config import MMIConfig, Savings
 from mmi_plugin.trainers.data import load_benchmarks, make_groups, sampler_of
 from mmi_plugin.trainers.forward import ForwardPass
-from mmi_plugin.trainers.layout import WAYS
 from mmi_plugin.trainers.plan import Plan
 from mmi_plugin.trainers.trainer import MMITrainer
 

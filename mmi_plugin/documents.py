@@ -111,7 +111,7 @@ _REMEMBERED = 512  # images whose name is kept
 class Documents:
     """What is asked of a benchmark, in `rows`: one per item and condition, the rows of an item next to each other.
 
-    Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt, choices (the
+    Columns: item_id, family, condition, seed, gold (letter), named (letter or None), prompt, choices (the
     letters), options (what they stand for), image_key (equal where the images are, or None). Images are not stored:
     `item` makes them when they are needed.
     """
@@ -152,6 +152,7 @@ def _rows(bench: Benchmark, conditions: tuple[str, ...], seed: int, limit: int |
             changed = perturbed(bench, unseen, name, seed)
             yield {
                 "item_id": item.id,
+                "family": item.family,
                 "condition": name,
                 "seed": seed,
                 "gold": changed.gold,

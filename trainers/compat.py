@@ -23,10 +23,7 @@ from mmi_plugin.models.compat import Foreign
 
 Result = TypeVar("Result")
 ENCODED_IMAGES = "mm_encoder_outputs"
-VISUAL_PLACES, DEEP_FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
-OWN_MASKS = "create_masks_for_generate"
-LLAVA, QWEN3_VL = "transformers.models.llava.modeling_llava", "transformers.models.qwen3_vl.modeling_qwen3_vl"
-GEMMA3 = "transformers.models.gemma3.modeling_gemma3"
+LLAVA = "transformers.models.llava.modeling_llava"
 FOREIGN = (
     Foreign("transformers:Trainer._save_checkpoint", "4.57", "a checkpoint moves to its place when it is whole"),
     Foreign("transformers:Trainer._get_output_dir", "4.57", "where a checkpoint is written meanwhile"),
@@ -44,13 +41,6 @@ FOREIGN = (
     Foreign("transformers:DynamicCache", "4.57", "keys and values of a prefix are cut out", mentions="self.layers"),
     Foreign(f"{LLAVA}:LlavaModel.forward", "5.22", "images that were encoded before", parameters=(ENCODED_IMAGES,)),
     Foreign(f"{LLAVA}:LlavaModel.get_image_features", "5.22", "encodes them", parameters=("pixel_values",)),
-    Foreign(
-        f"{QWEN3_VL}:Qwen3VLTextModel.forward",
-        "4.57",
-        "features that inner layers add follow their rows",
-        parameters=(VISUAL_PLACES, DEEP_FEATURES),
-    ),
-    Foreign(f"{GEMMA3}:Gemma3ForConditionalGeneration.{OWN_MASKS}", "4.57", "such a family masks in its own way"),
     Foreign("torch.distributed.fsdp:FSDPModule.unshard", "2.9", "weights for calls outside of a module's forward"),
 )
 """Since: the oldest version that was looked at and has it: transformers 4.57, 5.0, 5.10 or 5.22; TRL and torch from

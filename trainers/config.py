@@ -221,7 +221,9 @@ class MMIConfig(Objective, JsonFields):
 
     def _check_conditions(self, family: str) -> None:
         try:
-            conditions.check_names(self.conditions_of(family), family)
+            for name in conditions.check_names(self.conditions_of(family), family):
+                if conditions.get(name).attack:
+                    raise InputError(f"{name!r} attacks at evaluation; field 'adversary' has that of training")
         except InputError as error:
             raise InputError(f"field '{family}_conditions': {error}") from error
 

@@ -19,15 +19,15 @@ from transformers import (
     TrainingArguments,
 )
 
+from mmi_plugin.models.decoder import unwrap
 from mmi_plugin.models.families import prompts_of
+from mmi_plugin.models.layout import on_device
 from mmi_plugin.trainers.collator import Batch, GroupCollator
 from mmi_plugin.trainers.compat import WholeCheckpoints
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.decoder import unwrap
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
 from mmi_plugin.trainers.inner import Budget
-from mmi_plugin.trainers.layout import on_device
 from mmi_plugin.trainers.losses import LossPlaces, answer_losses, loss_counts, loss_sums, weighted_sum
 from mmi_plugin.trainers.meter import RATES, Meter, Profile, Speed
 from mmi_plugin.trainers.method import AnswerTokens, Rows

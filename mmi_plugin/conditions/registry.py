@@ -19,7 +19,7 @@ from mmi_plugin.plugins import load_plugins
 Perturbation = Callable[..., Item]
 """`(item, rng, pools, *, strengths) -> item`."""
 
-Strength = int | str
+Strength = int | float | str
 
 REFERENCE: dict[str, str] = {"image_heavy": "clean", "text_heavy": "random_pixels", "vqa": "clean"}
 """Per family the origin that every other condition is compared with."""
@@ -33,11 +33,33 @@ FLOOR = "asked_again"
 
 
 @dataclass(frozen=True)
+class Between:
+    """The numbers above `least`, up to `most`, as the valid values of a strength."""
+
+    least: float
+    most: float
+
+    def index(self, value: float) -> float:
+        """Return where a value stands in their order."""
+        return value
+
+    def parse(self, text: str) -> float | None:
+        """Return the number that `text` says, an integer where it is one; None for no such number."""
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+        if not self.least < value <= self.most:  # which no NaN is
+            return None
+        return int(value) if value.is_integer() else value
+
+
+@dataclass(frozen=True)
 class Parameter:
-    """A strength of a condition: its default and its valid values, a range of integers or texts."""
+    """A strength of a condition: its default and its valid values, a range of integers, numbers or texts."""
 
     default: Strength
-    valid: range | tuple[str, ...]
+    valid: range | Between | tuple[str, ...]
 
     def parse(self, text: str, where: str) -> Strength:
         """Return the value that `text` says, or raise an InputError that begins with `where`."""
@@ -45,6 +67,11 @@ class Parameter:
             if text.isascii() and text.isdecimal() and int(text) in self.valid:
                 return int(text)
             raise InputError(f"{where} is {text!r}, not an integer from {self.valid[0]} to {self.valid[-1]}")
+        if isinstance(self.valid, Between):
+            if (value := self.valid.parse(text)) is None:
+                span = f"above {self.valid.least:g}, up to {self.valid.most:g}"
+                raise InputError(f"{where} is {text!r}, not a number {span}")
+            return value
         if text not in self.valid:
             raise InputError(f"{where} is {text!r}: {nearest(text, self.valid)}")
         return text
@@ -60,6 +87,8 @@ class Condition:
         these are what a task asks by default. Another strength than the default is neither.
     version: raised with any change of what it produces, so that results of two versions never mix.
     instruction: a line before everything else that says to ignore what was added, or "".
+    attack: by what, and in which space, an adversary at evaluation moves what it leaves as the reference has it (see
+        `mmi_plugin.attacks.Attack`); None for a condition that changes the item itself.
     """
 
     name: str
@@ -71,6 +100,7 @@ class Condition:
     perturb: Perturbation
     parameters: Mapping[str, Parameter]
     instruction: str = ""
+    attack: tuple[str, str] | None = None
     strength: Mapping[str, Strength] = field(default_factory=dict)
 
     def __call__(self, item: Item, seed: int = 0, pools: Pools | None = None) -> Item:
@@ -79,7 +109,7 @@ class Condition:
             raise InputError(
                 f"condition {self.name!r} is for {'/'.join(self.families)}, item {item.id} is {item.family}"
             )
-        kind = REFERENCE[item.family] if self.name == FLOOR else self.kind
+        kind = REFERENCE[item.family] if self.name == FLOOR or self.attack else self.kind
         rng, pools = stream(item.id, kind, seed), pools or Pools.default()
         if item.form != pools.form:
             item = replace(item, image=item.picture, form=pools.form)
@@ -107,12 +137,17 @@ CONDITIONS: dict[str, Condition] = {}
 
 
 def condition(
-    *families: Family, seen: bool = True, published: bool = True, version: int = 1, ignore: str = ""
+    *families: Family,
+    seen: bool = True,
+    published: bool = True,
+    version: int = 1,
+    ignore: str = "",
+    attack: tuple[str, str] | None = None,
 ) -> Callable[[Perturbation], Perturbation]:
     """Register a function `(item, rng, pools, *, strengths) -> item` as a condition under its own name.
 
     A strength is a keyword with a default, annotated `Annotated[type, valid values]`. With `ignore`,
-    a line that says to ignore what was added, `instructed_NAME` is registered too.
+    a line that says to ignore what was added, `instructed_NAME` is registered too. attack: see `Condition`.
     """
 
     def register(perturb: Perturbation) -> Perturbation:
@@ -126,7 +161,7 @@ def condition(
             raise InputError(
                 f"condition {name!r} is registered by {other.perturb.__module__}, too: give it another name"
             )
-        made = Condition(name, name, families, seen, published, version, perturb, strengths)
+        made = Condition(name, name, families, seen, published, version, perturb, strengths, attack=attack)
         CONDITIONS[name] = made
         if ignore:
             name = INSTRUCTED + name

@@ -18,6 +18,7 @@ from lmms_eval.api.reasoning import parse_reasoning_tags_config
 from lmms_eval.models import get_model, list_available_models
 from lmms_eval.utils import simple_parse_args_string
 
+from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.models.decode import Decoding
 
@@ -93,6 +94,12 @@ def check_tasks(args: Namespace, own: dict[str, Any]) -> None:
     if is_ours(model):
         for task in own.values():
             Decoding.parse({**task.config.generation_kwargs, **key_values(args, "gen_kwargs")})
+        return
+    for name, task in own.items():
+        if attacks := [one for one in task.selection.conditions if get(one).attack]:
+            raise InputError(
+                f"--model {args.model}: {name} asks {attacks[0]!r}, which needs the model's gradients: mmi_hf"
+            )
 
 
 def _check_writable(folder: Path) -> None:

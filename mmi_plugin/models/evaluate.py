@@ -11,11 +11,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from mmi_plugin.answers import THOUGHTS, read
+from mmi_plugin.attacks import Attack
+from mmi_plugin.conditions import get
 from mmi_plugin.documents import Documents
 from mmi_plugin.item import image_hash, messages
+from mmi_plugin.models.attacked import Attacker
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.models.generate import Generator, Query, Reply
+from mmi_plugin.models.generate import Generator, Query, Reply, Target
 from mmi_plugin.models.meter import Meter
 from mmi_plugin.models.order import OrderKey, answer_all, order_key, shared_images
 from mmi_plugin.models.prefix import Prefixes, ends, looks_ahead, obstacle, window
@@ -60,7 +63,10 @@ def evaluate(
     def answer(places: list[int]) -> list[Record]:
         asked = [query_of(rows[place], messages(documents.item(rows[place])), shared) for place in places]
         replies = zip(places, scorer.answer(asked, settings or {}), strict=True)
-        return [record_of(rows[place], reply.text, reply.probabilities, thoughts) for place, reply in replies]
+        return [
+            record_of(rows[place], reply.text, reply.probabilities, thoughts, attack=reply.attack)
+            for place, reply in replies
+        ]
 
     return answer_all(scorer.ordered(keys), batch_size, answer)
 
@@ -68,7 +74,11 @@ def evaluate(
 def query_of(document: Mapping[str, Any], chat: Chat, shared: set[str]) -> Query:
     """Return a document as the model is asked it. shared: the images that other prompts show, too."""
     labels, options = tuple(document["choices"]), tuple(document["options"])
-    return Query(chat, labels, document["image_key"] in shared, options)
+    attack, target = Attack.of(get(document["condition"])), None
+    if attack is not None:
+        gold = labels.index(document["gold"])
+        target = Target(attack, document["item_id"], document["seed"], document["family"], gold)
+    return Query(chat, labels, document["image_key"] in shared, options, target)
 
 
 def record_of(
@@ -78,10 +88,11 @@ def record_of(
     thoughts: Sequence[tuple[str, str]] = THOUGHTS,
     failure: str | None = None,
     said: str | None = None,
+    attack: Mapping[str, Any] | None = None,
 ) -> Record:
     """Return the record of what a model answered to a document.
 
-    said: what is read of `raw`, by default all. failure: why there is no answer in it.
+    said: what is read of `raw`, by default all. failure: why there is no answer in it. attack: what an adversary took.
     """
     reading = read(raw if said is None else said, document["options"], thoughts)
     return Record(
@@ -96,6 +107,7 @@ def record_of(
         probabilities=probabilities,
         cut_off=not failure and reading.cut_off,
         options=tuple(document["options"]),
+        attack=attack,
     )
 
 
@@ -121,6 +133,7 @@ class Scorer:
         self._model, self._prompts, self._one_by_one = model, prompts, deterministic
         self._generator = Generator(model, prompts, thoughts, thinking)
         self._image_token = getattr(model.config, "image_token_id", None)
+        self._attacker = Attacker(model, prompts, self._generator)
         self._prefixes = Prefixes(model, self._generator.tokens)
         self.meter = Meter(model)
         self._obstacle = obstacle(model)
@@ -153,6 +166,8 @@ class Scorer:
     def _answer(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
         if self._one_by_one and len(rows) > 1:
             return [reply for row in rows for reply in self._answer([row], decoding)]
+        if rows[0].target is not None:  # batches have one attack, see order_key
+            return self._attacker.answers(rows, decoding)
         if not self._wanted or not all(row.shared for row in rows):
             return self._generator.answers(rows, self._plain(rows), decoding)
         if self._obstacle is None and not self._checked:

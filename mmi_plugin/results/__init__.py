@@ -14,7 +14,8 @@ class Record:
     """One answer: an item under one condition. `parsed` and `named` are letters or None;
     `probabilities` of the options, in their order, where the model gave them; `failure` says why
     there is no answer where the model failed; `cut_off`: it ran out of tokens within a thought;
-    `options`: the texts that the letters stand for, which old results do not hold."""
+    `options`: the texts that the letters stand for, which old results do not hold; `attack`: of an answer under an
+    adversary what that took and saw, see `results.attacks`."""
 
     item_id: str
     condition: str
@@ -27,6 +28,7 @@ class Record:
     failure: str | None = None
     cut_off: bool = False
     options: Sequence[str] | None = None
+    attack: Mapping[str, Any] | None = None
 
     @property
     def right(self) -> bool:

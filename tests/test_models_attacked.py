@@ -1,0 +1,149 @@
+"""Attacks on real model classes: exact gradients, the answer that counts is the one at what was found, records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from mmi_plugin.answers import THOUGHTS
+from mmi_plugin.attacks.balls import masked_rms
+from mmi_plugin.conditions import REFERENCE
+from mmi_plugin.documents import Documents, documents
+from mmi_plugin.errors import InputError
+from mmi_plugin.item import messages
+from mmi_plugin.models.attacked import Embeddings, single
+from mmi_plugin.models.decode import Decoding
+from mmi_plugin.models.evaluate import evaluate, query_of
+from mmi_plugin.models.families import prompts_of
+from mmi_plugin.models.generate import Generator
+from mmi_plugin.models.load import load_model, load_processor
+from mmi_plugin.models.prompt import Prompts
+from mmi_plugin.sources import load
+from tests import families
+
+FAMILIES = ("llava", "qwen2_vl", "gemma3", "instructblip_llama", "idefics3")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Prompts]:
+    folder = families.save(request.param, tmp_path_factory.mktemp(request.param))
+    model = load_model(str(folder)).double()
+    for module in model.modules():
+        if (kind := type(module).__name__).endswith("RMSNorm"):
+            module.forward = partial(rms_norm, module, "Gemma" in kind)
+    return model, prompts_of(load_processor(str(folder)))
+
+
+def rms_norm(module: torch.nn.Module, from_one: bool, states: torch.Tensor) -> torch.Tensor:
+    """What transformers computes in single precision whatever it is given, here in that of `states` (..., D)."""
+    eps = module.eps if hasattr(module, "eps") else module.variance_epsilon
+    return states * (states.square().mean(-1, keepdim=True) + eps).rsqrt() * (module.weight + from_one)
+
+
+def some(source: str, condition: str, limit: int = 2) -> Documents:
+    return documents(load(source, "test"), (condition,), limit=limit)
+
+
+def space(asked: tuple[PreTrainedModel, Prompts], source: str, condition: str) -> Embeddings:
+    docs = some(source, condition)
+    return Embeddings(*asked, [query_of(row, messages(docs.item(row)), set()) for row in docs.rows])
+
+
+@pytest.mark.parametrize("source", ["demo_digits", "demo_capitals"])
+def test_gradients_are_those_of_finite_differences(asked: tuple[PreTrainedModel, Prompts], source: str) -> None:
+    own = space(asked, source, "adversarial_embeddings@text=after_image")
+    rows = torch.arange(2)
+    delta = own.ball.random(own.seeds(0), own.width).double().requires_grad_(True)
+    weight = torch.tensor([[1.0, -2.0, 0.5, 0.3]] * 2, dtype=torch.float64)
+    value = (own.logits(delta, rows) * weight).sum()
+    (gradient,) = torch.autograd.grad(value, delta)
+    gradient = gradient * own.ball.mask[..., None]
+    torch.manual_seed(0)
+    along, step = torch.randn_like(delta) * own.ball.mask[..., None], 1e-6
+    with torch.no_grad():
+        high, low = ((own.logits(delta + sign * step * along, rows) * weight).sum() for sign in (1, -1))
+    assert float((gradient * along).sum()) == pytest.approx(float((high - low) / (2 * step)), rel=1e-5, abs=1e-9)
+    alone = own.logits(delta[1:], rows[1:])  # a row that is left when others have gone
+    assert alone.tolist() == [pytest.approx(row) for row in own.logits(delta, rows)[1:].tolist()]
+
+
+@pytest.mark.parametrize("source", ["demo_digits", "demo_capitals"])
+def test_the_answer_is_read_where_the_attack_looked(asked: tuple[PreTrainedModel, Prompts], source: str) -> None:
+    own = space(asked, source, "adversarial_embeddings@eps=5")
+    delta, rows = own.ball.random(own.seeds(0), own.width).double(), torch.arange(2)
+    generator = Generator(*asked, THOUGHTS, 0)
+    queries, decoding = own._queries, Decoding.parse({"max_new_tokens": 1})
+    with torch.no_grad():
+        wanted = own.logits(delta, rows).softmax(1)
+        plain = own.logits(torch.zeros_like(delta), rows).softmax(1)
+        with own.moved(delta, [0, 1]) as inputs:
+            said = generator.answers(queries, inputs, decoding)
+    found = torch.tensor([reply.probabilities for reply in said], dtype=torch.float64)
+    found = found / found.sum(1, keepdim=True)
+    assert found.tolist() == [pytest.approx(row, rel=1e-6) for row in wanted.tolist()]
+    assert (found - plain).abs().max() > 1e-5, "and the perturbation changes it"
+    assert not asked[0].get_decoder()._forward_pre_hooks
+
+
+def test_eps_is_of_the_embeddings_rms_and_only_the_irrelevant_modality_moves(tiny_llava: Path) -> None:
+    model, prompts = load_model(str(tiny_llava)), prompts_of(load_processor(str(tiny_llava)))
+    for source, moves_image in (("demo_digits", False), ("demo_capitals", True)):
+        own = space((model, prompts), source, "adversarial_embeddings@eps=0.25")
+        docs = some(source, "adversarial_embeddings")
+        ids = prompts.inputs([messages(docs.item(row)) for row in docs.rows], left=False)
+        image = ids["input_ids"] == prompts.placeholder_id
+        inside = ids["attention_mask"].bool()
+        assert torch.equal(own.ball.mask, image if moves_image else inside & ~image)
+        embeds = own._given.embeds
+        for row in range(2):
+            chosen = embeds[row][own.ball.mask[row]]
+            assert float(own.ball.radius[row]) == pytest.approx(0.25 * float(chosen.square().mean().sqrt()), rel=1e-5)
+        assert own.ball.radius == pytest.approx(0.25 * masked_rms(embeds, own.ball.mask))
+
+
+def test_records_under_attack_are_on_the_same_items_and_never_better(tiny_llava: Path) -> None:
+    model, processor = load_model(str(tiny_llava)), load_processor(str(tiny_llava))
+    learning = [one.requires_grad for one in model.parameters()]
+    bench = load("demo_digits", "test")
+    names = (
+        REFERENCE[bench.family],
+        "noise_embeddings",
+        "adversarial_embeddings@eps=2@steps=3",
+        "square_embeddings@queries=5",
+    )
+    docs = documents(bench, names, limit=4)
+    found = evaluate(model, processor, docs, {"max_new_tokens": 1}, batch_size=4)
+    clean, _, worst, _ = (found[place::4] for place in range(4))
+    assert [one.item_id for one in clean] == [one.item_id for one in worst]
+    assert all(before.right or not after.right for before, after in zip(clean, worst, strict=True))
+    assert {one.attack is None for one in clean} == {True}
+    for one in worst:
+        assert one.attack["seconds"] > 0 and not one.attack["random"] and not one.attack["still"]
+    again = evaluate(model, processor, docs, {"max_new_tokens": 1}, batch_size=4)
+    drop = ("seconds",)
+    told = [[{k: v for k, v in (one.attack or {}).items() if k not in drop} for one in run] for run in (found, again)]
+    assert told[0] == told[1] and [one.raw for one in found] == [one.raw for one in again]
+    assert [one.requires_grad for one in model.parameters()] == learning
+
+
+def test_single_precision_confirms_and_gives_half_back(tiny_llava: Path) -> None:
+    model = load_model(str(tiny_llava), dtype=torch.bfloat16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with single(model):
+        assert {one.dtype for one in model.parameters()} == {torch.float32}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    found = evaluate(model, load_processor(str(tiny_llava)), some("demo_digits", "adversarial_embeddings@steps=2"))
+    assert len(found) == 2 and model.dtype == torch.bfloat16
+
+
+def test_a_prompt_with_nothing_to_move_is_refused(tiny_llava: Path) -> None:
+    model, prompts = load_model(str(tiny_llava)), prompts_of(load_processor(str(tiny_llava)))
+    docs = some("demo_capitals", "adversarial_embeddings")
+    queries = [query_of(row, messages(replace(docs.item(row), image=None)), set()) for row in docs.rows]
+    with pytest.raises(InputError, match="nothing of its prompt is of the irrelevant modality"):
+        Embeddings(model, prompts, queries)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -16,13 +17,15 @@ from mmi_plugin.conditions import REFERENCE
 from mmi_plugin.documents import Documents, documents
 from mmi_plugin.errors import InputError
 from mmi_plugin.item import messages
-from mmi_plugin.models.attacked import Embeddings, single
+from mmi_plugin.models.attacked import single
 from mmi_plugin.models.decode import Decoding
+from mmi_plugin.models.embeddings import Embeddings
 from mmi_plugin.models.evaluate import evaluate, query_of
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Generator
 from mmi_plugin.models.load import load_model, load_processor
-from mmi_plugin.models.prompt import Prompts
+from mmi_plugin.models.pixels import Pixels, with_image
+from mmi_plugin.models.prompt import Prompts, images_of
 from mmi_plugin.sources import load
 from tests import families
 
@@ -32,11 +35,16 @@ FAMILIES = ("llava", "qwen2_vl", "gemma3", "instructblip_llama", "idefics3")
 @pytest.fixture(scope="module", params=FAMILIES)
 def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Prompts]:
     folder = families.save(request.param, tmp_path_factory.mktemp(request.param))
+    return exact(folder), prompts_of(load_processor(str(folder)))
+
+
+def exact(folder: Path) -> PreTrainedModel:
+    """The checkpoint in double precision throughout."""
     model = load_model(str(folder)).double()
     for module in model.modules():
         if (kind := type(module).__name__).endswith("RMSNorm"):
             module.forward = partial(rms_norm, module, "Gemma" in kind)
-    return model, prompts_of(load_processor(str(folder)))
+    return model
 
 
 def rms_norm(module: torch.nn.Module, from_one: bool, states: torch.Tensor) -> torch.Tensor:
@@ -147,3 +155,29 @@ def test_a_prompt_with_nothing_to_move_is_refused(tiny_llava: Path) -> None:
     queries = [query_of(row, messages(replace(docs.item(row), image=None)), set()) for row in docs.rows]
     with pytest.raises(InputError, match="nothing of its prompt is of the irrelevant modality"):
         Embeddings(model, prompts, queries)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pixels_have_exact_gradients_and_move_within_their_budget_in_bytes(tiny_llava: Path, norm: str) -> None:
+    model, prompts = exact(tiny_llava), prompts_of(load_processor(str(tiny_llava)))
+    docs = some("demo_capitals", f"adversarial_pixels@eps=20@norm={norm}")
+    chats = [messages(docs.item(row)) for row in docs.rows]
+    own = Pixels(model, prompts, [query_of(row, chat, set()) for row, chat in zip(docs.rows, chats, strict=True)])
+    own.ball = replace(own.ball, origin=own.ball.origin.double(), radius=own.ball.radius.double())
+    rows, delta = torch.arange(2), own.ball.random(own.seeds(0), own.width).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(own.logits(delta, rows).sum(), delta)
+    torch.manual_seed(0)
+    along, step = torch.randn_like(delta), 1e-3  # the processor computes in single precision
+    with torch.no_grad():
+        high, low = (own.logits(delta + sign * step * along, rows).sum() for sign in (1, -1))
+    assert float((gradient * along).sum()) == pytest.approx(float((high - low) / (2 * step)), rel=1e-3)
+
+    images = own.images(delta.detach(), [0, 1])
+    for image, chat in zip(images, chats, strict=True):
+        before = np.asarray(images_of(chat)[0].convert("RGB")).astype(int)
+        moved = np.asarray(image).astype(int) - before
+        size = np.abs(moved).max() if norm == "linf" else np.sqrt((moved**2).sum())
+        assert 10 < size <= 20
+    with own.moved(delta.detach(), [0, 1]) as inputs:
+        plain = prompts.inputs([with_image(chat, image) for chat, image in zip(chats, images, strict=True)])
+    assert torch.equal(inputs["pixel_values"], plain["pixel_values"].double())

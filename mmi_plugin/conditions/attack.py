@@ -61,3 +61,30 @@ def noise_embeddings(
 ) -> Item:
     """The same moved at random, uniformly within eps: what of an attack is its size alone."""
     return _reference(item, rng, pools)
+
+
+@condition("text_heavy", seen=False, published=False, attack=("apgd", "pixels"))
+def adversarial_pixels(
+    item: Item,
+    rng: random.Random,
+    pools: Pools,
+    *,
+    eps: Bytes = 8,
+    norm: Norm = "linf",
+    steps: Steps = 20,
+    restarts: Restarts = 1,
+) -> Item:
+    """The irrelevant image moved by at most eps 255ths, a pixel or in l2 all together, as Auto-PGD finds it worst."""
+    return _reference(item, rng, pools)
+
+
+@condition("text_heavy", seen=False, published=False, attack=("square", "pixels"))
+def square_pixels(item: Item, rng: random.Random, pools: Pools, *, eps: Bytes = 8, queries: Steps = 1000) -> Item:
+    """The same moved as Square attack finds it worst, without gradients."""
+    return _reference(item, rng, pools)
+
+
+@condition("text_heavy", seen=False, published=False, attack=("noise", "pixels"))
+def noise_pixels(item: Item, rng: random.Random, pools: Pools, *, eps: Bytes = 8, norm: Norm = "linf") -> Item:
+    """The same moved at random."""
+    return _reference(item, rng, pools)

@@ -7,6 +7,7 @@ import torch
 
 from mmi_plugin.attacks.apgd import apgd, checkpoints
 from mmi_plugin.attacks.balls import Ball, as_bytes
+from mmi_plugin.attacks.coordinates import coordinate_search
 from mmi_plugin.attacks.losses import Loss, dlr, losses, margin
 from mmi_plugin.attacks.square import square
 
@@ -77,6 +78,27 @@ def test_square_finds_the_corner_without_a_gradient() -> None:
     found = square(logits, own, torch.zeros(3, 4, 5, dtype=F64), torch.zeros(3, dtype=torch.long), 200, seed=0)
     assert found.margin == pytest.approx(torch.full((3,), 0.3 * 15 - 100, dtype=F64))
     assert (found.delta.abs() <= 0.3).all() and not found.delta[:, 0].any()
+
+
+def test_the_best_suffix_of_a_linear_model_is_found_token_by_token() -> None:
+    torch.manual_seed(4)
+    table = torch.randn(3, 20, dtype=F64)  # what each token is worth at each place
+    allowed = torch.ones(20, dtype=torch.bool)
+    allowed[7] = False
+    table[:, 7] = 100
+
+    def look(tried: torch.Tensor) -> torch.Tensor:
+        return table[torch.arange(3), tried].sum(1) - 1000
+
+    def valid(tried: torch.Tensor) -> torch.Tensor:
+        return tried[:, 0] != best[0]  # what no text can say
+
+    free = table.masked_fill(~allowed, -torch.inf)
+    best = free.argmax(1)
+    free[0, best[0]] = -torch.inf
+    found, curve = coordinate_search(lambda _: table, look, valid, torch.zeros(3).long(), allowed, 60, 16, seed=0)
+    assert found.tolist() == free.argmax(1).tolist() and curve == sorted(curve)
+    assert curve[-1] == pytest.approx(float(free.amax(1).sum()) - 1000)
 
 
 def test_losses_are_their_formulas() -> None:

@@ -20,12 +20,13 @@ from mmi_plugin.item import messages
 from mmi_plugin.models.attacked import single
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.embeddings import Embeddings
-from mmi_plugin.models.evaluate import evaluate, query_of
+from mmi_plugin.models.evaluate import Scorer, evaluate, query_of
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.models.generate import Generator
+from mmi_plugin.models.generate import Generator, Query
 from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.models.pixels import Pixels, with_image
-from mmi_plugin.models.prompt import Prompts, images_of
+from mmi_plugin.models.prompt import Prompts, content, images_of
+from mmi_plugin.models.suffixes import Suffixes, _Asked, with_line
 from mmi_plugin.sources import load
 from tests import families
 
@@ -181,3 +182,22 @@ def test_pixels_have_exact_gradients_and_move_within_their_budget_in_bytes(tiny_
     with own.moved(delta.detach(), [0, 1]) as inputs:
         plain = prompts.inputs([with_image(chat, image) for chat, image in zip(chats, images, strict=True)])
     assert torch.equal(inputs["pixel_values"], plain["pixel_values"].double())
+
+
+def test_a_suffix_is_the_text_that_is_asked_and_its_tokens_are_where_the_gradient_is(tiny_llava: Path) -> None:
+    model, processor = load_model(str(tiny_llava)), load_processor(str(tiny_llava))
+    prompts, docs = prompts_of(processor), some("demo_digits", "adversarial_tokens@length=4@steps=3@candidates=8", 3)
+    found = evaluate(model, processor, docs, {"max_new_tokens": 1})
+    clean = evaluate(model, processor, some("demo_digits", "clean", 3), {"max_new_tokens": 1})
+    for row, before, record in zip(docs.rows, clean, found, strict=True):
+        assert before.right or record.raw == before.raw, "what is wrong is not attacked"
+        text, chat = record.attack["text"], messages(docs.item(row))
+        asked = Scorer(model, prompts).answer([Query(with_line(chat, text))], {"max_new_tokens": 1})
+        assert asked[0].text == record.raw, "the answer is that to the text in the record"
+        assert content(with_line(chat, text)[-1]) == content(chat[-1]) + (f"\n{text}" if text else "")
+    asked = _Asked(prompts, query_of(docs.rows[0], messages(docs.item(docs.rows[0])), set()))
+    tokens = asked.start(Suffixes(model, prompts, len)._allowed_tokens(), 4, seed=1)
+    ids = prompts.encode([prompts.text(asked.query(asked.written(tokens)).chat)], asked._marks)[0]
+    place = asked.place(tokens)
+    assert ids[place : place + 4] == tokens.tolist() and len(tokens) == 4
+    assert prompts.tokenizer.decode(ids[place:]).startswith(asked.written(tokens))

@@ -17,6 +17,7 @@ Relative = Annotated[float, Between(0, 1000)]
 Bytes = Annotated[float, Between(0, 1_000_000)]
 Steps = Annotated[int, range(1, 10_001)]
 Restarts = Annotated[int, range(1, 101)]
+Tokens = Annotated[int, range(1, 1001)]
 Moved = Annotated[str, ("prompt", "after_image")]
 Norm = Annotated[str, ("linf", "l2")]
 BOTH = ("image_heavy", "text_heavy")
@@ -87,4 +88,25 @@ def square_pixels(item: Item, rng: random.Random, pools: Pools, *, eps: Bytes = 
 @condition("text_heavy", seen=False, published=False, attack=("noise", "pixels"))
 def noise_pixels(item: Item, rng: random.Random, pools: Pools, *, eps: Bytes = 8, norm: Norm = "linf") -> Item:
     """The same moved at random."""
+    return _reference(item, rng, pools)
+
+
+@condition("image_heavy", seen=False, published=False, attack=("gradients", "tokens"))
+def adversarial_tokens(
+    item: Item,
+    rng: random.Random,
+    pools: Pools,
+    *,
+    length: Tokens = 10,
+    steps: Steps = 20,
+    restarts: Restarts = 1,
+    candidates: Tokens = 64,
+) -> Item:
+    """A line after everything else, of `length` tokens, as greedy coordinate gradient search finds it worst."""
+    return _reference(item, rng, pools)
+
+
+@condition("image_heavy", seen=False, published=False, attack=("noise", "tokens"))
+def noise_tokens(item: Item, rng: random.Random, pools: Pools, *, length: Tokens = 10) -> Item:
+    """The same of random tokens."""
     return _reference(item, rng, pools)

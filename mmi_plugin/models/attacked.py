@@ -7,7 +7,7 @@ plain generation says there.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -24,16 +24,29 @@ from mmi_plugin.models.embeddings import Embeddings
 from mmi_plugin.models.generate import Generator, Query, Reply
 from mmi_plugin.models.pixels import Pixels
 from mmi_plugin.models.prompt import Prompts, images_of
+from mmi_plugin.models.suffixes import First, Suffixes
+from mmi_plugin.models.tokens import Tensors
 
 HALF = (torch.float16, torch.bfloat16)
 SPACES = {"embeddings": Embeddings, "pixels": Pixels}
 
 
 class Attacker:
-    """Answers to queries that have a target, which all ask for one attack."""
+    """Answers to queries that have a target, which all ask for one attack.
 
-    def __init__(self, model: PreTrainedModel, prompts: Prompts, generator: Generator) -> None:
-        self._model, self._prompts, self._generator = model, prompts, generator
+    first: prompts -> (N, V) logits of the token after each. plain: a prompt -> the model's inputs.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: Prompts,
+        generator: Generator,
+        first: First,
+        plain: Callable[[Query], Tensors],
+    ) -> None:
+        self._model, self._prompts, self._generator, self._plain = model, prompts, generator, plain
+        self._suffixes = Suffixes(model, prompts, first)
 
     def answers(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
         """Return the answer to each row at the worst that the attack found.
@@ -41,7 +54,10 @@ class Attacker:
         Raises InputError for a model whose options cannot be told apart by one token that it says at once.
         """
         found: dict[int, Reply] = {}
-        kinds = [(row.choices, [image.size for image in images_of(row.chat)]) for row in rows]
+        if rows[0].target.attack.space == "tokens":
+            return [self._suffix(row, decoding) for row in rows]
+        sized = rows[0].target.attack.space == "pixels"  # whose batches are of one size
+        kinds = [(row.choices, [image.size for image in images_of(row.chat) if sized]) for row in rows]
         order = sorted(range(len(rows)), key=kinds.__getitem__)
         for _, alike in groupby(order, key=kinds.__getitem__):
             places = list(alike)
@@ -74,6 +90,17 @@ class Attacker:
                 at = torch.tensor(last, device=space.gold.device)
                 answer(searched.delta[at], at)
         return _told(replies, searched, space, time.perf_counter() - began)
+
+    def _suffix(self, row: Query, decoding: Decoding) -> Reply:
+        def answer(asked: Query) -> Reply:
+            with torch.no_grad(), single(self._model):
+                return self._generator.answers([asked], self._plain(asked), decoding)[0]
+
+        def wrong(reply: Reply) -> bool:
+            return self._letter(row, reply) != row.target.gold
+
+        with unlearning(self._model):
+            return self._suffixes.worst(row, answer, wrong)
 
     def _letter(self, row: Query, reply: Reply) -> int:
         """Return the place of the option that is read from an answer; -1 for none."""

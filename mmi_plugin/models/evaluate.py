@@ -133,7 +133,7 @@ class Scorer:
         self._model, self._prompts, self._one_by_one = model, prompts, deterministic
         self._generator = Generator(model, prompts, thoughts, thinking)
         self._image_token = getattr(model.config, "image_token_id", None)
-        self._attacker = Attacker(model, prompts, self._generator)
+        self._attacker = Attacker(model, prompts, self._generator, self._first, lambda row: self._plain([row]))
         self._prefixes = Prefixes(model, self._generator.tokens)
         self.meter = Meter(model)
         self._obstacle = obstacle(model)
@@ -198,6 +198,15 @@ class Scorer:
         if apart > _TOLERANCE.get(self._model.dtype, _COARSE):
             return f"its logits differ by {apart:.1%} when it goes on from a kept image"
         return None
+
+    def _first(self, rows: Sequence[Query]) -> torch.Tensor:
+        """Return the logits of the token after each prompt, (B, V), from what they share where that can be kept."""
+        if self._wanted and not self._checked and self._obstacle is None:
+            self._obstacle, self._checked = self._differs(rows), True
+        if not self._wanted or self._obstacle is not None:
+            return self._generator.tokens(self._plain(rows), 1, output_logits=True).logits[0]
+        order, branches = self._branches(rows)
+        return branches.first[torch.tensor(order).argsort()]
 
     def _plain(self, rows: Sequence[Query]) -> Tensors:
         return to_model(self._prompts.inputs([row.chat for row in rows]), self._model.device, self._model.dtype)

@@ -22,7 +22,7 @@ from mmi_plugin.models.tokens import Tensors, to_model
 class Pixels:
     """B prompts with one image each, all of one size (H, W); a `Space` of `attacks.search`.
 
-    A perturbation is (A, 3 H, W), of images in [0, 1]. The processor is given it in single precision, so that it has
+    A perturbation is (A, C, W) with C = 3 H, of images in [0, 1]. The processor is given it in single precision, so that it has
     gradients; the bytes that count are given it as it is always given images.
     """
 
@@ -55,7 +55,7 @@ class Pixels:
         return row_seeds(self._queries, restart, self.gold.device)
 
     def logits(self, delta: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """(A, 3 H, W) perturbations of rows (A,) int64 -> (A, K) logits of their options."""
+        """(A, C, W) perturbations of rows (A,) int64 -> (A, K) logits of their options."""
         moved = (self.ball.origin[rows] + delta).unflatten(1, (3, -1))
         images = self._prompts.images([[image] for image in 255 * moved])[0]
         inputs = self._to_model(images) | {name: value[rows] for name, value in self._texts.items()}
@@ -70,13 +70,13 @@ class Pixels:
 
     @contextmanager
     def moved(self, delta: torch.Tensor, rows: Sequence[int]) -> Iterator[Tensors]:
-        """Yield inputs in which the images of rows (A) are moved by delta (A, 3 H, W), in whole bytes."""
+        """Yield inputs in which the images of rows (A) are moved by delta (A, C, W), in whole bytes."""
         images = self.images(delta, rows)
         chats = [with_image(self._queries[row].chat, image) for row, image in zip(rows, images, strict=True)]
         yield self._to_model(self._prompts.inputs(chats))
 
     def images(self, delta: torch.Tensor, rows: Sequence[int]) -> list[Image.Image]:
-        """Return the images of rows (A) moved by delta (A, 3 H, W), in bytes that are within the budget."""
+        """Return the images of rows (A) moved by delta (A, C, W), in bytes that are within the budget."""
         own = self.ball.take(torch.tensor(rows, device=delta.device))
         made = as_bytes(own.origin + delta, own).unflatten(1, (3, -1)).permute(0, 2, 3, 1)
         return [Image.fromarray(image) for image in made.to("cpu", torch.uint8).numpy()]

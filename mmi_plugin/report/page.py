@@ -25,6 +25,7 @@ from mmi_plugin.report.figures import svg_figures
 from mmi_plugin.report.files import FAMILY_LABELS, interval, label, note, overview_columns, p_value, plain, words
 from mmi_plugin.report.items import Example, browser_data, to_script
 from mmi_plugin.results import Record
+from mmi_plugin.results.attacks import attacks, warnings
 from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.measures import LOWER_IS_BETTER, Measure
 
@@ -76,6 +77,12 @@ class BoardView:
         self.note = note(board, lambda name: shorten(plain(name), NAME_LIMIT))
         self.columns = overview_columns(board)
         self.tasks = board.scopes_of("task")
+        self.attacks = [
+            (run.name, task, attacks(result.records, result.conditions), warnings(result.records, result.conditions))
+            for run in board.runs
+            for task, result in run.results.items()
+            if any(record.attack for record in result.records)
+        ]
         self.figures = {name: _data_uri("image/svg+xml", svg) for name, svg in svg_figures(board).items()}
 
     def about(self, scope: Scope) -> str:

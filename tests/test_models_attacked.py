@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,11 @@ from transformers import PreTrainedModel
 
 from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.attacks.balls import masked_rms
+from mmi_plugin.cli import main as mmi
 from mmi_plugin.conditions import REFERENCE
 from mmi_plugin.documents import Documents, documents
 from mmi_plugin.errors import InputError
+from mmi_plugin.harness.flags import check_attacks
 from mmi_plugin.item import messages
 from mmi_plugin.models.attacked import single
 from mmi_plugin.models.decode import Decoding
@@ -27,8 +30,9 @@ from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.models.pixels import Pixels, with_image
 from mmi_plugin.models.prompt import Prompts, content, images_of
 from mmi_plugin.models.suffixes import Suffixes, _Asked, with_line
+from mmi_plugin.results.runs import read_runs
 from mmi_plugin.sources import load
-from tests import families
+from tests import families, training
 
 FAMILIES = ("llava", "qwen2_vl", "gemma3", "instructblip_llama", "idefics3")
 
@@ -201,3 +205,48 @@ def test_a_suffix_is_the_text_that_is_asked_and_its_tokens_are_where_the_gradien
     place = asked.place(tokens)
     assert ids[place : place + 4] == tokens.tolist() and len(tokens) == 4
     assert prompts.tokenizer.decode(ids[place:]).startswith(asked.written(tokens))
+
+
+def test_a_task_under_attack_runs_in_the_harness_and_on_the_page(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["attack", "mmi_demo_digits", "--model_args", f"pretrained={tiny_llava}", "--out", str(tmp_path / "out")]
+    command += ["--eps", "0.1", "5", "--steps", "2", "--limit", "10", "--batch_size", "2"]
+    assert mmi([*command, "--gen_kwargs", "max_new_tokens=1"]) == 0
+    said = capsys.readouterr().out
+    (run,) = read_runs([str(tmp_path / "out")])
+    (result,) = run.results.values()
+    assert result.conditions == (
+        *("clean", "noise_embeddings", "noise_embeddings@eps=5"),
+        *("adversarial_embeddings@steps=2", "adversarial_embeddings@eps=5@steps=2"),
+    )
+    assert all((record.attack is None) == (record.condition == "clean") for record in result.records)
+    assert "adversarial_embeddings@eps=5@steps=2" in said
+    assert mmi(["leaderboard", str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Attacks at evaluation" in page and "Passes an item" in page
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--eps", "-1"], "strength 'eps' is '-1', not a number above 0, up to 1000"),
+        (["--eps", "nan"], "strength 'eps' is 'nan', not a number above 0, up to 1000"),
+        (["--eps", "0.1", "--space", "pixel"], "unknown condition 'noise_pixel'"),
+        (["--eps", "8", "--space", "pixels"], "is not for image_heavy"),
+        (["--eps", "0.1", "--norm", "l2"], "--norm: embeddings has no such setting"),
+        (["--eps", "0.1", "--full", "--steps", "3"], "--full sets --steps and --restarts"),
+    ],
+)
+def test_what_cannot_be_attacked_is_refused(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mmi(["attack", "mmi_demo_digits", "--model_args", "pretrained=none", "--out", "none", *given]) == 2
+    assert said in capsys.readouterr().err and not Path("none").exists()
+
+
+def test_other_models_and_trainings_are_refused(tiny_llava: Path, tmp_path: Path) -> None:
+    given = Namespace(model="llava_hf")
+    with pytest.raises(InputError, match="which only mmi_hf has gradients for"):
+        check_attacks(given, object, "mmi_adv_demo_digits", ("clean", "adversarial_embeddings"))
+    check_attacks(given, object, "mmi_demo_digits", ("clean",))
+    with pytest.raises(InputError, match="'adversarial_embeddings' attacks at evaluation; field 'adversary'"):
+        training.config(tiny_llava, tmp_path, image_heavy_conditions=["clean", "adversarial_embeddings"])

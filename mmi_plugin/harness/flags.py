@@ -6,6 +6,7 @@ import ast
 import inspect
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,12 +95,15 @@ def check_tasks(args: Namespace, own: dict[str, Any]) -> None:
     if is_ours(model):
         for task in own.values():
             Decoding.parse({**task.config.generation_kwargs, **key_values(args, "gen_kwargs")})
-        return
     for name, task in own.items():
-        if attacks := [one for one in task.selection.conditions if get(one).attack]:
-            raise InputError(
-                f"--model {args.model}: {name} asks {attacks[0]!r}, which needs the model's gradients: mmi_hf"
-            )
+        check_attacks(args, model, name, task.selection.conditions)
+
+
+def check_attacks(args: Namespace, model: type, task: str, conditions: Sequence[str]) -> None:
+    """Raise InputError for a condition under which another model than ours would be asked the reference."""
+    attacks = [one for one in conditions if get(one).attack]
+    if attacks and not is_ours(model):
+        raise InputError(f"--model {args.model}: {task} asks {attacks[0]!r}, which only mmi_hf has gradients for")
 
 
 def _check_writable(folder: Path) -> None:

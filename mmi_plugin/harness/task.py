@@ -21,7 +21,7 @@ from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.compat import Scored, attack_of, fail_stock, failure_of, probabilities_of
-from mmi_plugin.harness.flags import REFUSED, check_flags, default_of, tag_pairs
+from mmi_plugin.harness.flags import REFUSED, check_attacks, check_flags, default_of, tag_pairs
 from mmi_plugin.models.evaluate import record_of
 from mmi_plugin.results import Record
 from mmi_plugin.results.attacks import warnings
@@ -127,6 +127,7 @@ class InterferenceTask(ConfigurableMessagesTask):
             self._undone = f"{self.task_name}: not evaluated to its end"
         if self.args is not None:
             check_flags(self.args, self._model())
+            check_attacks(self.args, self._model(), self.task_name, self.selection.conditions)
         if options.get("cache_requests"):
             raise InputError(f"--cache_requests: {REFUSED['cache_requests']}")
         own = self.bench.pools.form.system

@@ -22,8 +22,8 @@ from mmi_plugin.models.tokens import Tensors, to_model
 class Pixels:
     """B prompts with one image each, all of one size (H, W); a `Space` of `attacks.search`.
 
-    A perturbation is (A, C, W) with C = 3 H, of images in [0, 1]. The processor is given it in single precision, so that it has
-    gradients; the bytes that count are given it as it is always given images.
+    A perturbation is (A, C, W) with C = 3 H, of images in [0, 1]. The processor is given it in single precision, so
+    that it has gradients; the bytes that count are given it as it is always given images.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: Prompts, rows: Sequence[Query]) -> None:

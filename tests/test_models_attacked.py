@@ -13,7 +13,9 @@ import torch
 from transformers import PreTrainedModel
 
 from mmi_plugin.answers import THOUGHTS
-from mmi_plugin.attacks.balls import masked_rms
+from mmi_plugin.attacks import Attack
+from mmi_plugin.attacks.balls import Ball, masked_rms
+from mmi_plugin.attacks.search import search
 from mmi_plugin.cli import main as mmi
 from mmi_plugin.conditions import REFERENCE
 from mmi_plugin.documents import Documents, documents
@@ -205,6 +207,45 @@ def test_a_suffix_is_the_text_that_is_asked_and_its_tokens_are_where_the_gradien
     place = asked.place(tokens)
     assert ids[place : place + 4] == tokens.tolist() and len(tokens) == 4
     assert prompts.tokenizer.decode(ids[place:]).startswith(asked.written(tokens))
+
+
+class Lead:
+    """A model that says "The" before its letter, whatever the attack sees of letters at its first token."""
+
+    ball, width, dtype = Ball("linf", torch.ones(2, 1, 1), torch.ones(2, 1, dtype=torch.bool)), 2, torch.float32
+    gold = torch.zeros(2, dtype=torch.long)
+
+    def logits(self, delta: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[0.0, 1.0]]).repeat(len(rows), 1) + 0 * delta.sum((1, 2))[:, None]
+
+    def seeds(self, restart: int) -> torch.Tensor:
+        return torch.tensor([restart, restart + 1])
+
+
+def test_an_item_that_is_right_is_not_robust_because_a_wrong_option_is_ahead() -> None:
+    asked: list[int] = []
+
+    def confirm(delta: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        asked.append(len(rows))
+        return torch.zeros(len(rows), dtype=torch.bool) if len(asked) == 1 else torch.ones(len(rows), dtype=torch.bool)
+
+    found = search(Lead(), Attack("embeddings", "apgd", steps=2), confirm)
+    assert found.apart == [True, True] and found.broken == [True, True] and asked == [2, 2]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", families.cases())
+def test_every_space_of_every_family(name: str, tmp_path: Path) -> None:
+    folder = families.save(name, tmp_path)
+    model, processor = load_model(str(folder)), load_processor(str(folder))
+    for source, condition in (
+        ("demo_digits", "adversarial_embeddings@eps=1@steps=1"),
+        ("demo_capitals", "adversarial_embeddings@eps=1@steps=1"),
+        ("demo_capitals", "adversarial_pixels@steps=1"),
+        ("demo_digits", "adversarial_tokens@length=2@steps=1@candidates=4"),
+    ):
+        found = evaluate(model, processor, some(source, condition), {"max_new_tokens": 1}, batch_size=2)
+        assert [one.attack["passes"] >= 0 for one in found] == [True, True] and not any(one.failure for one in found)
 
 
 def test_a_task_under_attack_runs_in_the_harness_and_on_the_page(

@@ -8,7 +8,15 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.results import Record
 from mmi_plugin.results.attacks import attacks, check_attack, warnings
 
-TOLD = {"seconds": 2.0, "passes": 10.0, "radius": 0.5, "loss": [0.1, 0.3], "still": False, "random": False}
+TOLD = {
+    "seconds": 2.0,
+    "passes": 10.0,
+    "radius": 0.5,
+    "loss": [0.1, 0.3],
+    "still": False,
+    "random": False,
+    "apart": False,
+}
 
 
 def records(shares: dict[str, float], size: int = 100, **told: object) -> list[Record]:
@@ -32,6 +40,7 @@ def test_numbers_are_means_over_items_and_a_broken_row_stays_as_it_was() -> None
     ("shares", "told", "said"),
     [
         ({"adversarial_embeddings": 0.0}, {"random": True}, "other outputs for 100 of 100 items"),
+        ({"adversarial_embeddings": 0.0}, {"apart": True}, "is not the one answered for 100 of 100 items"),
         ({"adversarial_embeddings": 0.0}, {"still": True}, "the gradient was zero for 100 of 100 items"),
         ({"adversarial_embeddings": 0.04, "square_embeddings": 0.0}, {}, "0.0% under square_embeddings"),
         ({"adversarial_embeddings": 0.04, "noise_embeddings": 0.0}, {}, "0.0% under noise_embeddings"),

@@ -43,7 +43,8 @@ class Searched:
     """Of B rows: `delta` (B, L, D), the worst found; `curve`, of each row the best loss of the first run so far, at up
     to POINTS steps, the last of them where it was broken; `passes`: of rows through the model; `still`: whether the
     gradient was zero wherever a run began; `random`: whether the same input twice gave other logits; `broken`: whether
-    the answer at `delta` was confirmed to be wrong."""
+    the answer at `delta` was confirmed to be wrong; `apart`: whether, with nothing moved, the answer is wrong while the
+    right option is ahead, or right while another is."""
 
     delta: torch.Tensor
     curve: list[list[float]]
@@ -51,6 +52,7 @@ class Searched:
     still: list[bool]
     random: list[bool]
     broken: list[bool]
+    apart: list[bool]
 
 
 Confirm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -68,11 +70,15 @@ def search(space: Space, attack: Attack, confirm: Confirm) -> Searched:
         clean, again = (space.logits(zero, rows) for _ in range(2))
     tolerance = SAME.get(space.dtype, COARSE) * clean.abs().amax()
     random = ((clean - again).abs().amax(1) > tolerance).tolist()
-    searched = Searched(zero, [[] for _ in rows], 2 * len(rows), [False] * len(rows), random, [False] * len(rows))
+    searched = Searched(
+        zero, [[] for _ in rows], 2 * len(rows), [False] * len(rows), random, [False] * len(rows), [False] * len(rows)
+    )
     if attack.by == "noise":
         searched.delta = space.ball.random(space.seeds(0), space.width)
         return searched
-    best, left = torch.full((len(rows),), -torch.inf, device=device), margin(clean, space.gold) <= 0
+    wrong, best = confirm(zero, rows), torch.full((len(rows),), -torch.inf, device=device)
+    searched.apart, searched.broken = ((margin(clean, space.gold) > 0) != wrong).tolist(), wrong.tolist()
+    left = ~wrong
     for restart in range(attack.restarts):
         for number, loss in enumerate(losses(clean.shape[1]) if attack.by == "apgd" else [None]):
             at = left.nonzero()[:, 0]

@@ -121,6 +121,7 @@ def _told(replies: dict[int, Reply], searched: Searched, space: Space, seconds: 
                 "loss": searched.curve[row],
                 "still": searched.still[row],
                 "random": searched.random[row],
+                "apart": searched.apart[row],
             },
         )
         for row in range(size)

@@ -49,7 +49,7 @@ class Suffixes:
                 reply = answer(asked.query(suffix))
                 if wrong(reply):
                     break
-        told = {"radius": float(attack.length), "still": False, "random": False, "text": suffix}
+        told = {"radius": float(attack.length), "still": False, "random": False, "apart": False, "text": suffix}
         every = -(-len(curve) // 21) or 1
         told |= {"loss": [round(value, 4) for value in curve[::every]], "passes": self._looks}
         return replace(reply, attack={"seconds": round(time.perf_counter() - began, 4), **told})

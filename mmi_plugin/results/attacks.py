@@ -1,8 +1,8 @@
 """Records of answers under attack in; what the attacks took, and why they may be weaker than they look, out.
 
 What of a record an adversary left, `Record.attack`: `seconds` and `passes` through the model that the item took,
-`radius` of its ball, `loss` of the first run (the best so far, at equal distances of steps), whether the first gradient
-was zero (`still`) and whether the same input twice gave other logits (`random`).
+`radius` of its ball, `loss` of the first run (the best so far, at equal distances of steps), and what makes it weaker
+than it looks, FLAGS.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ BEATEN = 0.002
 NEARLY_NONE = 0.05
 """Accuracy that may be left at the largest eps of an attack with gradients."""
 WITHOUT_GRADIENTS = ("square", "noise")
+FLAGS = {
+    "random": "the same input twice gave other outputs",
+    "still": "the gradient was zero",
+    "apart": "the option ahead at the first token is not the one answered",
+}
+"""What makes an attack weaker than it looks, in words."""
 _NUMBERS = ("seconds", "passes", "radius")
 
 
@@ -37,7 +43,7 @@ def check_attack(row: Mapping[str, Any], where: str) -> None:
     for name in _NUMBERS:
         if isinstance(value := field(told, name, (int, float), where), bool) or not 0 <= value < 1e9:
             raise InputError(f"{where}: field {name!r} of 'attack' is no number from 0 on")
-    for name in ("still", "random"):
+    for name in FLAGS:
         field(told, name, bool, where)
     losses = field(told, "loss", list, where)
     if len(losses) > 1000 or not all(type(value) in (int, float) and abs(value) < 1e9 for value in losses):
@@ -87,7 +93,7 @@ def warnings(records: Sequence[Record], conditions: Sequence[str]) -> list[str]:
     shares = {name: fmean(record.right for record in own) for name, own in under.items()}
     found = []
     for name, own in under.items():
-        for flag, words in (("random", "the same input twice gave other outputs"), ("still", "the gradient was zero")):
+        for flag, words in FLAGS.items():
             if count := sum(bool(record.attack and record.attack[flag]) for record in own):
                 found.append(f"{name}: {words} for {count} of {len(own)} items: its number is too good to be true")
     return [*found, *_beaten(shares), *_left(shares)]

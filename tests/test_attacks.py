@@ -147,3 +147,14 @@ def test_what_is_moved_stays_within_its_ball_and_its_box() -> None:
             size = kept.abs().amax((1, 2)) if norm == "linf" else kept.flatten(1).norm(dim=1)
             assert (size <= 0.7 + 1e-12).all() and ((origin + kept) >= 0).all() and ((origin + kept) <= 1).all()
             assert own.project(kept) == pytest.approx(kept)
+
+
+@pytest.mark.parametrize("slope", [0.0, float("nan")])
+def test_a_gradient_that_leads_nowhere_is_told(slope: float) -> None:
+    def logits(delta: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        climbs = slope * delta.flatten(1).sum(1)
+        return torch.stack([torch.ones_like(climbs), climbs], 1)
+
+    own = ball("linf", 0.1)
+    found = apgd(logits, Loss("dlr"), own, torch.zeros(3, 4, 5, dtype=F64), torch.zeros(3, dtype=torch.long), 3)
+    assert found.still.tolist() == [True] * 3

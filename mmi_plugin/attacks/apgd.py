@@ -98,7 +98,7 @@ def apgd(logits: Logits, loss: Loss, ball: Ball, start: torch.Tensor, gold: torc
     )
     look, rows = _Look(logits, loss, gold, found), torch.arange(len(start), device=start.device)
     f, gradient, broken = look(start, rows, 0)
-    found.still = (gradient * ball.mask[..., None]).flatten(1).abs().amax(1) == 0
+    found.still = ~((gradient * ball.mask[..., None]).flatten(1).abs().amax(1) > 0)  # nor is what is no number
     step, none = torch.full_like(f, 2.0), torch.zeros_like(f)
     state = _State(
         rows, start, start, gradient, f, start, gradient, f, step, none, step, torch.full_like(f, -torch.inf)

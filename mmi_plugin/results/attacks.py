@@ -28,7 +28,7 @@ NEARLY_NONE = 0.05
 WITHOUT_GRADIENTS = ("square", "noise")
 FLAGS = {
     "random": "the same input twice gave other outputs",
-    "still": "the gradient was zero",
+    "still": "the gradient was zero or no number",
     "apart": "the option ahead at the first token is not the one answered",
 }
 """What makes an attack weaker than it looks, in words."""

@@ -42,7 +42,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mmi_plugin.attacks.balls import masked_rms
+from mmi_plugin.attacks.balls import Ball, masked_rms
 from mmi_plugin.attacks.noise import draw
 
 IGNORED = -100
@@ -171,16 +171,15 @@ class Adversary:
         """
         dtype = torch.promote_types(embeds.dtype, torch.float32)
         scale = masked_rms(embeds.to(dtype), mask) if self.relative else embeds.new_ones(len(embeds), 1, 1, dtype=dtype)
-        noise = draw("normal" if self.kind == "rg" else "uniform", mask, seeds, embeds.shape[-1], dtype)
         if self.kind == "rg":
-            return self.sigma * scale * noise
-        delta = self.eps * scale * (2 * noise - mask[..., None].to(dtype))
+            return self.sigma * scale * draw("normal", mask, seeds, embeds.shape[-1], dtype)
+        ball = Ball("linf", self.eps * scale, mask)
+        delta = ball.random(seeds, embeds.shape[-1])
         for _ in range(self.steps):
             delta.requires_grad_(True)
             loss = row_loss(embeds + delta.to(embeds.dtype)).sum()
             gradient, *_ = torch.autograd.grad(loss, [delta, *extra], allow_unused=True)
-            moved = delta.detach() + self._step(gradient * mask[..., None], mask, scale)
-            delta = torch.clamp(moved, -self.eps * scale, self.eps * scale)
+            delta = ball.project(delta.detach() + self._step(gradient * mask[..., None], mask, scale))
         return delta.detach()
 
     def _step(self, gradient: torch.Tensor, mask: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

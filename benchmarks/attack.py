@@ -3,8 +3,8 @@
     python -m benchmarks.attack [--items 8] [--eps 0.05] [--batch_size 8] [--source demo_digits] [--text prompt]
 
 The plain loop takes one item after the other and runs the whole model at every step, its vision encoder and the logits
-of all positions included, with parameters that learn, and lets no row leave a run. Prints the process's CPU seconds, rows
-through the model, and on how many items both agree whether they are broken.
+of all positions included, with parameters that learn, and lets no row leave a run. Prints the process's CPU seconds,
+rows through the model, and on how many items both agree whether they are broken.
 """
 
 from __future__ import annotations

@@ -132,6 +132,6 @@ def _left(shares: Mapping[str, float]) -> Iterator[str]:
     for eps, name in largest.values():
         if shares[name] > NEARLY_NONE:
             yield (
-                f"{name}: {100 * shares[name]:.1f}% are right at eps {eps:g}, the largest asked: ask with more steps or "
-                "at larger eps until about none is, or doubt the attack"
+                f"{name}: {100 * shares[name]:.1f}% are right at eps {eps:g}, the largest asked: ask with more "
+                "steps or at larger eps until about none is, or doubt the attack"
             )

@@ -154,30 +154,31 @@ LOWER_IS_BETTER = frozenset(LABELS) - {
 @dataclass(frozen=True)
 class PerItem:
     """Values of shape (items,); NaN where an item does not count. `binary`: each is 0 or 1. `seeds`: the mean of each
-    seed, where the values are themselves means over trainings with several; `lowest`: what no value is below."""
+    seed, where the values are themselves means over trainings with several; `lowest`: what no value is below;
+    `clusters` of shape (items,): labels, equal where items share an image or a passage; None: no two do."""
 
     values: np.ndarray
     binary: bool = True
     seeds: tuple[float, ...] = ()
     lowest: float = 0.0
+    clusters: np.ndarray | None = None
 
 
 def over_seeds(trainings: Sequence[PerItem]) -> PerItem:
     """Return each item's mean over trainings that differ in their seed alone."""
     values = trainings[0].values if len(trainings) == 1 else np.mean([one.values for one in trainings], 0)
-    binary = len(trainings) == 1 and trainings[0].binary
+    first, binary = trainings[0], len(trainings) == 1 and trainings[0].binary
     seeds = tuple(_mean(one.values[~np.isnan(one.values)]) for one in trainings)
-    return PerItem(values, binary, seeds, trainings[0].lowest)
+    return PerItem(values, binary, seeds, first.lowest, first.clusters)
 
 
 def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
     """Return the values of every measure of method section 1 (Diagnose).
 
     By condition: `accuracy`, `unparseable`, and against the reference, if that was asked, `drop` (reference minus
-    condition), `flip_rate` with its three directions, which add up to it, `text_preference` (among
-    changed answers to a text that names an option: is it that option?), of a condition that names the right option
-    `ignoring` (among items that are wrong without it: still wrong?), and, of distributions over
-    the options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`, `worst_case`
+    condition), `flip_rate` with its three directions, which add up to it, `text_preference` (among changed answers to a
+    text that names an option: is it that option?), where the right option is named `ignoring` (among items that are
+    wrong without it: still wrong?), and, of distributions over the options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`, `worst_case`
     (right under each), `worst_case_seen` (under each that the published training uses), the mean
     `flip_rate` over the perturbations, and the means of `unparseable` and of `cut_off`, which is a part of it; in none
     of these is a condition that does not interfere.

@@ -189,8 +189,11 @@ def _add_eval(commands: Commands) -> None:
         metavar="NAME=COLUMN",
         help="what id, question, options, answer, image or label are called there; options may be several, as A,B,C,D",
     )
+    own.add_argument(
+        "--metric", help="of questions without options: exact_match, anls or vqa_accuracy, as lmms-eval has them"
+    )
     own.add_argument("--split", default="test", help="split of a folder or on the hub (default: %(default)s)")
-    own.add_argument("--conditions", metavar="NAME,NAME", help="default: the published ones of the family")
+    own.add_argument("--conditions", metavar="NAME,NAME", help="default: those of this package's tasks of the family")
     own.add_argument("--out", type=Path, required=True, help="results folder")
     _add_model(own)
     own.set_defaults(run=runs.evaluate)

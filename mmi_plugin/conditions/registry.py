@@ -60,6 +60,7 @@ class Condition:
         these are what a task asks by default. Another strength than the default is neither.
     version: raised with any change of what it produces, so that results of two versions never mix.
     instruction: a line before everything else that says to ignore what was added, or "".
+    names_option: whether it asserts a wrong option, which a free-form question does not have.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Condition:
     perturb: Perturbation
     parameters: Mapping[str, Parameter]
     instruction: str = ""
+    names_option: bool = False
     strength: Mapping[str, Strength] = field(default_factory=dict)
 
     def __call__(self, item: Item, seed: int = 0, pools: Pools | None = None) -> Item:
@@ -79,6 +81,8 @@ class Condition:
             raise InputError(
                 f"condition {self.name!r} is for {'/'.join(self.families)}, item {item.id} is {item.family}"
             )
+        if self.names_option and not item.options:
+            raise InputError(f"condition {self.name!r} names a wrong option, and item {item.id} has no options")
         kind = REFERENCE[item.family] if self.name == FLOOR else self.kind
         rng, pools = stream(item.id, kind, seed), pools or Pools.default()
         if item.form != pools.form:
@@ -107,12 +111,18 @@ CONDITIONS: dict[str, Condition] = {}
 
 
 def condition(
-    *families: Family, seen: bool = True, published: bool = True, version: int = 1, ignore: str = ""
+    *families: Family,
+    seen: bool = True,
+    published: bool = True,
+    version: int = 1,
+    ignore: str = "",
+    names_option: bool = False,
 ) -> Callable[[Perturbation], Perturbation]:
     """Register a function `(item, rng, pools, *, strengths) -> item` as a condition under its own name.
 
     A strength is a keyword with a default, annotated `Annotated[type, valid values]`. With `ignore`,
-    a line that says to ignore what was added, `instructed_NAME` is registered too.
+    a line that says to ignore what was added, `instructed_NAME` is registered too. names_option: of an item with
+    options alone, as it asserts a wrong one.
     """
 
     def register(perturb: Perturbation) -> Perturbation:
@@ -126,7 +136,7 @@ def condition(
             raise InputError(
                 f"condition {name!r} is registered by {other.perturb.__module__}, too: give it another name"
             )
-        made = Condition(name, name, families, seen, published, version, perturb, strengths)
+        made = Condition(name, name, families, seen, published, version, perturb, strengths, names_option=names_option)
         CONDITIONS[name] = made
         if ignore:
             name = INSTRUCTED + name

@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from mmi_plugin.answers import THOUGHTS, read
+from mmi_plugin.answers import THOUGHTS, read, read_free
 from mmi_plugin.documents import Documents
 from mmi_plugin.item import image_hash, messages
 from mmi_plugin.models.decode import Decoding
@@ -83,7 +83,8 @@ def record_of(
 
     said: what is read of `raw`, by default all. failure: why there is no answer in it.
     """
-    reading = read(raw if said is None else said, document["options"], thoughts)
+    text = raw if said is None else said
+    reading = read_free(text, thoughts) if document["metric"] else read(text, document["options"], thoughts)
     return Record(
         item_id=document["item_id"],
         condition=document["condition"],
@@ -96,6 +97,8 @@ def record_of(
         probabilities=probabilities,
         cut_off=not failure and reading.cut_off,
         options=tuple(document["options"]),
+        answers=tuple(document["answers"]) or None,
+        metric=document["metric"],
     )
 
 

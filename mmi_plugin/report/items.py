@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,8 @@ def browser_data(board: Leaderboard, task: str, anywhere: bool = False) -> dict[
 
     def cell(item: str, condition: str) -> dict[str, Any]:
         prompt = shorten(visible(prompts[item, condition]), PROMPT_LIMIT)
-        found = {"prompt": texts.add(prompt), "answers": [_answer(group[item][condition], texts) for group in groups]}
+        given = [(group[item][condition], group[item][outcomes.conditions[0]]) for group in groups]
+        found = {"prompt": texts.add(prompt), "answers": [_answer(*pair, texts) for pair in given]}
         if item in pictures:
             shown = perturbed(benchmark, pictures[item], condition, results[0].seed).images
             found |= {"image": images.add(_thumbnail(shown))} if shown else {}
@@ -69,7 +71,7 @@ def browser_data(board: Leaderboard, task: str, anywhere: bool = False) -> dict[
     items = [
         {
             "id": shorten(visible(item), NAME_LIMIT),
-            "gold": groups[0][item][outcomes.conditions[0]].gold,
+            "gold": _gold(groups[0][item][outcomes.conditions[0]]),
             "cells": [cell(item, condition) for condition in outcomes.conditions],
         }
         for item in _chosen([run.outcomes[task] for run in board.runs])
@@ -93,16 +95,25 @@ def to_script(data: Any) -> str:
 
 def _chosen(outcomes: Sequence[Outcomes]) -> list[str]:
     first = outcomes[0]
-    changed = sum((one.parsed != one.parsed[:, :1]).sum(1) for one in outcomes)
+    changed = sum(one.changed.sum(1) for one in outcomes)
     kept = sorted(range(len(first.items)), key=lambda index: (-changed[index], index))[:ITEMS]
     return [first.items[index] for index in sorted(kept)]
 
 
-def _answer(record: Record, texts: _Table) -> list[Any]:
-    """Return [letter or null, index of the raw text, probabilities or null]."""
+def _answer(record: Record, reference: Record, texts: _Table) -> list[Any]:
+    """Return [letter or text that was read, or null, index of the raw text, probabilities or null, score, whether it is
+    another one than under the reference]."""
     raw = texts.add(shorten(visible(record.raw), ANSWER_LIMIT))
     shares = record.probabilities and [round(share, 3) for share in record.probabilities]
-    return [record.parsed, raw, shares]
+    read = record.parsed and shorten(visible(record.parsed), NAME_LIMIT)
+    return [read, raw, shares, round(record.score, 3), record.flipped(reference)]
+
+
+def _gold(record: Record) -> str:
+    """Return what would be right, of a free-form question with how often it was given where more than once."""
+    counts = Counter(record.answers or [record.gold])
+    said = (answer if count == 1 else f"{answer} ({count} times)" for answer, count in counts.most_common())
+    return shorten(visible(" / ".join(said)), ANSWER_LIMIT)
 
 
 def _benchmark(result: TaskResult, anywhere: bool) -> tuple[Benchmark | None, str]:

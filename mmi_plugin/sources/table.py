@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[str, set[str]]] = {
     "index": ("an integer or a class label", {"integer", "class"}),
     "class": ("a class label or its name", {"text", "class"}),
     "texts": ("a list of texts", {"list of text"}),
+    "answers": ("a text, an integer or a list of texts", {"text", "integer", "list of text"}),
     "choices": ("lists 'text' and 'label'", {"choices"}),
     "image": ("an image or a path", {"image", "text"}),
     "images": ("an image, a path or a list of them", {"image", "text", "list of image", "list of text"}),

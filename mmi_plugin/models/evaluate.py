@@ -52,14 +52,24 @@ def evaluate(
     settings that are not greedy, and for a processor from which no prompts can be made.
     """
     prompts = processor if isinstance(processor, Prompts) else prompts_of(processor)
-    scorer = Scorer(model, prompts, share, thoughts, thinking)
+    return ask(Scorer(model, prompts, share, thoughts, thinking), documents, settings or {}, batch_size, thoughts)
+
+
+def ask(
+    scorer: Scorer,
+    documents: Documents,
+    settings: Mapping[str, Any],
+    batch_size: int,
+    thoughts: Sequence[tuple[str, str]] = THOUGHTS,
+) -> list[Record]:
+    """Return a record for each document, in their order, as `evaluate` does."""
     rows = list(documents.rows)
     keys = [order_key(row) for row in rows]
     shared = shared_images(keys)
 
     def answer(places: list[int]) -> list[Record]:
         asked = [query_of(rows[place], messages(documents.item(rows[place])), shared) for place in places]
-        replies = zip(places, scorer.answer(asked, settings or {}), strict=True)
+        replies = zip(places, scorer.answer(asked, settings), strict=True)
         return [record_of(rows[place], reply.text, reply.probabilities, thoughts) for place, reply in replies]
 
     return answer_all(scorer.ordered(keys), batch_size, answer)

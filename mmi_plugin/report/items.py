@@ -64,7 +64,7 @@ def browser_data(board: Leaderboard, task: str, anywhere: bool = False) -> dict[
         found = {"prompt": texts.add(prompt), "answers": [_answer(*pair, texts) for pair in given]}
         if item in pictures:
             shown = perturbed(benchmark, pictures[item], condition, results[0].seed).images
-            found |= {"image": images.add(_thumbnail(shown))} if shown else {}
+            found |= {"image": images.add(thumbnail(shown))} if shown else {}
         named = groups[0][item][condition].named
         return found | ({"named": named} if named else {})
 
@@ -134,7 +134,7 @@ def _benchmark(result: TaskResult, anywhere: bool) -> tuple[Benchmark | None, st
     return benchmark, ""
 
 
-def _thumbnail(images: Sequence[Image.Image]) -> str:
+def thumbnail(images: Sequence[Image.Image]) -> str:
     """Return the images of one prompt as a picture, side by side."""
     picture = images[0].convert("RGB") if len(images) == 1 else _side_by_side(images)
     kind = "PNG" if max(picture.size) <= 64 else "JPEG"

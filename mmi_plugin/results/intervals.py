@@ -49,9 +49,9 @@ def interval(sample: np.ndarray, lowest: float) -> tuple[float, float]:
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
     """Return Wilson's score interval of a share of hits."""
-    from statsmodels.stats.proportion import proportion_confint  # slow to import
+    from scipy.stats import binomtest  # slow to import
 
-    low, high = map(float, proportion_confint(hits, n, alpha=1 - CONFIDENCE, method="wilson"))
+    low, high = map(float, binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson"))
     return 0.0 if hits == 0 else low, 1.0 if hits == n else high  # and not what rounding leaves of them
 
 

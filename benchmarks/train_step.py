@@ -45,7 +45,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from benchmarks.base import architecture
 from mmi_plugin.trainers.config import MMIConfig, Savings
-from mmi_plugin.trainers.data import load_benchmarks, make_groups, sampler_of
+from mmi_plugin.trainers.data import load_benchmarks, make_groups
 from mmi_plugin.trainers.forward import ForwardPass
 from mmi_plugin.trainers.layout import WAYS
 from mmi_plugin.trainers.plan import Plan
@@ -290,7 +290,7 @@ def ours(
     )  # fmt: skip
     args.savings = replace(args.savings, **savings)
     groups = make_groups(args, load_benchmarks(args))
-    trainer = TRAINERS.get(id(model)) or MMITrainer(model, args, groups, sampler_of(args, groups), build_processor())
+    trainer = TRAINERS.get(id(model)) or MMITrainer(model, args, groups, processing_class=build_processor())
     TRAINERS[id(model)] = trainer  # one for all steps, as in a run
     inputs = {**batch, "irrelevant": irrelevant(batch, args.attack_text == "after_image")}
     del inputs["family"]

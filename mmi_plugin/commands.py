@@ -19,8 +19,17 @@ def evaluate(args: argparse.Namespace) -> int:
     """Ask a model a user's own questions."""
     from mmi_plugin.studies.own_data import options, run
 
-    asked = options(args.data, args.images, args.family, args.columns, args.conditions)
-    return run(asked, args.split, args.out, {"model": args.model, "model_args": args.model_args, **_given(args)})
+    asked = options(args.data, args.images, args.family, args.columns, args.metric, args.conditions)
+    return run(
+        asked, args.split or "test", args.out, {"model": args.model, "model_args": args.model_args, **_given(args)}
+    )
+
+
+def preview(args: argparse.Namespace) -> int:
+    """Show what a model will see."""
+    from mmi_plugin.studies.preview import run
+
+    return run(args)
 
 
 def _given(args: argparse.Namespace) -> dict[str, str]:

@@ -36,11 +36,13 @@ class Form:
 
     system: the system turn of items with options. closing: the line after everything else where there are options.
     header: where the line "Question:" stands before the question: with `all` items, those with `choices`, or `none`.
+    brief: the line after everything else of a free-form question.
     """
 
     system: str = ""
     closing: str = INSTRUCTION
     header: str = "all"
+    brief: str = field(default="", repr=False)  # in hashes by itself, so that those of other forms stay
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Item:
     """One question.
 
     `options` is empty for a free-form question, which may have a `history`: the (question, answer)
-    turns before it, of which the first sees the image. A condition fills `context` or `context_after`
+    turns before it, of which the first sees the image; where it is scored, `answers` has all that count, `answer`
+    among them. A condition fills `context` or `context_after`
     (text put before or after the question), `named` (the wrong option which it asserts), replaces
     `image` or puts `added_images` before it, and takes over the `form` of its prompt. An image may be given as a
     Picture, which is decoded whenever the image is read. `place` says which of several options that read as the
@@ -70,6 +73,7 @@ class Item:
     form: Form = Form()
     place: int | None = None
     in_image: bool = False
+    answers: tuple[str, ...] = ()
 
     @property
     def gold(self) -> str | None:
@@ -114,9 +118,9 @@ def check(item: Item, where: str, repeated_options: bool = False) -> Item:
         raise InputError(f"{where}: field 'type' is {item.family!r}, not one of {', '.join(FAMILIES)}")
     if not item.question:
         raise InputError(f"{where}: field 'question' is empty")
-    if not item.answer:
+    if not all((item.answer, *item.answers)):
         raise InputError(f"{where}: field 'answer' is empty")
-    if item.family != "vqa" and not item.options:
+    if item.family != "vqa" and not (item.options or item.answers):
         raise InputError(f"{where}: field 'options' is missing or empty")
     if item.options:
         _check_options(item, where, repeated_options)
@@ -133,7 +137,7 @@ def _check_texts(item: Item, where: str) -> None:
     texts = {
         "id": (item.id,),
         "question": (item.question,),
-        "answer": (item.answer,),
+        "answer": (item.answer, *item.answers),
         "options": item.options,
         "facts": (text for fact in item.facts.items() for text in fact),
         "history": (text for turn in item.history for text in turn),
@@ -150,6 +154,7 @@ def _stripped(item: Item) -> Item:
         question=item.question.strip(),
         answer=item.answer.strip(),
         options=tuple(option.strip() for option in item.options),
+        answers=tuple(answer.strip() for answer in item.answers),
         facts={option.strip(): fact.strip() for option, fact in item.facts.items()},
         history=tuple((question.strip(), answer.strip()) for question, answer in item.history),
     )
@@ -191,7 +196,9 @@ def item_hash(item: Item, image: str | None = None) -> str:
     parts += [f"{option}={fact}" for option, fact in sorted(item.facts.items())]
     parts += [f"after={item.context_after}"] if item.context_after else []
     parts += [f"added={image_hash(image)}" for image in item.added_images]
-    parts += [repr(item.form)] if item.form != Form() else []
+    parts += [repr(item.form)] if repr(item.form) != repr(Form()) else []
+    parts += [f"brief={item.form.brief}"] if item.form.brief else []
+    parts += [f"accepted={answer}" for answer in item.answers]
     parts += [] if item.place is None else [f"place={item.place}"]
     parts += ["in_image"] if item.in_image else []
     parts.append(image or image_hash(item.picture))
@@ -203,7 +210,7 @@ def user_text(item: Item) -> str:
     if item.in_image:
         return ""
     listed = [f"{letter}: {option}" for letter, option in zip(LETTERS, item.options, strict=False)]
-    options, closing = (["Option:", *listed], item.form.closing) if listed else ([], "")
+    options, closing = (["Option:", *listed], item.form.closing) if listed else ([], item.form.brief)
     header = "Question:" if item.form.header in ("all", "choices" if listed else "all") else ""
     parts = [item.context, header, item.question, *options, item.context_after, closing]
     return "\n".join(filter(None, parts))

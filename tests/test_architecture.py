@@ -15,7 +15,7 @@ FOLDERS = {
     "mmi_plugin.trainers": ROOT / "trainers",
     "mmi_plugin.tasks": ROOT / "tasks",
 }
-FILES, LINES, FUNCTION_LINES = 124, 300, 50  # at most
+FILES, LINES, FUNCTION_LINES = 129, 300, 50  # at most
 
 CORE = ("errors", "disk", "files", "plugins", "item", "pictures", "answers")
 HOSTS = ("lmms_eval", "trl")
@@ -33,6 +33,8 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"cli": MODELS},
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+# The metrics of free-form answers are lmms-eval's own functions, called when there is such an answer.
+LENT = {("mmi_plugin.answers.agreement", "lmms_eval")}
 WITHOUT = {room: foreign for rooms in FLOORS for room, foreign in rooms.items()}
 
 
@@ -81,7 +83,8 @@ def test_no_room_imports_one_beside_or_above_it_nor_a_package_that_it_does_witho
                 other = room(name)
                 allowed = other == own or LEVEL[other] < LEVEL[own]
             else:
-                allowed = name.split(".")[0] not in WITHOUT[own]
+                foreign = name.split(".")[0]
+                allowed = foreign not in WITHOUT[own] or (module, foreign) in LENT
             if not allowed:
                 wrong.append(f"{module} imports {name}")
     assert wrong == []

@@ -10,7 +10,8 @@ from mmi_plugin.conditions.image import labelled
 from mmi_plugin.errors import InputError
 from mmi_plugin.item import FAMILIES, Item, item_hash, messages, user_text
 from mmi_plugin.results import Record
-from mmi_plugin.results.measures import Measure, Outcomes, per_item
+from mmi_plugin.results.measures import Measure, per_item
+from mmi_plugin.results.outcomes import Outcomes
 
 POOLS = Pools(images=(Image.new("RGB", (8, 8), (9, 8, 7)), Image.new("L", (5, 4), 3)), canvas=16)
 TEXT = ("unrelated_text", "misleading_text", "ocr_text")

@@ -63,6 +63,7 @@ class Condition:
         right option, else `apart`. Only the first are in worst cases and in means over conditions.
     version: raised with any change of what it produces, so that results of two versions never mix.
     instruction: a line before everything else that says to ignore what was added, or "".
+    names_option: whether it names an option, which a free-form question does not have.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Condition:
     perturb: Perturbation
     parameters: Mapping[str, Parameter]
     instruction: str = ""
+    names_option: bool = False
     strength: Mapping[str, Strength] = field(default_factory=dict)
     role: Role = "interferes"
 
@@ -83,6 +85,8 @@ class Condition:
             raise InputError(
                 f"condition {self.name!r} is for {'/'.join(self.families)}, item {item.id} is {item.family}"
             )
+        if self.names_option and not item.options:
+            raise InputError(f"condition {self.name!r} names an option, and item {item.id} has no options")
         kind = REFERENCE[item.family] if self.name == FLOOR else self.kind
         rng, pools = stream(item.id, kind, seed), pools or Pools.default()
         if item.form != pools.form:
@@ -117,11 +121,13 @@ def condition(
     version: int = 1,
     ignore: str = "",
     role: Role = "interferes",
+    names_option: bool = False,
 ) -> Callable[[Perturbation], Perturbation]:
     """Register a function `(item, rng, pools, *, strengths) -> item` as a condition under its own name.
 
     A strength is a keyword with a default, annotated `Annotated[type, valid values]`. With `ignore`,
-    a line that says to ignore what was added, `instructed_NAME` is registered too.
+    a line that says to ignore what was added, `instructed_NAME` is registered too. names_option: of an item with
+    options alone, as it names one.
     """
 
     def register(perturb: Perturbation) -> Perturbation:
@@ -135,7 +141,9 @@ def condition(
             raise InputError(
                 f"condition {name!r} is registered by {other.perturb.__module__}, too: give it another name"
             )
-        made = Condition(name, name, families, seen, published, version, perturb, strengths, role=role)
+        made = Condition(
+            name, name, families, seen, published, version, perturb, strengths, names_option=names_option, role=role
+        )
         CONDITIONS[name] = made
         if ignore:
             name = INSTRUCTED + name

@@ -37,7 +37,7 @@ def unrelated_text(
     return _with_text(item, unrelated_sentences(item, rng, pools, sentences), position)
 
 
-@condition("image_heavy", ignore=IGNORE_TEXT)
+@condition("image_heavy", ignore=IGNORE_TEXT, names_option=True)
 def misleading_text(item: Item, rng: random.Random, pools: Pools, *, position: Position = "before") -> Item:
     """A caption that asserts a wrong option, and what the item knows about that option.
 
@@ -158,7 +158,7 @@ def _unrelated(texts: Iterable[str], item: Item, count: int) -> list[str]:
     for text in texts:
         if len(kept) == count:
             break
-        if not any(mentions(text, option) for option in item.options or (item.answer,)):
+        if not any(mentions(text, option) for option in item.options or item.answers or (item.answer,)):
             kept.append(text)
     return kept
 

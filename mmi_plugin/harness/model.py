@@ -24,6 +24,7 @@ from mmi_plugin.models.generate import Query
 from mmi_plugin.models.load import fingerprint, load_model, load_processor
 from mmi_plugin.models.meter import BatchSize
 from mmi_plugin.models.order import OrderKey, answer_all, order_key, shared_images
+from mmi_plugin.models.prompt import Prompts
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -92,6 +93,11 @@ class MmiHf(lmms):
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "deterministic": deterministic,
         }
+
+    @property
+    def prompts(self) -> Prompts:
+        """What makes prompts of chats."""
+        return self._prompts
 
     @property
     def scorer(self) -> Scorer:

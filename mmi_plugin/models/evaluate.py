@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from mmi_plugin.answers import THOUGHTS, read
+from mmi_plugin.answers import THOUGHTS, read, read_free
 from mmi_plugin.documents import Documents
 from mmi_plugin.item import image_hash, messages
 from mmi_plugin.models.decode import Decoding
@@ -52,14 +52,24 @@ def evaluate(
     settings that are not greedy, and for a processor from which no prompts can be made.
     """
     prompts = processor if isinstance(processor, Prompts) else prompts_of(processor)
-    scorer = Scorer(model, prompts, share, thoughts, thinking)
+    return ask(Scorer(model, prompts, share, thoughts, thinking), documents, settings or {}, batch_size, thoughts)
+
+
+def ask(
+    scorer: Scorer,
+    documents: Documents,
+    settings: Mapping[str, Any],
+    batch_size: int,
+    thoughts: Sequence[tuple[str, str]] = THOUGHTS,
+) -> list[Record]:
+    """Return a record for each document, in their order, as `evaluate` does."""
     rows = list(documents.rows)
     keys = [order_key(row) for row in rows]
     shared = shared_images(keys)
 
     def answer(places: list[int]) -> list[Record]:
         asked = [query_of(rows[place], messages(documents.item(rows[place])), shared) for place in places]
-        replies = zip(places, scorer.answer(asked, settings or {}), strict=True)
+        replies = zip(places, scorer.answer(asked, settings), strict=True)
         return [record_of(rows[place], reply.text, reply.probabilities, thoughts) for place, reply in replies]
 
     return answer_all(scorer.ordered(keys), batch_size, answer)
@@ -83,7 +93,8 @@ def record_of(
 
     said: what is read of `raw`, by default all. failure: why there is no answer in it.
     """
-    reading = read(raw if said is None else said, document["options"], thoughts)
+    text = raw if said is None else said
+    reading = read_free(text, thoughts) if document["metric"] else read(text, document["options"], thoughts)
     return Record(
         item_id=document["item_id"],
         condition=document["condition"],
@@ -96,6 +107,8 @@ def record_of(
         probabilities=probabilities,
         cut_off=not failure and reading.cut_off,
         options=tuple(document["options"]),
+        answers=tuple(document["answers"]) or None,
+        metric=document["metric"],
     )
 
 

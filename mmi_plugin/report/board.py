@@ -11,7 +11,8 @@ from tqdm import tqdm
 from mmi_plugin.conditions import FLOOR, get, perturbing
 from mmi_plugin.item import FAMILIES
 from mmi_plugin.results.estimates import Difference, Estimate, corrected, difference, estimate
-from mmi_plugin.results.measures import LABELS, Measure, Outcomes, PerItem, over_seeds, per_item
+from mmi_plugin.results.measures import LABELS, Measure, PerItem, over_seeds, per_item
+from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.results.runs import Run
 
 

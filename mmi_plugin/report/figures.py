@@ -19,7 +19,8 @@ from mmi_plugin.files import write_whole
 from mmi_plugin.report.board import Key, Leaderboard, Scope, Sweep, sweeps
 from mmi_plugin.report.files import FAMILY_LABELS, plain, words
 from mmi_plugin.results.estimates import Estimate
-from mmi_plugin.results.measures import Measure, Outcomes
+from mmi_plugin.results.measures import Measure
+from mmi_plugin.results.outcomes import Outcomes
 
 # Okabe and Ito's colours, told apart also by the colour-blind; line styles and hatches tell more apart.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")

@@ -243,10 +243,25 @@ def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
         )
     if found := differences(board.runs):
         text += f" Not all were asked in the same way: {'; '.join(one.say(show) for one in found)}."
-    text += _letters(board, show)
+    text += _free(board, show) + _letters(board, show)
     if lacking := unknown(board.runs):
         text += f" Unknown of some, and so not compared: {', '.join(lacking)}."
     return text
+
+
+_METRICS = {"exact_match": "exact match", "anls": "ANLS", "vqa_accuracy": "VQA accuracy"}
+
+
+def _free(board: Leaderboard, show: Callable[[str], str]) -> str:
+    """Return which data sets are free-form, and how their answers were compared."""
+    found = {task: outcomes.metric for task, outcomes in board.outcomes.items() if outcomes.metric}
+    if not found:
+        return ""
+    named = "; ".join(f"{show(task)} by {_METRICS[metric]}" for task, metric in found.items())
+    return (
+        f" Free-form answers are scored from 0 to 1: {named}. Their accuracy is the mean score, their worst case the "
+        "least of an item; they flip where the metric takes them for different ones and not both are right."
+    )
 
 
 def _letters(board: Leaderboard, show: Callable[[str], str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from mmi_plugin.item import Item, stream
 from mmi_plugin.report.board import Leaderboard
 from mmi_plugin.report.files import words
 from mmi_plugin.results import Record, TaskResult, group_by_item
-from mmi_plugin.results.measures import Outcomes
+from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.sources import Benchmark
 
 EMBEDDED = ("demo_digits", "demo_capitals", "demo_arith")
@@ -59,17 +60,18 @@ def browser_data(board: Leaderboard, task: str, anywhere: bool = False) -> dict[
 
     def cell(item: str, condition: str) -> dict[str, Any]:
         prompt = shorten(visible(prompts[item, condition]), PROMPT_LIMIT)
-        found = {"prompt": texts.add(prompt), "answers": [_answer(group[item][condition], texts) for group in groups]}
+        given = [(group[item][condition], group[item][outcomes.conditions[0]]) for group in groups]
+        found = {"prompt": texts.add(prompt), "answers": [_answer(*pair, texts) for pair in given]}
         if item in pictures:
             shown = perturbed(benchmark, pictures[item], condition, results[0].seed).images
-            found |= {"image": images.add(_thumbnail(shown))} if shown else {}
+            found |= {"image": images.add(thumbnail(shown))} if shown else {}
         named = groups[0][item][condition].named
         return found | ({"named": named} if named else {})
 
     items = [
         {
             "id": shorten(visible(item), NAME_LIMIT),
-            "gold": groups[0][item][outcomes.conditions[0]].gold,
+            "gold": _gold(groups[0][item][outcomes.conditions[0]]),
             "cells": [cell(item, condition) for condition in outcomes.conditions],
         }
         for item in _chosen([run.outcomes[task] for run in board.runs])
@@ -93,16 +95,25 @@ def to_script(data: Any) -> str:
 
 def _chosen(outcomes: Sequence[Outcomes]) -> list[str]:
     first = outcomes[0]
-    changed = sum((one.parsed != one.parsed[:, :1]).sum(1) for one in outcomes)
+    changed = sum(one.changed.sum(1) for one in outcomes)
     kept = sorted(range(len(first.items)), key=lambda index: (-changed[index], index))[:ITEMS]
     return [first.items[index] for index in sorted(kept)]
 
 
-def _answer(record: Record, texts: _Table) -> list[Any]:
-    """Return [letter or null, index of the raw text, probabilities or null]."""
+def _answer(record: Record, reference: Record, texts: _Table) -> list[Any]:
+    """Return [letter or text that was read, or null, index of the raw text, probabilities or null, score, whether it is
+    another one than under the reference]."""
     raw = texts.add(shorten(visible(record.raw), ANSWER_LIMIT))
     shares = record.probabilities and [round(share, 3) for share in record.probabilities]
-    return [record.parsed, raw, shares]
+    read = record.parsed and shorten(visible(record.parsed), NAME_LIMIT)
+    return [read, raw, shares, round(record.score, 3), record.flipped(reference)]
+
+
+def _gold(record: Record) -> str:
+    """Return what would be right, of a free-form question with how often it was given where more than once."""
+    counts = Counter(record.answers or [record.gold])
+    said = (answer if count == 1 else f"{answer} ({count} times)" for answer, count in counts.most_common())
+    return shorten(visible(" / ".join(said)), ANSWER_LIMIT)
 
 
 def _benchmark(result: TaskResult, anywhere: bool) -> tuple[Benchmark | None, str]:
@@ -123,7 +134,7 @@ def _benchmark(result: TaskResult, anywhere: bool) -> tuple[Benchmark | None, st
     return benchmark, ""
 
 
-def _thumbnail(images: Sequence[Image.Image]) -> str:
+def thumbnail(images: Sequence[Image.Image]) -> str:
     """Return the images of one prompt as a picture, side by side."""
     picture = images[0].convert("RGB") if len(images) == 1 else _side_by_side(images)
     kind = "PNG" if max(picture.size) <= 64 else "JPEG"

@@ -37,15 +37,15 @@ const [taskBox, conditionBox, modelBox, filterBox] = ["task", "condition", "mode
 );
 let data, page;
 
-const LETTER = 0, RAW = 1, SHARES = 2;
-const right = (item, answer) => answer[LETTER] === item.gold;
+const LETTER = 0, RAW = 1, SHARES = 2, SCORE = 3, FLIPPED = 4;
+const right = (item, answer) => answer[SCORE] >= 0.5;
 const FILTERS = {
   "all items": () => true,
-  "answer flipped": (item, cell, before, after) => before[LETTER] !== after[LETTER],
+  "answer flipped": (item, cell, before, after) => after[FLIPPED],
   "right to wrong": (item, cell, before, after) => right(item, before) && !right(item, after),
   "wrong to right": (item, cell, before, after) => !right(item, before) && right(item, after),
   "answer is what the text names": (item, cell, before, after) => cell.named && after[LETTER] === cell.named,
-  "no option in the answer": (item, cell, before, after) => after[LETTER] === null,
+  "no answer that can be read": (item, cell, before, after) => after[LETTER] === null,
   "models disagree": (item, cell) => new Set(cell.answers.map((answer) => answer[LETTER])).size > 1,
 };
 
@@ -114,7 +114,8 @@ function answers(item, cell) {
 
 function answer(item, given) {
   const made = element("td"), good = right(item, given);
-  const verdict = `${good ? "✓ right" : "✗ wrong"}: ${given[LETTER] ?? "no option"}`;
+  const share = given[SCORE] % 1 ? ` (${given[SCORE]})` : "";
+  const verdict = `${good ? "✓ right" : "✗ wrong"}${share}: ${given[LETTER] ?? "nothing that can be read"}`;
   made.append(element("span", verdict, { class: `verdict ${good ? "right" : "wrong"}` }), element("br"));
   made.append(element("bdi", data.texts[given[RAW]] || "(nothing)", { class: "raw" }));
   if (given[SHARES]) {

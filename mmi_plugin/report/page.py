@@ -52,15 +52,15 @@ def to_html(board: Leaderboard, study: Study | None = None, pictures: bool = Fal
     nothing, and runs only its own script. pictures: also those of data sets that only the results name."""
     style, script = ((FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             view=BoardView(board, pictures),
             study=study and StudyView(board, study),
             style=Markup(style),
             script=Markup(script),
-            style_hash=_hash(style),
-            script_hash=_hash(script),
+            style_hash=content_hash(style),
+            script_hash=content_hash(script),
             versions=versions(),
             written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         )
@@ -237,7 +237,7 @@ def axis(values: list[float]) -> tuple[float, float]:
     return low / 10, high / 10
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """Return the templates of this folder: all text escaped, its hidden characters spelt out."""
     made = Environment(
         loader=FileSystemLoader(FOLDER),
@@ -284,7 +284,7 @@ def _is_unseen(measure: Measure) -> bool:
     return measure.condition is not None and not get(measure.condition).seen
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

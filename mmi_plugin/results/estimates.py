@@ -12,7 +12,8 @@ import numpy as np
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.results.intervals import Clusters, pooled_interval
-from mmi_plugin.results.measures import Outcomes, PerItem
+from mmi_plugin.results.measures import PerItem
+from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.results.permutation import sign_flip_p
 
 ALPHA = 0.05
@@ -142,18 +143,18 @@ def _by_seed(old: PerItem, new: PerItem) -> list[float]:
 
 
 def _mcnemar(old: np.ndarray, new: np.ndarray) -> float:
-    from statsmodels.stats.contingency_tables import mcnemar  # slow to import
+    from scipy.stats import binomtest  # slow to import
 
-    old, new = old.astype(bool), new.astype(bool)
-    table = [[(old & new).sum(), (old & ~new).sum()], [(~old & new).sum(), (~old & ~new).sum()]]
-    return float(mcnemar(table, exact=True).pvalue)
+    gained, lost = int((new > old).sum()), int((new < old).sum())
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values after Holm's correction (Holm, 1979), for all of them together."""
-    from statsmodels.stats.multitest import multipletests  # slow to import
-
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+    given = np.array(p_values, dtype=float)
+    order = given.argsort()
+    given[order] = np.minimum(np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1)), 1)
+    return given.tolist()
 
 
 Key = TypeVar("Key", bound=Hashable)

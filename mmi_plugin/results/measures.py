@@ -8,117 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmi_plugin.conditions import REFERENCE, get, perturbing
-from mmi_plugin.errors import InputError
+from mmi_plugin.answers.agreement import HALF
+from mmi_plugin.conditions import get, perturbing
 from mmi_plugin.results import Record, group_by_item
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """The answers of one model on one data set as arrays: one row per item, in the order of ids; one column per
-    condition, the reference first.
-
-    `parsed`, `gold` and `named` are letters of shape (items, conditions), "" for None; `cut_off` is bool;
-    `probabilities` has shape (items, conditions, most options), 0 beyond an item's own options, and
-    is None unless every record has them. `content_hash`, `condition_versions` and `seed` say what
-    was asked.
-    """
-
-    task: str
-    family: str
-    conditions: tuple[str, ...]
-    items: tuple[str, ...]
-    parsed: np.ndarray
-    gold: np.ndarray
-    named: np.ndarray
-    cut_off: np.ndarray
-    probabilities: np.ndarray | None
-    seed: int
-    content_hash: str
-    condition_versions: Mapping[str, int]
-
-    @property
-    def reference(self) -> int | None:
-        """The column of the reference condition, if it was asked."""
-        return 0 if REFERENCE[self.family] in self.conditions else None
-
-    @classmethod
-    def of(
-        cls,
-        task: str,
-        family: str,
-        conditions: Sequence[str],
-        records: Sequence[Record],
-        seed: int = 0,
-        content_hash: str = "",
-        condition_versions: Mapping[str, int] | None = None,
-    ) -> Outcomes:
-        """Return the outcomes of complete records in any order.
-
-        Raises InputError that names the task and item where a record is missing, failed, occurs twice or
-        has probabilities of another number of options than the item's other records; and where the
-        family's reference condition was not asked.
-        """
-        if REFERENCE[family] not in conditions:
-            raise InputError(f"{task}: the reference condition {REFERENCE[family]!r} was not asked")
-        try:
-            groups = group_by_item(records, conditions)
-        except InputError as error:
-            raise InputError(f"{task}: {error}") from error
-        for item, group in groups.items():
-            for name in conditions:
-                if group[name].failure:
-                    raise InputError(f"{task}: item {item}: the model failed under {name!r}: {group[name].failure}")
-        if not groups:
-            raise InputError(f"{task}: there are no records")
-        return _stack(task, family, conditions, groups, seed, content_hash, dict(condition_versions or {}))
-
-
-def _stack(
-    task: str,
-    family: str,
-    conditions: Sequence[str],
-    groups: Mapping[str, Mapping[str, Record]],
-    seed: int,
-    content_hash: str,
-    condition_versions: Mapping[str, int],
-) -> Outcomes:
-    ordered = tuple(sorted(conditions, key=lambda name: name != REFERENCE[family]))
-    items = tuple(sorted(groups))
-    rows = [[groups[item][name] for name in ordered] for item in items]
-
-    def table(field: str, kind: type) -> np.ndarray:
-        cells = [[getattr(record, field) or kind() for record in row] for row in rows]
-        return np.array(cells, dtype=kind).reshape(len(items), len(ordered))
-
-    return Outcomes(
-        task=task,
-        family=family,
-        conditions=ordered,
-        items=items,
-        parsed=table("parsed", str),
-        gold=table("gold", str),
-        named=table("named", str),
-        cut_off=table("cut_off", bool),
-        probabilities=_probabilities(task, rows),
-        seed=seed,
-        content_hash=content_hash,
-        condition_versions=condition_versions,
-    )
-
-
-def _probabilities(task: str, rows: Sequence[Sequence[Record]]) -> np.ndarray | None:
-    given = [record.probabilities for row in rows for record in row]
-    if not given or any(values is None for values in given):
-        return None
-    for row in rows:
-        if len({len(record.probabilities) for record in row}) > 1:
-            raise InputError(f"{task}: item {row[0].item_id}: field 'probabilities' differs in length by condition")
-    table = np.zeros((len(rows), len(rows[0]), max(map(len, given))))
-    for i, row in enumerate(rows):
-        for j, record in enumerate(row):
-            table[i, j, : len(record.probabilities)] = record.probabilities
-    return table / table.sum(-1, keepdims=True)
+from mmi_plugin.results.outcomes import Outcomes, stack
 
 
 class Measure(NamedTuple):
@@ -175,59 +68,56 @@ def over_seeds(trainings: Sequence[PerItem]) -> PerItem:
 def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
     """Return the values of every measure of method section 1 (Diagnose).
 
-    By condition: `accuracy`, `unparseable`, and against the reference, if that was asked, `drop` (reference minus
-    condition), `flip_rate` with its three directions, which add up to it, `text_preference` (among changed answers to a
-    text that names an option: is it that option?), where the right option is named `ignoring` (among items that are
-    wrong without it: still wrong?), and, of distributions over the options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`, `worst_case`
-    (right under each), `worst_case_seen` (under each that the published training uses), the mean
+    By condition: `accuracy` (of free-form answers the mean score), `unparseable`, and against the reference, if that
+    was asked, `drop` (reference minus condition), `flip_rate` with its three directions, which add up to it,
+    `text_preference` (among changed answers to a text that names an option: is it that option?), where the right
+    answer is named `ignoring` (among items that are wrong without it: still wrong?), and, of distributions over the
+    options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`, `worst_case` (right under each; the least
+    score), `worst_case_seen` (under each that the published training uses), the mean
     `flip_rate` over the perturbations, and the means of `unparseable` and of `cut_off`, which is a part of it; in none
     of these is a condition that does not interfere.
     """
     measured = {Measure(name, condition): values for name, condition, values in _by_condition(outcomes)}
-    right = outcomes.parsed == outcomes.gold
-    asked = [get(name).role == "interferes" for name in outcomes.conditions]
+    scores, asked = outcomes.scores, [get(name).role == "interferes" for name in outcomes.conditions]
     seen = [get(name).seen for name in outcomes.conditions]
     if outcomes.reference is not None:
-        measured[Measure("reference_accuracy")] = _binary(right[:, outcomes.reference])
-    measured[Measure("worst_case")] = _binary(right[:, asked].all(1))
-    measured[Measure("worst_case_seen")] = _binary(right[:, seen].all(1))
+        measured[Measure("reference_accuracy")] = _graded(scores[:, outcomes.reference])
+    measured[Measure("worst_case")] = _graded(scores[:, asked].min(1, initial=1))
+    measured[Measure("worst_case_seen")] = _graded(scores[:, seen].min(1, initial=1))
     measured[Measure("unparseable")] = PerItem((outcomes.parsed == "")[:, asked].mean(1), binary=False)
     measured[Measure("cut_off")] = PerItem(outcomes.cut_off[:, asked].mean(1), binary=False)
-    flips = [measured[one].values for one in map(_flips, perturbing(outcomes.conditions)) if one in measured]
+    perturbed = (Measure("flip_rate", name) for name in perturbing(outcomes.conditions))
+    flips = [measured[one].values for one in perturbed if one in measured]
     if flips:
         measured[Measure("flip_rate")] = PerItem(np.mean(flips, 0), binary=False)
     return measured
 
 
-def _flips(condition: str) -> Measure:
-    return Measure("flip_rate", condition)
-
-
 def _by_condition(outcomes: Outcomes) -> Iterator[tuple[str, str, PerItem]]:
     for column, name in enumerate(outcomes.conditions):
-        yield "accuracy", name, _binary(outcomes.parsed[:, column] == outcomes.gold[:, column])
+        yield "accuracy", name, _graded(outcomes.scores[:, column])
         yield "unparseable", name, _binary(outcomes.parsed[:, column] == "")
         if outcomes.reference not in (None, column):
-            for measure, values in _against_reference(outcomes, outcomes.reference, column).items():
-                yield measure, name, values
+            found = _against_reference(outcomes, outcomes.reference, column)
+            yield from ((measure, name, values) for measure, values in found.items())
             if get(name).role == "matches":
                 yield "ignoring", name, _ignoring(outcomes, outcomes.reference, column)
 
 
 def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[str, PerItem]:
     """Return the measures that pair column `column` with the reference."""
-    before, after = outcomes.parsed[:, reference], outcomes.parsed[:, column]
-    right_before, right_after = before == outcomes.gold[:, reference], after == outcomes.gold[:, column]
-    changed, named = before != after, outcomes.named[:, column]
+    before, after = outcomes.scores[:, reference], outcomes.scores[:, column]
+    right_before, right_after = before >= HALF, after >= HALF
+    changed, named = outcomes.changed[:, column], outcomes.named[:, column]
     found = {
-        "drop": PerItem(right_before.astype(float) - right_after, binary=False, lowest=-1.0),
+        "drop": PerItem(before - after, binary=False, lowest=-1.0),
         "flip_rate": _binary(changed),
         "right_to_wrong": _binary(right_before & ~right_after),
         "wrong_to_right": _binary(~right_before & right_after),
         "wrong_to_wrong": _binary(changed & ~right_before & ~right_after),
     }
     if (named != "").any():
-        follows = np.where(changed & (named != ""), after == named, np.nan)
+        follows = np.where(changed & (named != ""), outcomes.parsed[:, column] == named, np.nan)
         found["text_preference"] = PerItem(follows.astype(float))
     if outcomes.probabilities is not None:
         pair = outcomes.probabilities[:, reference], outcomes.probabilities[:, column]
@@ -237,7 +127,7 @@ def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[
 
 
 def _ignoring(outcomes: Outcomes, reference: int, column: int) -> PerItem:
-    right = outcomes.parsed == outcomes.gold
+    right = outcomes.scores >= HALF
     return PerItem(np.where(right[:, reference], np.nan, ~right[:, column]))
 
 
@@ -245,12 +135,15 @@ def _binary(hits: np.ndarray) -> PerItem:
     return PerItem(hits.astype(float))
 
 
+def _graded(scores: np.ndarray) -> PerItem:
+    return PerItem(scores, binary=bool(np.isin(scores, (0, 1)).all()))
+
+
 def jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Jensen-Shannon divergence in bits, in [0, 1]: (..., options) twice -> (...) (Lin, 1991)."""
     from scipy.special import rel_entr  # slow to import, and evaluations start with this module
 
-    middle = (p + q) / 2
-    nats = (rel_entr(p, middle) + rel_entr(q, middle)).sum(-1) / 2
+    nats = (rel_entr(p, (p + q) / 2) + rel_entr(q, (p + q) / 2)).sum(-1) / 2
     return np.clip(nats / np.log(2), 0, 1)
 
 
@@ -277,7 +170,7 @@ def task_numbers(records: Sequence[Record], family: str, conditions: Sequence[st
     """
     groups = group_by_item(records)
     whole = {item: group for item, group in groups.items() if _is_whole(group, conditions)}
-    measured = per_item(_stack("", family, conditions, whole, 0, "", {}))
+    measured = per_item(stack("", family, conditions, whole))
     shown = [
         *(Measure(name, condition) for name in ("accuracy", "flip_rate") for condition in conditions),
         *map(Measure, ("worst_case", "worst_case_seen", "unparseable", "cut_off")),

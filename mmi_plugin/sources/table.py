@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[str, set[str]]] = {
     "index": ("an integer or a class label", {"integer", "class"}),
     "class": ("a class label or its name", {"text", "class"}),
     "texts": ("a list of texts", {"list of text"}),
+    "answers": ("a text, an integer or a list of texts", {"text", "integer", "list of text"}),
     "choices": ("lists 'text' and 'label'", {"choices"}),
     "image": ("an image or a path", {"image", "text"}),
     "images": ("an image, a path or a list of them", {"image", "text", "list of image", "list of text"}),
@@ -200,13 +201,13 @@ class Table:
         for number, values in enumerate(tqdm(rows, desc=where, total=len(data), delay=3, disable=hidden)):
             place = f"{where}, row {number + 1}"
             pictures = {
-                name: Picture(partial(_bytes, encoded, number, name, folder), f"{place}: field {name!r}")
+                name: Picture(partial(image_bytes, encoded, number, name, folder), f"{place}: field {name!r}")
                 for name in images
             }
             yield Row(self, split, number, place, values, pictures)
 
 
-def _bytes(encoded: Dataset, number: int, column: str, folder: Path | None) -> bytes:
+def image_bytes(encoded: Dataset, number: int, column: str, folder: Path | None) -> bytes:
     """Return the bytes of the (first) image in a cell: bytes, a path, or a list of them."""
     cell = encoded[number][column][0].as_py()
     cell = cell[0] if isinstance(cell, list) and cell else cell

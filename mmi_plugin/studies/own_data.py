@@ -6,20 +6,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmi_plugin.conditions import get
 from mmi_plugin.documents import Selection
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import write_whole
-from mmi_plugin.harness.task_manager import tasks_folder
+from mmi_plugin.harness.task_manager import find_task, tasks_folder
 from mmi_plugin.studies import lmms_eval, write_task
 
 TASK = "mmi_own"
 COLUMNS = ("id", "question", "options", "answer", "image", "label")
-SPLIT = "test"
+ASKED = {"image_heavy": "mmi_caltech101", "text_heavy": "mmi_openbookqa", "vqa": "mmi_scienceqa"}
+"""Family -> a task, whose conditions are asked where none are named."""
 
 
-def options(data: str, images: Path | None, family: str, columns: Sequence[str], conditions: str | None) -> dict:
+def options(
+    data: str,
+    images: Path | None,
+    family: str,
+    columns: Sequence[str],
+    metric: str | None = None,
+    conditions: str | None = None,
+) -> dict[str, Any]:
     """Return the `dataset_kwargs` that the flags stand for. Raises InputError for columns that are none."""
     found: dict[str, Any] = {"source": "records", "path": _absolute(data), "family": family}
+    if metric is not None:
+        found["metric"] = metric
     if images is not None:
         found["images"] = str(images.absolute())
     for given in columns:
@@ -27,10 +38,13 @@ def options(data: str, images: Path | None, family: str, columns: Sequence[str],
         if name not in COLUMNS or not column:
             raise InputError(f"--columns {given}: not of the form {'|'.join(COLUMNS)}=COLUMN")
         found["option_columns" if name == "options" else f"{name}_column"] = column
-    if Path(data).is_dir() and family == "image_heavy":
+    if Path(data).is_dir() and family == "image_heavy" and metric is None:
         found.setdefault("label_column", "label")
     if conditions is not None:
         found["conditions"] = conditions.split(",")
+    elif family in ASKED:
+        names = find_task(ASKED[family]).options["conditions"]
+        found["conditions"] = [name for name in names if not (metric and get(name).names_option)]
     return found
 
 

@@ -10,7 +10,7 @@ from mmi_plugin.item import Item
 from mmi_plugin.sources import Benchmark, source
 
 
-@condition("image_heavy", seen=False, published=False)
+@condition("image_heavy", seen=False, published=False, names_option=True)
 def shouted_text(item: Item, rng: random.Random, pools: Pools) -> Item:
     """A wrong option in capitals, and an exclamation mark."""
     named = rng.choice(item.wrong_options)

@@ -39,8 +39,8 @@ sentences are the first of more, so that `mmi sweep` draws a curve over one and 
 published training shows it, and so does ours unless told otherwise. *By default*: a task that names no conditions asks
 it. `instructed_NAME` is NAME with a line before everything else that says to ignore what was added.
 
-The pictures are photographs that scikit-image and scikit-learn ship; a data set has its own pools. In prompts, long lines are
-wrapped here.
+The pictures are photographs that scikit-image and scikit-learn ship; a data set has its own pools. Long lines of
+prompts are wrapped here.
 """
 TITLES = {
     "image_heavy": "Where the image decides",

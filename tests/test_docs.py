@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from accelerate.commands.launch import launch_command_parser
 from PIL import Image
 
 from benchmarks import pictures
@@ -30,6 +31,7 @@ from tests import floors
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted(DOCS.glob("*.md"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`]+)`")
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
@@ -56,14 +58,22 @@ def test_the_readme_is_short_and_leads_to_every_page() -> None:
     assert {f"docs/{page.name}" for page in DOCS.glob("*.md")} - through <= linked
 
 
-def commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of every command in code blocks and in code within lines, without comments and placeholders."""
+def commands(text: str, within: bool = True) -> Iterator[list[str]]:
+    """Yield the words of every command in code blocks and, `within` lines, in code, without comments and options
+    that stand for any."""
     blocks = [line[4:] for line in text.replace("\\\n", " ").splitlines() if line.startswith("    ")]
-    for code in [*blocks, *map(" ".join, map(str.split, CODE.findall(FENCED.sub("", text))))]:
+    spans = [" ".join(span.split()) for span in CODE.findall(FENCED.sub("", text))] if within else []
+    for code in [*blocks, *spans]:
         for part in re.split(r" \| |&& ", code):
             part = re.sub(r"^\s*(?:[A-Z_]+=\S+ )+", "", re.sub(r"\[[^\]]*\.\.\.\]", "", part)).strip()
             if part.split(" ", 1)[0] in PROGRAMS:
                 yield shlex.split(part, comments=True)
+
+
+def comments(file: Path) -> str:
+    """Return the comments of a config as code blocks."""
+    lines = [line[1:].strip() for line in said(file).splitlines() if line.startswith("#")]
+    return "\n".join(f"    {line}" for line in lines)
 
 
 @cache
@@ -116,8 +126,11 @@ def check(words: list[str]) -> None:
         assert flags <= flags_of_lmms_eval(), flags - flags_of_lmms_eval()
         assert not rest or rest[0].startswith("-") or rest[0] in ("tasks", "models", "power", "eval"), rest
     elif program == "accelerate":
-        assert rest[0] == "launch" and all((ROOT / word).is_file() for word in rest if word.endswith(".py"))
-        assert flags <= config_fields() | {"--config", "--config_file"}, flags
+        place = next(place for place, word in enumerate(rest) if word.endswith(".py"))
+        assert rest[0] == "launch" and (ROOT / rest[place]).is_file()
+        theirs = {word for word in rest[:place] if word.startswith("--")}
+        assert theirs <= set(launch_command_parser()._option_string_actions), theirs
+        assert flags - theirs <= config_fields() | {"--config"}, flags
     elif program == "make":
         targets = re.findall(r"^([a-z-]+):", said(ROOT / "Makefile"), re.MULTILINE)
         assert set(rest) <= set(targets), rest
@@ -133,6 +146,21 @@ def check(words: list[str]) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_exists_with_its_flags(page: Path) -> None:
     for words in commands(said(page)):
+        check(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_mmi_is_given_in_code_blocks_is_all_that_it_needs(page: Path) -> None:
+    for words in commands(said(page), within=False):
+        if words[0] == "mmi":
+            _, rest = parser().parse_known_args(words[1:])  # or SystemExit
+            assert not rest or words[1] in ("train", "sweep-train"), rest
+
+
+def test_the_commands_in_the_comments_of_configs_exist() -> None:
+    found = {file: list(commands(comments(file), within=False)) for file in CONFIGS}
+    assert sum(map(len, found.values())) > 50
+    for words in (words for of_file in found.values() for words in of_file):
         check(words)
 
 

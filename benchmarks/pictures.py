@@ -160,6 +160,7 @@ def page() -> str:
 def _section(one: Condition, item: Item, family: str) -> str:
     uses = "The reference." if one.name == REFERENCE[family] else ""
     uses += f" {'In' if one.seen else 'Not in'} training; asked {'by default' if one.published else 'when named'}."
+    uses += "" if one.role == "interferes" else " In no worst case and no mean."
     lines = [f"### `{one.name}`\n", f"{_doc(one)}\n", f"{uses.strip()} Version {one.version}.\n"]
     for name, parameter in one.parameters.items():
         values = parameter.valid
@@ -169,7 +170,7 @@ def _section(one: Condition, item: Item, family: str) -> str:
     if instructed := CONDITIONS.get(INSTRUCTED + one.name):
         lines.append(f"`{instructed.name}` begins with: *{instructed.instruction}*\n")
     if user_text(one(item)) != user_text(item) or one.name == REFERENCE[family]:
-        lines.append(f"```text\n{_wrapped(user_text(one(item)))}\n```\n")
+        lines.append(f"```text\n{_wrapped(user_text(one(item))) or '(no text)'}\n```\n")
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ class Item:
     (text put before or after the question), `named` (the wrong option which it asserts), replaces
     `image` or puts `added_images` before it, and takes over the `form` of its prompt. An image may be given as a
     Picture, which is decoded whenever the image is read. `place` says which of several options that read as the
-    answer does is meant.
+    answer does is meant, `in_image` that the image shows the whole prompt, and the text is empty.
     """
 
     id: str
@@ -69,6 +69,7 @@ class Item:
     added_images: tuple[Image.Image | Picture, ...] = ()
     form: Form = Form()
     place: int | None = None
+    in_image: bool = False
 
     @property
     def gold(self) -> str | None:
@@ -192,12 +193,15 @@ def item_hash(item: Item, image: str | None = None) -> str:
     parts += [f"added={image_hash(image)}" for image in item.added_images]
     parts += [repr(item.form)] if item.form != Form() else []
     parts += [] if item.place is None else [f"place={item.place}"]
+    parts += ["in_image"] if item.in_image else []
     parts.append(image or image_hash(item.picture))
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
 def user_text(item: Item) -> str:
     """Return the user's turn: question, lettered options, and before or after them what a condition added."""
+    if item.in_image:
+        return ""
     listed = [f"{letter}: {option}" for letter, option in zip(LETTERS, item.options, strict=False)]
     options, closing = (["Option:", *listed], item.form.closing) if listed else ([], "")
     header = "Question:" if item.form.header in ("all", "choices" if listed else "all") else ""

@@ -221,7 +221,11 @@ class MMIConfig(Objective, JsonFields):
 
     def _check_conditions(self, family: str) -> None:
         try:
-            conditions.check_names(self.conditions_of(family), family)
+            names = conditions.check_names(self.conditions_of(family), family)
+            apart = [name for name in names if conditions.get(name).role == "apart"]
+            if apart:
+                trained = ", ".join(conditions.for_family(family))
+                raise InputError(f"condition {apart[0]!r} is for evaluations alone; trained are {trained}, ...")
         except InputError as error:
             raise InputError(f"field '{family}_conditions': {error}") from error
 

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 from mmi_plugin.conditions.pools import Pools
 from mmi_plugin.errors import InputError, nearest
@@ -20,6 +20,7 @@ Perturbation = Callable[..., Item]
 """`(item, rng, pools, *, strengths) -> item`."""
 
 Strength = int | str
+Role = Literal["interferes", "matches", "apart"]
 
 REFERENCE: dict[str, str] = {"image_heavy": "clean", "text_heavy": "random_pixels", "vqa": "clean"}
 """Per family the origin that every other condition is compared with."""
@@ -29,7 +30,7 @@ INSTRUCTED = "instructed_"
 
 
 FLOOR = "asked_again"
-"""The condition that changes nothing. What flips under it flips by arithmetic alone: it is in no worst case or mean."""
+"""The condition that changes nothing. What flips under it flips by arithmetic alone."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Condition:
         strengths of one condition draw alike (four sentences are the first four of ten).
     seen: whether the published training uses it. published: whether the paper's benchmark does;
         these are what a task asks by default. Another strength than the default is neither.
+    role: `interferes` where it adds what must not matter (and for the reference itself), `matches` where it names the
+        right option, else `apart`. Only the first are in worst cases and in means over conditions.
     version: raised with any change of what it produces, so that results of two versions never mix.
     instruction: a line before everything else that says to ignore what was added, or "".
     """
@@ -72,6 +75,7 @@ class Condition:
     parameters: Mapping[str, Parameter]
     instruction: str = ""
     strength: Mapping[str, Strength] = field(default_factory=dict)
+    role: Role = "interferes"
 
     def __call__(self, item: Item, seed: int = 0, pools: Pools | None = None) -> Item:
         """Return `item` under this condition: a pure function of (item, condition, seed)."""
@@ -107,7 +111,12 @@ CONDITIONS: dict[str, Condition] = {}
 
 
 def condition(
-    *families: Family, seen: bool = True, published: bool = True, version: int = 1, ignore: str = ""
+    *families: Family,
+    seen: bool = True,
+    published: bool = True,
+    version: int = 1,
+    ignore: str = "",
+    role: Role = "interferes",
 ) -> Callable[[Perturbation], Perturbation]:
     """Register a function `(item, rng, pools, *, strengths) -> item` as a condition under its own name.
 
@@ -126,7 +135,7 @@ def condition(
             raise InputError(
                 f"condition {name!r} is registered by {other.perturb.__module__}, too: give it another name"
             )
-        made = Condition(name, name, families, seen, published, version, perturb, strengths)
+        made = Condition(name, name, families, seen, published, version, perturb, strengths, role=role)
         CONDITIONS[name] = made
         if ignore:
             name = INSTRUCTED + name
@@ -184,5 +193,5 @@ def check_names(names: Sequence[str], family: str) -> tuple[str, ...]:
 
 
 def perturbing(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names without that of the floor, which perturbs nothing."""
-    return tuple(name for name in names if name != FLOOR)
+    """Return the names of the reference and of what interferes."""
+    return tuple(name for name in names if get(name).role == "interferes")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmi_plugin.conditions import FLOOR, REFERENCE, get, perturbing
+from mmi_plugin.conditions import REFERENCE, get, perturbing
 from mmi_plugin.errors import InputError
 from mmi_plugin.results import Record, group_by_item
 
@@ -138,6 +138,7 @@ LABELS = {
     "right_to_wrong": "right to wrong",
     "wrong_to_right": "wrong to right",
     "wrong_to_wrong": "wrong to another wrong",
+    "ignoring": "ignoring what is right",
     "text_preference": "text preference",
     "js": "JS causal effect",
     "tv": "TV causal effect",
@@ -174,15 +175,16 @@ def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
 
     By condition: `accuracy`, `unparseable`, and against the reference, if that was asked, `drop` (reference minus
     condition), `flip_rate` with its three directions, which add up to it, `text_preference` (among
-    changed answers to a text that names an option: is it that option?), and, of distributions over
+    changed answers to a text that names an option: is it that option?), of a condition that names the right option
+    `ignoring` (among items that are wrong without it: still wrong?), and, of distributions over
     the options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`, `worst_case`
     (right under each), `worst_case_seen` (under each that the published training uses), the mean
     `flip_rate` over the perturbations, and the means of `unparseable` and of `cut_off`, which is a part of it; in none
-    of these is the reference that was asked again.
+    of these is a condition that does not interfere.
     """
     measured = {Measure(name, condition): values for name, condition, values in _by_condition(outcomes)}
     right = outcomes.parsed == outcomes.gold
-    asked = [name != FLOOR for name in outcomes.conditions]
+    asked = [get(name).role == "interferes" for name in outcomes.conditions]
     seen = [get(name).seen for name in outcomes.conditions]
     if outcomes.reference is not None:
         measured[Measure("reference_accuracy")] = _binary(right[:, outcomes.reference])
@@ -207,6 +209,8 @@ def _by_condition(outcomes: Outcomes) -> Iterator[tuple[str, str, PerItem]]:
         if outcomes.reference not in (None, column):
             for measure, values in _against_reference(outcomes, outcomes.reference, column).items():
                 yield measure, name, values
+            if get(name).role == "matches":
+                yield "ignoring", name, _ignoring(outcomes, outcomes.reference, column)
 
 
 def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[str, PerItem]:
@@ -229,6 +233,11 @@ def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[
         found["js"] = PerItem(jensen_shannon(*pair), binary=False)
         found["tv"] = PerItem(total_variation(*pair), binary=False)
     return found
+
+
+def _ignoring(outcomes: Outcomes, reference: int, column: int) -> PerItem:
+    right = outcomes.parsed == outcomes.gold
+    return PerItem(np.where(right[:, reference], np.nan, ~right[:, column]))
 
 
 def _binary(hits: np.ndarray) -> PerItem:

@@ -55,7 +55,8 @@ class Item:
     (text put before or after the question), `named` (the wrong option which it asserts), replaces
     `image` or puts `added_images` before it, and takes over the `form` of its prompt. An image may be given as a
     Picture, which is decoded whenever the image is read. `place` says which of several options that read as the
-    answer does is meant, `in_image` that the image shows the whole prompt, and the text is empty.
+    answer does is meant, `in_image` that the image shows the whole prompt, and the text is empty, `cluster`
+    which items are no independent ones, as they share a passage or a template; without it, those with the same image.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Item:
     form: Form = Form()
     place: int | None = None
     in_image: bool = False
+    cluster: str | None = None
     answers: tuple[str, ...] = ()
 
     @property

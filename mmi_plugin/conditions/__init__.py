@@ -6,6 +6,7 @@ from mmi_plugin.conditions.pools import Pools
 from mmi_plugin.conditions.registry import (
     CONDITIONS,
     FLOOR,
+    IN_IMAGE,
     REFERENCE,
     Condition,
     check_names,
@@ -18,6 +19,7 @@ from mmi_plugin.conditions.registry import (
 __all__ = [
     "CONDITIONS",
     "FLOOR",
+    "IN_IMAGE",
     "REFERENCE",
     "Condition",
     "Pools",

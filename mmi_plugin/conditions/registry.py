@@ -33,6 +33,10 @@ FLOOR = "asked_again"
 """The condition that changes nothing. What flips under it flips by arithmetic alone."""
 
 
+IN_IMAGE = "rendered_question"
+"""The condition whose prompt is an image alone: what was asked cannot be read off the text of a sample."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A strength of a condition: its default and its valid values, a range of integers or texts."""

@@ -15,7 +15,8 @@ class Record:
     """One answer: an item under one condition. `parsed` and `named` are letters or None;
     `probabilities` of the options, in their order, where the model gave them; `failure` says why
     there is no answer where the model failed; `cut_off`: it ran out of tokens within a thought;
-    `options`: the texts that the letters stand for, which old results do not hold.
+    `options`: the texts that the letters stand for, which old results do not hold; `cluster`: equal for items that
+    share an image or a passage.
 
     Of a free-form question `gold` is one of the `answers` that count, `parsed` the answer that was read, and `metric`
     says how well they agree."""
@@ -33,6 +34,7 @@ class Record:
     options: Sequence[str] | None = None
     answers: Sequence[str] | None = None
     metric: str | None = None
+    cluster: str | None = None
 
     @property
     def score(self) -> float:

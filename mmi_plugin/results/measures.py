@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -90,7 +90,7 @@ def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
     flips = [measured[one].values for one in perturbed if one in measured]
     if flips:
         measured[Measure("flip_rate")] = PerItem(np.mean(flips, 0), binary=False)
-    return measured
+    return {measure: replace(values, clusters=outcomes.clusters) for measure, values in measured.items()}
 
 
 def _by_condition(outcomes: Outcomes) -> Iterator[tuple[str, str, PerItem]]:

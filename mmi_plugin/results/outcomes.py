@@ -21,9 +21,9 @@ class Outcomes:
     `parsed`, `gold` (what would be right) and `named` are texts of shape (items, conditions), "" for None, letters but
     for free-form answers; `scores` from 0 to 1, as `metric` (empty for choices) says; `changed` against the reference
     and `cut_off` are bool;
-    `probabilities` has shape (items, conditions, most options), 0 beyond an item's own options, and
-    is None unless every record has them. `content_hash`, `condition_versions` and `seed` say what
-    was asked.
+    `probabilities` has shape (items, conditions, most options), 0 beyond an item's own options, and is None unless
+    every record has them; `clusters` (items,) are labels, None where no two items share one. `content_hash`,
+    `condition_versions` and `seed` say what was asked.
     """
 
     task: str
@@ -37,6 +37,7 @@ class Outcomes:
     changed: np.ndarray
     cut_off: np.ndarray
     probabilities: np.ndarray | None
+    clusters: np.ndarray | None = None
     metric: str = ""
     seed: int = 0
     content_hash: str = ""
@@ -110,9 +111,15 @@ def stack(
         changed=table(lambda record: record.flipped(groups[record.item_id][ordered[0]]), bool),
         cut_off=table(lambda record: record.cut_off, bool),
         probabilities=_probabilities(task, rows),
+        clusters=_clusters(rows),
         metric=next(iter(metrics), None) or "",
         **asked,
     )
+
+
+def _clusters(rows: Sequence[Sequence[Record]]) -> np.ndarray | None:
+    labels = [row[0].cluster or f"item {row[0].item_id}" for row in rows]
+    return np.array(labels) if len(set(labels)) < len(labels) else None
 
 
 def _probabilities(task: str, rows: Sequence[Sequence[Record]]) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from mmi_plugin.harness.task_manager import find_task, tasks_folder
 from mmi_plugin.studies import lmms_eval, write_task
 
 TASK = "mmi_own"
-COLUMNS = ("id", "question", "options", "answer", "image", "label")
+COLUMNS = ("id", "question", "options", "answer", "image", "label", "cluster")
 ASKED = {"image_heavy": "mmi_caltech101", "text_heavy": "mmi_openbookqa", "vqa": "mmi_scienceqa"}
 """Family -> a task, whose conditions are asked where none are named."""
 

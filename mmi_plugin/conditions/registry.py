@@ -112,7 +112,9 @@ class Condition:
         if not other:
             return base
         name = "".join([base.name, *(f"@{key}={value}" for key, value in other.items())])
-        return replace(base, name=name, strength=other, seen=False, published=False)
+        # Beside a black picture nothing is left that decides: what is asked is what the text alone leads to.
+        role = "apart" if other.get("picture") == "black" else base.role
+        return replace(base, name=name, strength=other, seen=False, published=False, role=role)
 
 
 CONDITIONS: dict[str, Condition] = {}

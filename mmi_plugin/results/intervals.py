@@ -102,6 +102,11 @@ def bootstrap_means(sample: np.ndarray) -> np.ndarray:
     return np.concatenate([sample.take(rng.integers(0, n, (size, n), kind)).mean(1) for size in _batches(n)])
 
 
+def standard_error(sample: np.ndarray) -> float:
+    """Return the standard error of the mean of one sample (items,): how far the means of resampled items scatter."""
+    return float(bootstrap_means(sample).std(ddof=1))
+
+
 def _batches(width: int) -> Iterator[int]:
     """Yield numbers of draws that add up to `RESAMPLES`, each of `width` numbers, so that a batch fits."""
     size = max(1, _BATCH // width)

@@ -53,7 +53,11 @@ def test_agrees_with_the_numbers_of_the_harness(content: dict, evaluated: list[P
     for task in (DIGITS, CAPITALS, ARITH):
         for key, value in results[task].items():
             name, _, condition = key.removesuffix(",none").partition("/")
-            if isinstance(value, float) and name not in ("items", "incomplete", "cut_off"):
+            if (
+                isinstance(value, float)
+                and not key.endswith("_stderr,none")
+                and name not in ("items", "incomplete", "cut_off")
+            ):
                 assert number(content, "one", task, name, condition or None)["value"] == pytest.approx(value)
                 compared += 1
     assert compared > 20

@@ -103,9 +103,8 @@ def test_latex_takes_the_table(evaluated: list[Path], tmp_path: Path) -> None:
     names = "a_b & 50% #1 {x}", "$\\alpha$ ~^"
     arguments = [f"{name}={run}" for name, run in zip(names, evaluated, strict=True)]
     assert leaderboard(*arguments, "--latex", tmp_path / "board.tex") == 0
-    assert (
-        len(re.findall(r"\d \{\\scriptsize \[\d+\.\d, \d+\.\d\]\}", (tmp_path / "board.tex").read_text("utf-8"))) == 16
-    )
+    table = (tmp_path / "board.tex").read_text(encoding="utf-8")
+    assert len(re.findall(r"\d\\\\ \{\\scriptsize \[\d+\.\d, \d+\.\d\]\}", table)) == 16
     rules = "".join(
         f"\\let\\{name}rule\\hline" for name in ("top", "mid", "bottom")
     )  # of booktabs, where it is missing

@@ -128,6 +128,7 @@ def _dots(board: Leaderboard, family: Scope) -> Figure:
         10 * (min(board.numbers[Key(name, *line)].low for name in board.names for line in lines) * 10 // 1), 80
     )
     axes.set_xlim(lowest - 1, 101)
+    axes.locator_params(axis="x", steps=[1, 2, 5, 10], integer=True)
     axes.set_xlabel("accuracy in percent")
     axes.grid(axis="x", alpha=0.4)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)

@@ -188,7 +188,8 @@ function card(item) {
   title.append(element("bdi", item.id), " ", element("a", "link", { class: "link", href: linkTo(item) }));
   made.append(title, naming("p", "Right answer: ", option(item, item.gold)));
   if (conditionBox.value === ALL) {
-    const sides = element("div", undefined, { class: "sides", tabindex: "0" });
+    const named = { role: "group", "aria-label": "all conditions" };
+    const sides = element("div", undefined, { class: "sides", tabindex: "0", ...named });
     sides.append(...item.cells.map((_, index) => side(item, index)));
     made.append(sides);
   } else {

@@ -161,25 +161,26 @@ def _is_whole(group: Mapping[str, Record], conditions: Sequence[str]) -> bool:
     return set(group) == set(conditions) and not any(record.failure for record in group.values())
 
 
-def task_numbers(records: Sequence[Record], family: str, conditions: Sequence[str]) -> dict[str, float]:
-    """Return the numbers of one task by the names under which lmms-eval's results hold them.
-
-    Shares in [0, 1] over complete items, NaN where there is none: accuracy/CONDITION, flip_rate/CONDITION (not of the
-    reference), worst_case, worst_case_seen, unparseable, cut_off; and the counts `items` and `incomplete`, the second
-    of which are in no share.
-    """
-    groups = group_by_item(records)
-    whole = {item: group for item, group in groups.items() if _is_whole(group, conditions)}
+def task_values(records: Sequence[Record], family: str, conditions: Sequence[str]) -> dict[str, PerItem]:
+    """Return the values of the complete items of one task by the names under which lmms-eval's results hold their
+    means: accuracy/CONDITION, flip_rate/CONDITION (not of the reference), worst_case, worst_case_seen, unparseable,
+    cut_off."""
+    whole = {item: group for item, group in group_by_item(records).items() if _is_whole(group, conditions)}
     measured = per_item(stack("", family, conditions, whole))
     shown = [
         *(Measure(name, condition) for name in ("accuracy", "flip_rate") for condition in conditions),
         *map(Measure, ("worst_case", "worst_case_seen", "unparseable", "cut_off")),
     ]
-    return {
-        **{"/".join(filter(None, one)): _mean(measured[one].values) for one in shown if one in measured},
-        "items": len(whole),
-        "incomplete": len(groups) - len(whole),
-    }
+    return {"/".join(filter(None, one)): measured[one] for one in shown if one in measured}
+
+
+def task_numbers(records: Sequence[Record], family: str, conditions: Sequence[str]) -> dict[str, float]:
+    """Return the numbers of one task: the means of `task_values`, shares in [0, 1] that are NaN where there is no
+    complete item; and the counts `items` and `incomplete`, the second of which are in no share."""
+    values = task_values(records, family, conditions)
+    lacking = len(incomplete(records, conditions))
+    counts = {"items": len(group_by_item(records)) - lacking, "incomplete": lacking}
+    return {name: _mean(one.values) for name, one in values.items()} | counts
 
 
 def _mean(values: np.ndarray) -> float:

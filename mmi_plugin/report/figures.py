@@ -63,7 +63,7 @@ def caption(board: Leaderboard, name: str) -> str:
         return f"{FAMILY_LABELS[what]}: accuracy by condition with 95% intervals (* not used in training)"
     if kind == "heatmap":
         return "Accuracy by data set and condition (* not used in training)"
-    task = next(scope.name for scope in board.scopes_of("task") if what.startswith(scope.name))
+    task = max((scope.name for scope in board.scopes_of("task") if what.startswith(scope.name)), key=len)
     about = f"{task}, n = {len(board.outcomes[task].items)} items"
     if kind == "bars":
         return f"{about}: accuracy by condition with 95% intervals (* not used in training)"

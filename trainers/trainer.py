@@ -61,7 +61,8 @@ class MMITrainer(WholeCheckpoints):
         self._groups = groups
         self._sampler = sampler
         self._adversary = args.make_adversary()
-        self._meter, self._budget = Meter(), Budget(0 if args.reference else args.inner_tokens)
+        budget = (0, False) if args.reference else (args.inner_tokens, args.inner_gather)
+        self._meter, self._budget = Meter(), Budget(*budget)
         super().__init__(
             model=model,
             args=args,

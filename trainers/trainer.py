@@ -81,7 +81,7 @@ class MMITrainer(WholeCheckpoints):
             ),
             processing_class=processing_class,
             peft_config=lora_of(args, model),
-            callbacks=[_EpochCallback(sampler), *([Profile(Path(args.output_dir))] if args.trace else [])],
+            callbacks=[_EpochCallback(sampler), *([Profile(Path(args.output_dir), args.device)] if args.trace else [])],
         )
         half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
         self._speed = Speed(unwrap(self.model).get_decoder(), args.device, half)

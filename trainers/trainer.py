@@ -27,7 +27,7 @@ from mmi_plugin.trainers.decoder import unwrap
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
 from mmi_plugin.trainers.inner import Budget
-from mmi_plugin.trainers.layout import on_device
+from mmi_plugin.trainers.layout import at_once, on_device
 from mmi_plugin.trainers.losses import LossPlaces, answer_losses, loss_counts, loss_sums, weighted_sum
 from mmi_plugin.trainers.meter import RATES, Meter, Profile, Speed
 from mmi_plugin.trainers.method import AnswerTokens, Rows
@@ -78,6 +78,7 @@ class MMITrainer(WholeCheckpoints):
                 chat_template_kwargs=args.chat_template_kwargs,
                 end_token=args.end_token,
                 own_images=depends_on_prompt(model),
+                at_once=at_once(args.layout_attention, args.device, args.bf16 or args.fp16),
             ),
             processing_class=processing_class,
             peft_config=lora_of(args, model),

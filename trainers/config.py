@@ -122,8 +122,8 @@ class MMIConfig(Objective, JsonFields):
     )
     inner_gather: bool | None = option(
         None,
-        "ZeRO-3 and FSDP2: whether the inner loop gathers all weights of the decoder once, not layer by layer in each"
-        " of its passes; by default where a GPU's free memory holds them. More memory, the same numbers.",
+        "ZeRO-3 and FSDP2: gather the decoder once around the inner loop, not in each of its passes; by default where a"
+        " GPU's free memory holds it. More memory, the same numbers.",
     )
     layout_attention: str = option(
         "auto",
@@ -185,11 +185,8 @@ class MMIConfig(Objective, JsonFields):
         """Return the adversary of the run, if it has one."""
         if self.adversary == "none":
             return None
-        relative = self.eps_mode == "relative"
-        return Adversary(
-            *(self.adversary, self.step_rule, self.step_size, self.eps, self.pgd_steps, self.sigma, relative),
-            pgd_loss=self.pgd_loss,
-        )
+        own = self.adversary, self.step_rule, self.step_size, self.eps, self.pgd_steps, self.sigma
+        return Adversary(*own, self.eps_mode == "relative", pgd_loss=self.pgd_loss)
 
     def _check_values(self) -> None:
         _ = self.materials  # refuses what is none
@@ -228,11 +225,10 @@ class MMIConfig(Objective, JsonFields):
 
     def _check_conditions(self, family: str) -> None:
         try:
-            names = conditions.check_names(self.conditions_of(family), family)
-            apart = [name for name in names if conditions.get(name).role == "apart"]
-            if apart:
-                trained = ", ".join(conditions.for_family(family))
-                raise InputError(f"condition {apart[0]!r} is for evaluations alone; trained are {trained}, ...")
+            for name in conditions.check_names(self.conditions_of(family), family):
+                if conditions.get(name).role == "apart":
+                    trained = ", ".join(conditions.for_family(family))
+                    raise InputError(f"condition {name!r} is for evaluations alone; trained are {trained}, ...")
         except InputError as error:
             raise InputError(f"field '{family}_conditions': {error}") from error
 

@@ -46,6 +46,22 @@ from mmi_plugin.trainers.saving import FINISHED, TRAINED, check_finite, finish, 
 from mmi_plugin.trainers.vision import check_support, depends_on_prompt, freeze
 
 
+def _collator(args: MMIConfig, model: PreTrainedModel, processor: ProcessorMixin) -> GroupCollator:
+    return GroupCollator(
+        processor,
+        args.max_length,
+        args.seed,
+        args.attack_text,
+        stand_in=args.world_size > 1,
+        attack_mask=args.attack_mask,
+        system_prompt=args.system_prompt,
+        chat_template_kwargs=args.chat_template_kwargs,
+        end_token=args.end_token,
+        own_images=depends_on_prompt(model),
+        at_once=at_once(args.layout_attention, args.device, args.bf16 or args.fp16),
+    )
+
+
 class MMITrainer(WholeCheckpoints):
     """Trains on groups: L = L_sft + adv_weight L_adv + consistency_weight L_cons, (5) of the method.
 
@@ -88,19 +104,7 @@ class MMITrainer(WholeCheckpoints):
             model=model,
             args=args,
             train_dataset=datasets.Dataset.from_dict({"id": groups.ids}),
-            data_collator=GroupCollator(
-                processing_class,
-                args.max_length,
-                args.seed,
-                args.attack_text,
-                stand_in=args.world_size > 1,
-                attack_mask=args.attack_mask,
-                system_prompt=args.system_prompt,
-                chat_template_kwargs=args.chat_template_kwargs,
-                end_token=args.end_token,
-                own_images=depends_on_prompt(model),
-                at_once=at_once(args.layout_attention, args.device, args.bf16 or args.fp16),
-            ),
+            data_collator=_collator(args, model, processing_class),
             processing_class=processing_class,
             peft_config=lora_of(args, model),
             callbacks=[

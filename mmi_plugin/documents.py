@@ -118,9 +118,9 @@ class Documents:
     """What is asked of a benchmark, in `rows`: one per item and condition, the rows of an item next to each other.
 
     Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt, choices (the
-    letters), options (what they stand for), image_key (equal where the images are, or None). Of a free-form question
-    gold is its answer, answers all that count and metric how they are compared; else these are empty and None. Images
-    are not stored: `item` makes them when they are needed.
+    letters), options (what they stand for), cluster, image_key (equal where the images are, or None). Of a free-form
+    question gold is its answer, answers all that count and metric how they are compared; else these are empty and None.
+    Images are not stored: `item` makes them when they are needed.
     """
 
     bench: Benchmark
@@ -162,12 +162,13 @@ def _rows(bench: Benchmark, conditions: tuple[str, ...], seed: int, limit: int |
                 "condition": name,
                 "seed": seed,
                 "gold": target(changed),
-                "named": changed.named and changed.letter(changed.named),
+                "named": changed.named and changed.letter(changed.named) if item.options else changed.named,
                 "prompt": user_text(changed),
                 "choices": LETTERS[: len(item.options)],
                 "options": list(changed.options),
                 "answers": [] if item.options else list(item.answers),
                 "metric": None if item.options else bench.metric,
+                "cluster": item.cluster,
                 "image_key": names.of(item, changed),
             }
 

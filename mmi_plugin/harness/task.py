@@ -24,7 +24,7 @@ from mmi_plugin.harness.compat import Scored, fail_stock, failure_of, probabilit
 from mmi_plugin.harness.flags import REFUSED, check_flags, default_of, tag_pairs
 from mmi_plugin.models.evaluate import record_of
 from mmi_plugin.results import Record
-from mmi_plugin.results.measures import higher_is_better, incomplete, task_numbers
+from mmi_plugin.results.measures import APART, higher_is_better, incomplete, task_numbers
 
 _SHOWN = 20  # failed records; the sample log names all
 _FIXED: dict[str, Any] = {"output_type": "generate_until", "num_fewshot": 0, "metric_list": []}
@@ -78,7 +78,7 @@ class InterferenceTask(ConfigurableMessagesTask):
             "condition_versions": {name: get(name).version for name in selection.conditions},
             "content_hash": self.bench.digest(selection.conditions, selection.seed),
         }
-        self.metrics = tuple(self._numbers(()))
+        self.metrics = (*self._numbers(()), *self._apart())
         self._answers: dict[tuple[str, str], tuple[str, str, tuple[float, ...] | None]] = {}
         self.args: Namespace | None = None  # of the command line; lmms-eval sets it
         self._system_prompt: str | None = None
@@ -199,7 +199,14 @@ class InterferenceTask(ConfigurableMessagesTask):
             self.failed = [record for record in records if record.failure]
             first = ", ".join(lacking[:5])
             logger.warning(f"{self.task_name}: {len(lacking)} items lack a condition and are in no number: {first}")
-        return self._numbers(records)[name]
+        return self._numbers(records).get(name, math.nan)  # of clusters that --limit leaves one item each
+
+    def _apart(self) -> list[str]:
+        """Return the names of the numbers that only data of this kind has."""
+        items = self.bench.items
+        there = (any(item.cluster for item in items), any(item.named for item in items))
+        names = [name for name, is_there in zip(APART, there, strict=True) if is_there]
+        return [f"{name}/{condition}" for name in names for condition in self.selection.conditions]
 
     def _numbers(self, records: Sequence[Record]) -> dict[str, float]:
         return task_numbers(records, self.bench.family, self.selection.conditions)

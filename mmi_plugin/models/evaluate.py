@@ -109,6 +109,7 @@ def record_of(
         options=tuple(document["options"]),
         answers=tuple(document["answers"]) or None,
         metric=document["metric"],
+        cluster=document["cluster"],
     )
 
 

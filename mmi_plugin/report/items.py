@@ -66,7 +66,7 @@ def browser_data(board: Leaderboard, task: str, anywhere: bool = False) -> dict[
             shown = perturbed(benchmark, pictures[item], condition, results[0].seed).images
             found |= {"image": images.add(thumbnail(shown))} if shown else {}
         named = groups[0][item][condition].named
-        return found | ({"named": named} if named else {})
+        return found | ({"named": shorten(visible(named), NAME_LIMIT)} if named else {})
 
     items = [
         {

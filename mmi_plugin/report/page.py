@@ -27,6 +27,7 @@ from mmi_plugin.report.items import Example, browser_data, to_script
 from mmi_plugin.results import Record
 from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.measures import LOWER_IS_BETTER, Measure
+from mmi_plugin.sources import LICENCES
 
 FOLDER = Path(__file__).parent
 THUMBNAIL = 320  # longest side in pixels of an example's image
@@ -73,6 +74,8 @@ class BoardView:
     def __init__(self, board: Leaderboard, pictures: bool = False) -> None:
         self.board, self._pictures = board, pictures
         self.names, self.baseline, self.ranks = board.names, board.baseline, board.ranks
+        asked = {str(result.options.get("source")) for run in board.runs for result in run.results.values()}
+        self.licences = {name: LICENCES[name] for name in sorted(asked & set(LICENCES))}
         self.note = note(board, lambda name: shorten(plain(name), NAME_LIMIT))
         self.columns = overview_columns(board)
         self.tasks = board.scopes_of("task")

@@ -19,8 +19,9 @@ class Outcomes:
     condition, the reference first.
 
     `parsed`, `gold` (what would be right) and `named` are texts of shape (items, conditions), "" for None, letters but
-    for free-form answers; `scores` from 0 to 1, as `metric` (empty for choices) says; `changed` against the reference
-    and `cut_off` are bool;
+    for free-form answers; `scores` from 0 to 1, as `metric` (empty for choices) says; `follows` (the answer is the
+    named one), `changed` against the reference and `cut_off` are bool; `clusters` of shape (items,) are labels, equal
+    where items belong together, or None;
     `probabilities` has shape (items, conditions, most options), 0 beyond an item's own options, and
     is None unless every record has them. `content_hash`, `condition_versions` and `seed` say what
     was asked.
@@ -33,11 +34,13 @@ class Outcomes:
     parsed: np.ndarray
     gold: np.ndarray
     named: np.ndarray
+    follows: np.ndarray
     scores: np.ndarray
     changed: np.ndarray
     cut_off: np.ndarray
     probabilities: np.ndarray | None
     metric: str = ""
+    clusters: np.ndarray | None = None
     seed: int = 0
     content_hash: str = ""
     condition_versions: Mapping[str, int] = field(default_factory=dict)
@@ -46,6 +49,11 @@ class Outcomes:
     def reference(self) -> int | None:
         """The column of the reference condition, if it was asked."""
         return 0 if REFERENCE[self.family] in self.conditions else None
+
+    @property
+    def biased(self) -> np.ndarray:
+        """Which items name an answer by themselves, the one that a bias is known to draw: bool, (items,)."""
+        return self.named[:, 0] != "" if self.reference == 0 else np.zeros(len(self.items), bool)
 
     @classmethod
     def of(
@@ -106,13 +114,21 @@ def stack(
         parsed=table(lambda record: record.parsed, str),
         gold=table(lambda record: record.wanted, str),
         named=table(lambda record: record.named, str),
+        follows=table(lambda record: record.follows, bool),
         scores=table(lambda record: record.score, float),
         changed=table(lambda record: record.flipped(groups[record.item_id][ordered[0]]), bool),
         cut_off=table(lambda record: record.cut_off, bool),
         probabilities=_probabilities(task, rows),
         metric=next(iter(metrics), None) or "",
+        clusters=_clusters(rows),
         **asked,
     )
+
+
+def _clusters(rows: Sequence[Sequence[Record]]) -> np.ndarray | None:
+    """Return the label of each item's cluster, (items,); None unless two share one."""
+    labels = [row[0].cluster or f"\0{row[0].item_id}" for row in rows if row]
+    return np.array(labels, dtype=object) if len(set(labels)) < len(labels) else None
 
 
 def _probabilities(task: str, rows: Sequence[Sequence[Record]]) -> np.ndarray | None:

@@ -54,6 +54,8 @@ _FIELDS: dict[str, Kinds] = {
 }
 _LATER: dict[str, Kinds] = {"failure": _OPTIONAL_TEXT, "options": (list, type(None)), "cut_off": bool}
 """Fields that old results lack."""
+_CLUSTER: dict[str, Kinds] = {"cluster": _OPTIONAL_TEXT}
+"""The field of items that belong together."""
 _FREE: dict[str, Kinds] = {"answers": (list, type(None)), "metric": _OPTIONAL_TEXT}
 """Fields of free-form answers."""
 
@@ -206,14 +208,14 @@ def _rows(path: Path, conditions: Sequence[str], seed: int) -> Iterator[dict[str
         row = parse_object(line, where)
         for name, kinds in _FIELDS.items():
             field(row, name, kinds, where)
-        for name, kinds in {**_LATER, **_FREE}.items():
+        for name, kinds in {**_LATER, **_FREE, **_CLUSTER}.items():
             field(row, name, kinds, where, needed=False)
         free = row.get("metric") is not None
         if row.get("options") is None and not free:  # in old results, or by whoever would not have letters read anew
             row["options"] = _listed(row["input"])
         _check_free(row, where) if free else _check_letters(row, where)
         _check_asked(row, conditions, seed, where)
-        for name in ("gold", *_FREE):
+        for name in ("gold", *_FREE, *_CLUSTER):
             if (before := golds.setdefault((row["item_id"], name), row.get(name))) != row.get(name):
                 raise InputError(f"{where}: field {name!r} is {shown(row.get(name))}, and before {shown(before)}")
         yield row
@@ -241,9 +243,10 @@ def _check_free(row: Mapping[str, Any], where: str) -> None:
     check_metric(row["metric"], answers, where)
     if row["gold"] not in answers:
         raise InputError(f"{where}: field 'gold' is {shown(row['gold'])}, not one of the answers")
-    for name in ("named", "probabilities"):
-        if row.get(name) is not None:
-            raise InputError(f"{where}: field {name!r} is {shown(row[name])}, and a free-form question has no options")
+    if (named := row.get("named")) is not None and not 0 < len(named) <= LONGEST:
+        raise InputError(f"{where}: field 'named' is {shown(named)}, not an answer")
+    if (shares := row.get("probabilities")) is not None:
+        raise InputError(f"{where}: field 'probabilities' is {shown(shares)}, and a free-form question has no options")
 
 
 def check_within(path: Path, folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mmi_plugin.conditions import CONDITIONS, FLOOR, REFERENCE, Condition
-from mmi_plugin.conditions.image import labelled
+from mmi_plugin.conditions.given import PREFIX
 from mmi_plugin.conditions.pools import package_folder, photo_files, sample_photos
 from mmi_plugin.conditions.registry import INSTRUCTED
 from mmi_plugin.conditions.text import template_fact
@@ -62,10 +62,10 @@ def examples() -> dict[str, Item]:
     photos = dict(zip((file.name for file in photo_files()), sample_photos(), strict=True))
     animals, things = ("rocket", "cat", "motorcycle", "flower"), ("a saucer", "a book", "a brick", "a tray")
     facts = {name: template_fact(name) for name in animals}
-    cat, noted = photos["chelsea.png"], labelled(photos["chelsea.png"], "rocket", 14)
+    cat = photos["chelsea.png"]
     given = {
-        "handwritten": Given(noted, named="rocket"),
-        "synthetic": Given(noted, named="rocket"),
+        "handwritten": Given(cat, named="rocket"),
+        "synthetic": Given(cat, named="rocket"),
         "corrupted": Given(context="The picture shows a rocket on its way up."),
         "irrelevant": Given(context="The museum is closed on Mondays."),
         "matching": Given(context="The picture shows a cat that looks up."),
@@ -89,6 +89,11 @@ def shown(family: str) -> list[Condition]:
     return sorted(found, key=lambda one: one.name != REFERENCE[family])
 
 
+def pictured(family: str) -> list[Condition]:
+    """Return those that the figure shows: all but the versions that a data set itself comes with."""
+    return [one for one in shown(family) if not one.name.startswith(PREFIX)]
+
+
 def _is_own(one: Condition) -> bool:
     plain = one.name != FLOOR and not one.name.startswith(INSTRUCTED)
     return plain and one.perturb.__module__.startswith("mmi_plugin.")
@@ -97,7 +102,7 @@ def _is_own(one: Condition) -> bool:
 def figure(family: str) -> Image.Image:
     """Return one panel a condition: its name, what is seen, what is added to the text."""
     item = examples()[family]
-    panels = [_panel(one.name, item, one(item)) for one in shown(family)]
+    panels = [_panel(one.name, item, one(item)) for one in pictured(family)]
     columns = min(COLUMNS, len(panels))
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     heights = [max(panel.height for panel in row) for row in rows]
@@ -162,7 +167,7 @@ def page() -> str:
     """Return the Markdown of docs/conditions.md."""
     parts = [HEAD]
     for family in FAMILIES:
-        item, names = examples()[family], ", ".join(one.name for one in shown(family))
+        item, names = examples()[family], ", ".join(one.name for one in pictured(family))
         parts.append(f"## {TITLES[family]}: `{family}`\n")
         parts.append(f"![One item under {names}]({FOLDER}/{family}.webp)\n")
         parts += [_section(one, item, family) for one in shown(family)]

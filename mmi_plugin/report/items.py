@@ -102,11 +102,11 @@ def _chosen(outcomes: Sequence[Outcomes]) -> list[str]:
 
 def _answer(record: Record, reference: Record, texts: _Table) -> list[Any]:
     """Return [letter or text that was read, or null, index of the raw text, probabilities or null, score, whether it is
-    another one than under the reference]."""
+    another one than under the reference, whether it is the one that is named]."""
     raw = texts.add(shorten(visible(record.raw), ANSWER_LIMIT))
     shares = record.probabilities and [round(share, 3) for share in record.probabilities]
     read = record.parsed and shorten(visible(record.parsed), NAME_LIMIT)
-    return [read, raw, shares, round(record.score, 3), record.flipped(reference)]
+    return [read, raw, shares, round(record.score, 3), record.flipped(reference), record.follows]
 
 
 def _gold(record: Record) -> str:

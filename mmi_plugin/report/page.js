@@ -37,14 +37,14 @@ const [taskBox, conditionBox, modelBox, filterBox] = ["task", "condition", "mode
 );
 let data, page;
 
-const LETTER = 0, RAW = 1, SHARES = 2, SCORE = 3, FLIPPED = 4;
+const LETTER = 0, RAW = 1, SHARES = 2, SCORE = 3, FLIPPED = 4, FOLLOWS = 5;
 const right = (item, answer) => answer[SCORE] >= 0.5;
 const FILTERS = {
   "all items": () => true,
   "answer flipped": (item, cell, before, after) => after[FLIPPED],
   "right to wrong": (item, cell, before, after) => right(item, before) && !right(item, after),
   "wrong to right": (item, cell, before, after) => !right(item, before) && right(item, after),
-  "answer is what the text names": (item, cell, before, after) => cell.named && after[LETTER] === cell.named,
+  "answer is what the text names": (item, cell, before, after) => after[FOLLOWS],
   "no answer that can be read": (item, cell, before, after) => after[LETTER] === null,
   "models disagree": (item, cell) => new Set(cell.answers.map((answer) => answer[LETTER])).size > 1,
 };
@@ -91,7 +91,8 @@ function card(item) {
     given.append(element("img", undefined, { src: data.images[cell.image], alt: `Picture of ${item.id}` }));
   }
   given.append(element("div", data.texts[cell.prompt], { class: "prompt", dir: "auto" }));
-  const named = cell.named ? `; the added text names ${cell.named}` : "";
+  const says = cell === item.cells[0] ? "a biased answer would be" : "what was added names";
+  const named = cell.named ? `; ${says} ${cell.named}` : "";
   made.append(title, given, element("p", `Right answer: ${item.gold}${named}`), answers(item, cell));
   return made;
 }

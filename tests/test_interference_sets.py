@@ -123,6 +123,17 @@ def test_d_sqa_stands_beside_its_originals(data: Path, caplog: pytest.LogCapture
     assert len(load("d_sqa", kind="AC").items) == 1
 
 
+def test_a_copy_of_d_sqa_that_lacks_a_kind_is_named(data: Path, tmp_path: Path) -> None:
+    sets.save(sets.distracted()["AI"], sets.SCIENCE, tmp_path / "D-SQA-AI" / "test.parquet")
+    with pytest.raises(InputError, match=r"holds no folder 'D-SQA-AC': key 'kind' asks one kind alone"):
+        load("d_sqa", path=str(tmp_path))
+    assert len(load("d_sqa", path=str(tmp_path), kind="AI").items) == 1
+    with pytest.raises(InputError, match="d_sqa: key 'kind' is 'AX'"):
+        load("d_sqa", kind="AX")
+    with pytest.raises(InputError, match="d_sqa: unknown split 'train': valid: test"):
+        load("d_sqa", "train")
+
+
 def test_a_version_that_an_item_does_not_have_is_named(data: Path) -> None:
     item = load("scam").items[0]
     with pytest.raises(InputError, match="'given_corrupted': item scam-img_0001 has no version 'corrupted': valid: "):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from mmi_plugin.answers import LONGEST
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.item import Given, Item, image_hash, stream
+from mmi_plugin.sources.local import local_copy
 from mmi_plugin.sources.public import SPLITS
 from mmi_plugin.sources.published import say_rows
 from mmi_plugin.sources.records import option_of
@@ -233,6 +234,12 @@ def d_sqa(split: str, *, path: str | None = None, kind: str | None = None, origi
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"d_sqa: key 'kind' is {kind!r}: {nearest(kind, KINDS)}")
+    if split != "test":
+        raise InputError(f"d_sqa: unknown split {split!r}: {nearest(split, ['test'])}")
+    place = local_copy("d_sqa", path)
+    lacking = [one for one in KINDS if place and not any((place / at / f"D-SQA-{one}").is_dir() for at in ("", "data"))]
+    if lacking and kind is None:
+        raise InputError(f"d_sqa: {place} holds no folder 'D-SQA-{lacking[0]}': key 'kind' asks one kind alone")
     known: dict[str, list[Item]] = {}
     for item in load("scienceqa_whole", split, path=originals).items:
         known.setdefault(str(item.cluster), []).append(item)

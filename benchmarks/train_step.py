@@ -44,10 +44,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from benchmarks.base import architecture
+from mmi_plugin.models.attention import WAYS
 from mmi_plugin.trainers.config import MMIConfig, Savings
 from mmi_plugin.trainers.data import load_benchmarks, make_groups
 from mmi_plugin.trainers.forward import ForwardPass
-from mmi_plugin.trainers.layout import WAYS
+from mmi_plugin.trainers.layout import at_once
 from mmi_plugin.trainers.plan import Plan
 from mmi_plugin.trainers.trainer import MMITrainer
 
@@ -294,7 +295,7 @@ def ours(
     TRAINERS[id(model)] = trainer  # one for all steps, as in a run
     inputs = {**batch, "irrelevant": irrelevant(batch, args.attack_text == "after_image")}
     del inputs["family"]
-    plan = Plan.of(inputs, IMAGE_TOKEN).made()
+    plan = Plan.of(inputs, IMAGE_TOKEN).made(at_once(setting.attention, torch.device(setting.device), True))
     inputs = {**{name: on(value, setting.device) for name, value in inputs.items()}, "plan": plan}
 
     def step(meter: Meter | None) -> torch.Tensor:

@@ -86,7 +86,7 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
         action="store_true",
         help="show the pictures of data sets beyond the embedded ones: reads what the results name, folders and hub",
     )
-    board.add_argument("--plots", type=Path, metavar="DIR", help="write the figures as PNG and SVG")
+    board.add_argument("--plots", type=Path, metavar="DIR", help="write the figures as PNG, SVG and PDF")
     board.set_defaults(run=runs.leaderboard)
     return commands.add_parser("data", help="prepare data")
 

@@ -97,9 +97,9 @@ def leaderboard(args: argparse.Namespace) -> int:
         if path:
             write_whole(path, make(board))
     if args.html:
-        from mmi_plugin.report.page import to_html
+        from mmi_plugin.report.page import write_page
 
-        write_whole(args.html, to_html(board, pictures=args.pictures))
+        write_page(args.html, board, pictures=args.pictures)
     if args.plots:
         from mmi_plugin.report.figures import figures, save_figures
 

@@ -118,9 +118,10 @@ class Documents:
     """What is asked of a benchmark, in `rows`: one per item and condition, the rows of an item next to each other.
 
     Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt, choices (the
-    letters), options (what they stand for), cluster, image_key (equal where the images are, or None). Of a free-form
-    question gold is its answer, answers all that count and metric how they are compared; else these are empty and None.
-    Images are not stored: `item` makes them when they are needed.
+    letters), options (what they stand for), image_key (equal where the images are, or None), cluster (equal where items
+    share an image or a passage, or None), group (equal where items count together, or None). Of a free-form question
+    gold is its answer, answers all that count and metric how they are compared; else these are empty and None. Images
+    are not stored: `item` makes them when they are needed.
     """
 
     bench: Benchmark
@@ -168,8 +169,9 @@ def _rows(bench: Benchmark, conditions: tuple[str, ...], seed: int, limit: int |
                 "options": list(changed.options),
                 "answers": [] if item.options else list(item.answers),
                 "metric": None if item.options else bench.metric,
-                "cluster": item.cluster,
                 "image_key": names.of(item, changed),
+                "group": item.group,
+                "cluster": item.cluster or item.group or (None if item.picture is None else names.own(item)),
             }
 
 
@@ -179,9 +181,13 @@ class _ImageNames:
     def __init__(self) -> None:
         self._known: dict[int, tuple[Image.Image | Picture, str]] = {}
 
+    def own(self, item: Item) -> str:
+        """Return the name of the item's own image."""
+        return self._hash(item.picture)
+
     def of(self, item: Item, changed: Item) -> str | None:
         """Return what all prompts with the images of `changed`, made from `item` or a stand-in, have in common."""
-        own = self._hash(item.picture)
+        own = self.own(item)
         kept = [picture is _STAND_IN or picture is item.picture for picture in changed.pictures]
         names = [own if same else self._hash(picture) for same, picture in zip(kept, changed.pictures, strict=True)]
         derived = item.picture is not None and not kept[-1]  # what a stand-in was turned into tells too little

@@ -69,9 +69,10 @@ class Item:
     the question is known to draw by itself), replaces
     `image` or puts `added_images` before it, and takes over the `form` of its prompt. An image may be given as a
     Picture, which is decoded whenever the image is read. `place` says which of several options that read as the
-    answer does is meant, `in_image` that the image shows the whole prompt, and the text is empty.
-    `given` has the versions of the item that its data set came with, by the name of their condition without `given_`;
-    `cluster` is the same for items that belong together: of one group, one image or one passage.
+    answer does is meant, `in_image` that the image shows the whole prompt, and the text is empty, `cluster`
+    which items are no independent ones, as they share a passage or a template; without it, those with the same image.
+    `group`: which items count together, right only if all of them are. `given` has the versions of the item that its
+    data set came with, by the name of their condition without `given_`.
     """
 
     id: str
@@ -89,9 +90,10 @@ class Item:
     form: Form = Form()
     place: int | None = None
     in_image: bool = False
+    cluster: str | None = None
     answers: tuple[str, ...] = ()
     given: Mapping[str, Given] = field(default_factory=dict)
-    cluster: str | None = None
+    group: str | None = None
 
     @property
     def gold(self) -> str | None:
@@ -162,6 +164,7 @@ def _check_texts(item: Item, where: str) -> None:
         "given": (text for one in item.given.values() for text in (one.question, one.context, one.named or "")),
         "named": (item.named or "",),
         "cluster": (item.cluster or "",),
+        "group": (item.group or "",),
     }
     for name, parts in texts.items():
         if not all(map(is_text, parts)):
@@ -223,6 +226,7 @@ def item_hash(item: Item, image: str | None = None) -> str:
     parts += [] if item.place is None else [f"place={item.place}"]
     parts += ["in_image"] if item.in_image else []
     parts += [f"cluster={item.cluster}"] if item.cluster else []
+    parts += [f"group={item.group}"] if item.group else []
     for name, one in sorted(item.given.items()):
         parts += [f"given={name}", one.question, one.context, repr(one.named), image_hash(one.image)]
     parts.append(image or image_hash(item.picture))

@@ -59,12 +59,11 @@ class Results:
         return _table([self.run], None).drop(columns=["rank", *CHANGE])
 
     def save_page(self, path: str | Path) -> None:
-        """Write the page of `mmi leaderboard`, with an item browser, as one HTML file."""
-        from mmi_plugin.files import write_whole
+        """Write the page of `mmi leaderboard`, with an item browser, as one HTML file; items beyond 1,000 in others."""
         from mmi_plugin.report.board import build
-        from mmi_plugin.report.page import to_html
+        from mmi_plugin.report.page import write_page
 
-        write_whole(Path(path), to_html(build([self.run])))
+        write_page(Path(path), build([self.run]))
 
     def __add__(self, other: Results) -> Results:
         """One model's results on the tasks of both. Raises InputError when a task is in both."""

@@ -97,7 +97,7 @@ def test_vlms_are_biased_names_the_expected_answer(data: Path) -> None:
 
 def test_naturalbench_has_four_items_a_group(data: Path) -> None:
     items = load("naturalbench").items
-    assert [item.cluster for item in items] == ["0"] * 4 + ["1"] * 4
+    assert [item.group for item in items] == ["0"] * 4 + ["1"] * 4
     assert [item.answer for item in items[:4]] == ["Yes", "No", "No", "Yes"]  # q0 on i0, i1, then q1
     assert [shade(item) for item in items[:4]] == [0, 99, 0, 99]
     assert [item.options for item in items[3:5]] == [("Yes", "No"), ("A", "B")]
@@ -144,8 +144,13 @@ def test_a_version_that_an_item_does_not_have_is_named(data: Path) -> None:
 
 def test_versions_and_clusters_are_part_of_the_hash(data: Path) -> None:
     item = load("scam").items[0]
-    others = [replace(item, given={}), replace(item, cluster="c"), replace(item, given=load("scam").items[1].given)]
-    assert len({item_hash(one) for one in (item, *others)}) == 4
+    others = [
+        replace(item, given={}),
+        replace(item, cluster="c"),
+        replace(item, group="c"),
+        replace(item, given=load("scam").items[1].given),
+    ]
+    assert len({item_hash(one) for one in (item, *others)}) == 5
 
 
 @pytest.mark.parametrize(
@@ -195,7 +200,7 @@ def test_a_hub_without_the_questions_of_distract_bench_says_what_to_do(monkeypat
 def test_group_accuracy_is_that_counted_by_hand() -> None:
     said = {"1": "YYYN", "2": "YNNY", "3": "YNNY"}  # right is Y, N, N, Y: of three groups two are whole
     records = [
-        Record(f"{group}-{place}", "clean", 0, "ABBA"[place], "AB"[letter == "N"], letter, cluster=group)
+        Record(f"{group}-{place}", "clean", 0, "ABBA"[place], "AB"[letter == "N"], letter, group=group)
         for group, letters in said.items()
         for place, letter in enumerate(letters)
     ]
@@ -204,7 +209,7 @@ def test_group_accuracy_is_that_counted_by_hand() -> None:
     numbers = task_numbers(records, "vqa", ("clean",))
     assert numbers["group_accuracy/clean"] == pytest.approx(2 / 3)
     assert numbers["accuracy/clean"] == pytest.approx(9 / 12)
-    alone = [replace(record, cluster=None) for record in records]
+    alone = [replace(record, group=None) for record in records]
     assert "group_accuracy/clean" not in task_numbers(alone, "vqa", ("clean",))
 
 
@@ -230,7 +235,7 @@ def test_all_sets_run_to_numbers_and_a_page_with_their_licences(data: Path, tmp_
     assert "bias_ratio/clean" in run["mmi_vlms_are_biased"].numbers
     assert "group_accuracy/clean" in run["mmi_naturalbench"].numbers
     (samples,) = out.rglob("*_samples_mmi_naturalbench.jsonl")
-    assert {json.loads(line)["cluster"] for line in samples.read_text(encoding="utf-8").splitlines()} == {"0"}
+    assert {json.loads(line)["group"] for line in samples.read_text(encoding="utf-8").splitlines()} == {"0"}
     page = to_html(build(read_runs([str(out)])))
     for said in (
         "scam: BLISS-e-V/SCAM, CC BY-NC 4.0; ",

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from statsmodels.api import OLS
 
+from mmi_plugin.documents import documents
+from mmi_plugin.item import Item
+from mmi_plugin.results import Record
 from mmi_plugin.results.estimates import MCNEMAR, PERMUTATION, difference, estimate
 from mmi_plugin.results.intervals import Clusters, interval
-from mmi_plugin.results.measures import PerItem
+from mmi_plugin.results.measures import Measure, PerItem, per_item
+from mmi_plugin.results.outcomes import Outcomes
+from mmi_plugin.sources import Benchmark
 
 
 def drawn(rng: np.random.Generator, n: int, size: int, share: float, alike: float) -> np.ndarray:
@@ -62,6 +69,31 @@ def test_the_models_are_exchanged_within_clusters() -> None:
     assert found.test == PERMUTATION
     assert found.p == pytest.approx(np.mean(np.array(totals) >= abs(sum(sums)) - 1e-9))
     assert difference([PerItem(old)], [PerItem(new)]).test == MCNEMAR
+
+
+def test_items_with_the_same_image_or_a_named_cluster_belong_together() -> None:
+    red, blue = (Image.new("RGB", (6, 6), colour) for colour in ("red", "blue"))
+    shown = [
+        ("a", red, None),
+        ("b", red.copy(), None),
+        ("c", blue, None),
+        ("d", blue, "passage"),
+        ("e", red, "passage"),
+    ]
+    items = [
+        Item(key, "vqa", "What?", "cat", ("cat", "dog"), image=image, cluster=cluster) for key, image, cluster in shown
+    ]
+    rows = documents(Benchmark("t", "vqa", tuple(items)), ("clean",)).rows
+    labels = dict(zip(rows["item_id"], rows["cluster"], strict=True))
+    assert labels["a"] == labels["b"] != labels["c"] and labels["d"] == labels["e"] == "passage"
+    records = [
+        Record(key, "clean", 0, "A", letter, letter, cluster=labels[key])
+        for key, letter in zip("abcde", "AABAA", strict=True)
+    ]
+    measured = per_item(Outcomes.of("t", "vqa", ("clean",), records))[Measure("accuracy", "clean")]
+    assert Clusters.of(measured.clusters).count == 3
+    apart = [replace(record, cluster=None) for record in records]
+    assert per_item(Outcomes.of("t", "vqa", ("clean",), apart))[Measure("accuracy", "clean")].clusters is None
 
 
 @pytest.mark.parametrize("kind", ["share", "difference", "mean"])

@@ -120,6 +120,11 @@ class MMIConfig(Objective, JsonFields):
         "Tokens of perturbed rows that the inner loop keeps activations of at once, 0 for all; by default what a GPU's"
         " free memory holds, and all on a CPU. Less memory, the same numbers but for rounding.",
     )
+    inner_gather: bool | None = option(
+        None,
+        "ZeRO-3 and FSDP2: whether the inner loop gathers all weights of the decoder once, not layer by layer in each"
+        " of its passes; by default where a GPU's free memory holds them. More memory, the same numbers.",
+    )
     layout_attention: str = option(
         "auto",
         "How rows without padding attend: in one call of FlexAttention, in pieces, or (auto) the first on a GPU in 16"

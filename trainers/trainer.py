@@ -35,7 +35,7 @@ from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.given import Records, start
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
 from mmi_plugin.trainers.inner import Budget
-from mmi_plugin.trainers.layout import on_device
+from mmi_plugin.trainers.layout import at_once, on_device
 from mmi_plugin.trainers.losses import LossPlaces, answer_losses, loss_counts, loss_sums, weighted_sum
 from mmi_plugin.trainers.meter import RATES, Meter, Profile, Speed
 from mmi_plugin.trainers.method import AnswerTokens, Rows
@@ -82,7 +82,8 @@ class MMITrainer(WholeCheckpoints):
         self._groups = groups
         self._sampler = sampler = sampler_of(args, groups)
         self._adversary = args.make_adversary()
-        self._meter, self._budget = Meter(), Budget(0 if args.reference else args.inner_tokens)
+        budget = (0, False) if args.reference else (args.inner_tokens, args.inner_gather)
+        self._meter, self._budget = Meter(), Budget(*budget)
         super().__init__(
             model=model,
             args=args,
@@ -98,10 +99,15 @@ class MMITrainer(WholeCheckpoints):
                 chat_template_kwargs=args.chat_template_kwargs,
                 end_token=args.end_token,
                 own_images=depends_on_prompt(model),
+                at_once=at_once(args.layout_attention, args.device, args.bf16 or args.fp16),
             ),
             processing_class=processing_class,
             peft_config=lora_of(args, model),
-            callbacks=[_EpochCallback(sampler), *([Profile(Path(args.output_dir))] if args.trace else []), *callbacks],
+            callbacks=[
+                _EpochCallback(sampler),
+                *([Profile(Path(args.output_dir), args.device)] if args.trace else []),
+                *callbacks,
+            ],
             optimizers=optimizers,
         )
         go_on_with_adapters(args, self.model)

@@ -7,6 +7,7 @@ from mmi_plugin.conditions.pools import Pools
 from mmi_plugin.conditions.registry import (
     CONDITIONS,
     FLOOR,
+    IN_IMAGE,
     REFERENCE,
     Condition,
     check_names,
@@ -19,6 +20,7 @@ from mmi_plugin.conditions.registry import (
 __all__ = [
     "CONDITIONS",
     "FLOOR",
+    "IN_IMAGE",
     "REFERENCE",
     "Condition",
     "Pools",

@@ -33,6 +33,10 @@ FLOOR = "asked_again"
 """The condition that changes nothing. What flips under it flips by arithmetic alone."""
 
 
+IN_IMAGE = "rendered_question"
+"""The condition whose prompt is an image alone: what was asked cannot be read off the text of a sample."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A strength of a condition: its default and its valid values, a range of integers or texts."""
@@ -108,7 +112,9 @@ class Condition:
         if not other:
             return base
         name = "".join([base.name, *(f"@{key}={value}" for key, value in other.items())])
-        return replace(base, name=name, strength=other, seen=False, published=False)
+        # Beside a black picture nothing is left that decides: what is asked is what the text alone leads to.
+        role = "apart" if other.get("picture") == "black" else base.role
+        return replace(base, name=name, strength=other, seen=False, published=False, role=role)
 
 
 CONDITIONS: dict[str, Condition] = {}

@@ -38,12 +38,17 @@ def unrelated_text(
 
 
 @condition("image_heavy", ignore=IGNORE_TEXT, names_option=True)
-def misleading_text(item: Item, rng: random.Random, pools: Pools, *, position: Position = "before") -> Item:
+def misleading_text(
+    item: Item, rng: random.Random, pools: Pools, *, position: Position = "before", picture: Shown = "own"
+) -> Item:
     """A caption that asserts a wrong option, and what the item knows about that option.
+
+    `picture=black` puts it beside a black picture: what the text alone leads to.
 
     With `pools.facts_as_given`, as published: the first fact that the item was given, whole, or without any a caption
     that asserts an option, perhaps the right one.
     """
+    item = _beside(item, picture, pools)
     if pools.facts_as_given:
         named, text = _first_fact(item) or _any_caption(item, rng)
         return replace(_with_text(item, text, position), named=named)
@@ -62,9 +67,11 @@ def matching_text(
 
     `picture=black` puts it beside a black picture, so that the text alone can tell.
     """
-    if picture == "black":
-        item = replace(item, image=Image.new("RGB", (pools.canvas, pools.canvas)))
-    return _with_text(item, caption(item.answer), position)
+    return _with_text(_beside(item, picture, pools), caption(item.answer), position)
+
+
+def _beside(item: Item, picture: str, pools: Pools) -> Item:
+    return item if picture == "own" else replace(item, image=Image.new("RGB", (pools.canvas, pools.canvas)))
 
 
 def _first_fact(item: Item) -> tuple[str, str] | None:

@@ -211,20 +211,27 @@ _LATEX = {
 
 
 def to_latex(board: Leaderboard) -> str:
-    """Return the table that ranks as LaTeX for `booktabs`, in percent with 95% intervals as small print."""
+    """Return the table that ranks as LaTeX for `booktabs`, in percent with 95% intervals below as small print."""
     columns, translate = overview_columns(board), str.maketrans(_LATEX)
     lines = [
         f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
         "\\toprule",
-        " & ".join(["rank", "model", *(text for text, _, _ in columns)]) + r" \\",
+        " & ".join(["rank", "model", *(_stack(text.split()) for text, _, _ in columns)]) + r" \\",
         "\\midrule",
     ]
     for name in board.names:
         numbers = [interval(board.numbers[Key(name, scope, measure)]) for _, scope, measure in columns]
-        cells = [re.sub(r" (\[.*\])", r" {\\scriptsize \1}", number).replace("–", "--") for number in numbers]
+        small = [re.sub(r"(\[.*\])", r"{\\scriptsize \1}", number).replace("–", "--") for number in numbers]
+        cells = [_stack(number.split(" ", 1)) for number in small]
         model = _name(board, name, plain).translate(translate)
         lines.append(" & ".join([str(board.ranks[name]), model, *cells]) + r" \\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def _stack(lines: Sequence[str]) -> str:
+    """Return lines of one cell: with all in one line, a ranking would be wider than a page."""
+    joined = "\\\\ ".join(lines)
+    return f"\\shortstack[r]{{{joined}}}" if len(lines) > 1 else joined
 
 
 def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:

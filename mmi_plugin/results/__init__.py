@@ -15,11 +15,12 @@ class Record:
     """One answer: an item under one condition. `parsed` and `named` are letters or None;
     `probabilities` of the options, in their order, where the model gave them; `failure` says why
     there is no answer where the model failed; `cut_off`: it ran out of tokens within a thought;
-    `options`: the texts that the letters stand for, which old results do not hold.
+    `options`: the texts that the letters stand for, which old results do not hold; `cluster`: equal for items that
+    share an image or a passage.
 
-    `cluster` is the same for items that belong together, None where the item stands for itself. Of a free-form question
-    `named` is a text, `gold` one of the `answers` that count, `parsed` the answer that was read, and `metric` says how
-    well they agree."""
+    `group`: equal for items that count together, None where the item stands for itself. Of a free-form question `named`
+    is a text, `gold` one of the `answers` that count, `parsed` the answer that was read, and `metric` says how well
+    they agree."""
 
     item_id: str
     condition: str
@@ -35,6 +36,7 @@ class Record:
     answers: Sequence[str] | None = None
     metric: str | None = None
     cluster: str | None = None
+    group: str | None = None
 
     @property
     def score(self) -> float:
@@ -72,9 +74,9 @@ class Record:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields; those of free-form answers and of clusters only of such a one."""
+        """Return the fields; those of free-form answers and of groups only of such a one."""
         found = asdict(self)
-        none = (*(() if self.metric else ("answers", "metric")), *(() if self.cluster else ("cluster",)))
+        none = (*(() if self.metric else ("answers", "metric")), *(() if self.group else ("group",)))
         return {name: value for name, value in found.items() if name not in none}
 
 

@@ -180,6 +180,14 @@ def clustered_means(sample: np.ndarray, clusters: Clusters) -> np.ndarray:
     return np.concatenate([sums[rows].sum(1) / sizes[rows].sum(1) for rows in drawn])
 
 
+def standard_error(sample: np.ndarray, labels: np.ndarray | None = None) -> float:
+    """Return the standard error of the mean of one sample (items,): how far the means of resampled items scatter, or of
+    clusters where labels (items,) make some."""
+    clusters = Clusters.of(labels)
+    means = clustered_means(sample, clusters) if clusters else bootstrap_means(sample)
+    return float(means.std(ddof=1))
+
+
 def _batches(width: int) -> Iterator[int]:
     """Yield numbers of draws that add up to `RESAMPLES`, each of `width` numbers, so that a batch fits."""
     size = max(1, _BATCH // width)

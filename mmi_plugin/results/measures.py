@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ LABELS = {
 }
 """Names of measures as they are shown, in the order of tables."""
 APART = ("group_accuracy", "bias_ratio")
-"""Measures that only some data sets have: with items in clusters, with an answer that is the expected bias."""
+"""Measures that only some data sets have: with items in groups, with an answer that is the expected bias."""
 LOWER_IS_BETTER = frozenset(LABELS) - {
     *("accuracy", "reference_accuracy", "worst_case", "worst_case_seen", "wrong_to_right", "group_accuracy"),
 }
@@ -74,8 +74,8 @@ def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
 
     By condition: `accuracy` (of free-form answers the mean score), `unparseable`, and against the reference, if that
     was asked, `drop` (reference minus condition), `flip_rate` with its three directions, which add up to it,
-    `text_preference` (among changed answers to a text that names an option: is it that option?), of items in clusters
-    `group_accuracy` (is all of a cluster right?), of items that name an answer by themselves `bias_ratio` (is the
+    `text_preference` (among changed answers to a text that names an option: is it that option?), of items in groups
+    `group_accuracy` (is all of a group right?), of items that name an answer by themselves `bias_ratio` (is the
     answer that one?), where the right answer is named `ignoring` (among items that are wrong without it: still wrong?),
     and, of distributions over the options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`,
     `worst_case` (right under each; the least score), `worst_case_seen` (under each that the published training uses),
@@ -95,15 +95,15 @@ def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
     flips = [measured[one].values for one in perturbed if one in measured]
     if flips:
         measured[Measure("flip_rate")] = PerItem(np.mean(flips, 0), binary=False)
-    return measured
+    return {measure: replace(values, clusters=outcomes.clusters) for measure, values in measured.items()}
 
 
 def _by_condition(outcomes: Outcomes) -> Iterator[tuple[str, str, PerItem]]:
     for column, name in enumerate(outcomes.conditions):
         yield "accuracy", name, _graded(outcomes.scores[:, column])
         yield "unparseable", name, _binary(outcomes.parsed[:, column] == "")
-        if outcomes.clusters is not None:
-            yield "group_accuracy", name, _whole_clusters(outcomes.scores[:, column], outcomes.clusters)
+        if outcomes.groups is not None:
+            yield "group_accuracy", name, _whole_groups(outcomes.scores[:, column], outcomes.groups)
         if (biased := outcomes.biased).any():
             yield "bias_ratio", name, PerItem(np.where(biased, outcomes.follows[:, column], np.nan))
         if outcomes.reference not in (None, column):
@@ -135,11 +135,11 @@ def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[
     return found
 
 
-def _whole_clusters(scores: np.ndarray, clusters: np.ndarray) -> PerItem:
-    """Return whether all items of a cluster are right, at the first of them: (items,) twice -> (items,)."""
+def _whole_groups(scores: np.ndarray, groups: np.ndarray) -> PerItem:
+    """Return whether all items of a group are right, at the first of them: (items,) twice -> (items,)."""
     found = np.full(len(scores), np.nan)
-    for label, first in zip(*np.unique(clusters, return_index=True), strict=True):
-        found[first] = (scores[clusters == label] >= HALF).all()
+    for label, first in zip(*np.unique(groups, return_index=True), strict=True):
+        found[first] = (scores[groups == label] >= HALF).all()
     return PerItem(found)
 
 
@@ -178,26 +178,26 @@ def _is_whole(group: Mapping[str, Record], conditions: Sequence[str]) -> bool:
     return set(group) == set(conditions) and not any(record.failure for record in group.values())
 
 
-def task_numbers(records: Sequence[Record], family: str, conditions: Sequence[str]) -> dict[str, float]:
-    """Return the numbers of one task by the names under which lmms-eval's results hold them.
-
-    Shares in [0, 1] over complete items, NaN where there is none: accuracy/CONDITION, flip_rate/CONDITION (not of the
-    reference), of data with clusters group_accuracy/CONDITION and with an expected bias bias_ratio/CONDITION,
-    worst_case, worst_case_seen, unparseable, cut_off; and the counts `items` and `incomplete`, the second
-    of which are in no share.
-    """
-    groups = group_by_item(records)
-    whole = {item: group for item, group in groups.items() if _is_whole(group, conditions)}
+def task_values(records: Sequence[Record], family: str, conditions: Sequence[str]) -> dict[str, PerItem]:
+    """Return the values of the complete items of one task by the names under which lmms-eval's results hold their
+    means: accuracy/CONDITION, flip_rate/CONDITION (not of the reference), of some data group_accuracy/CONDITION and
+    bias_ratio/CONDITION, worst_case, worst_case_seen, unparseable, cut_off."""
+    whole = {item: group for item, group in group_by_item(records).items() if _is_whole(group, conditions)}
     measured = per_item(stack("", family, conditions, whole))
     shown = [
         *(Measure(name, condition) for name in ("accuracy", "flip_rate", *APART) for condition in conditions),
         *map(Measure, ("worst_case", "worst_case_seen", "unparseable", "cut_off")),
     ]
-    return {
-        **{"/".join(filter(None, one)): _mean(measured[one].values) for one in shown if one in measured},
-        "items": len(whole),
-        "incomplete": len(groups) - len(whole),
-    }
+    return {"/".join(filter(None, one)): measured[one] for one in shown if one in measured}
+
+
+def task_numbers(records: Sequence[Record], family: str, conditions: Sequence[str]) -> dict[str, float]:
+    """Return the numbers of one task: the means of `task_values`, shares in [0, 1] that are NaN where there is no
+    complete item; and the counts `items` and `incomplete`, the second of which are in no share."""
+    values = task_values(records, family, conditions)
+    lacking = len(incomplete(records, conditions))
+    counts = {"items": len(group_by_item(records)) - lacking, "incomplete": lacking}
+    return {name: _mean(one.values) for name, one in values.items()} | counts
 
 
 def _mean(values: np.ndarray) -> float:

@@ -20,11 +20,11 @@ class Outcomes:
 
     `parsed`, `gold` (what would be right) and `named` are texts of shape (items, conditions), "" for None, letters but
     for free-form answers; `scores` from 0 to 1, as `metric` (empty for choices) says; `follows` (the answer is the
-    named one), `changed` against the reference and `cut_off` are bool; `clusters` of shape (items,) are labels, equal
-    where items belong together, or None;
-    `probabilities` has shape (items, conditions, most options), 0 beyond an item's own options, and
-    is None unless every record has them. `content_hash`, `condition_versions` and `seed` say what
-    was asked.
+    named one), `changed` against the reference and `cut_off` are bool;
+    `probabilities` has shape (items, conditions, most options), 0 beyond an item's own options, and is None unless
+    every record has them; `clusters` (items,) are labels, None where no two items share one, `groups` (items,) those of
+    items that count together, None where there are none. `content_hash`, `condition_versions` and `seed` say what was
+    asked.
     """
 
     task: str
@@ -39,8 +39,9 @@ class Outcomes:
     changed: np.ndarray
     cut_off: np.ndarray
     probabilities: np.ndarray | None
-    metric: str = ""
     clusters: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    metric: str = ""
     seed: int = 0
     content_hash: str = ""
     condition_versions: Mapping[str, int] = field(default_factory=dict)
@@ -119,16 +120,21 @@ def stack(
         changed=table(lambda record: record.flipped(groups[record.item_id][ordered[0]]), bool),
         cut_off=table(lambda record: record.cut_off, bool),
         probabilities=_probabilities(task, rows),
-        metric=next(iter(metrics), None) or "",
         clusters=_clusters(rows),
+        groups=_groups(rows),
+        metric=next(iter(metrics), None) or "",
         **asked,
     )
 
 
 def _clusters(rows: Sequence[Sequence[Record]]) -> np.ndarray | None:
-    """Return the label of each item's cluster, (items,); None unless two share one."""
-    labels = [row[0].cluster or f"\0{row[0].item_id}" for row in rows if row]
-    return np.array(labels, dtype=object) if len(set(labels)) < len(labels) else None
+    labels = [row[0].cluster or f"item {row[0].item_id}" for row in rows]
+    return np.array(labels) if len(set(labels)) < len(labels) else None
+
+
+def _groups(rows: Sequence[Sequence[Record]]) -> np.ndarray | None:
+    labels = [row[0].group or f"item {row[0].item_id}" for row in rows]
+    return np.array(labels) if any(row[0].group for row in rows) else None
 
 
 def _probabilities(task: str, rows: Sequence[Sequence[Record]]) -> np.ndarray | None:

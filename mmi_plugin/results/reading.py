@@ -15,7 +15,7 @@ from typing import Any
 
 from mmi_plugin.answers import LONGEST, THOUGHTS, read, read_free
 from mmi_plugin.answers.agreement import check_metric
-from mmi_plugin.conditions import check_names
+from mmi_plugin.conditions import IN_IMAGE, check_names
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import json_lines, read_bytes, read_text
 from mmi_plugin.item import FAMILIES, LETTERS
@@ -52,10 +52,14 @@ _FIELDS: dict[str, Kinds] = {
     "named": _OPTIONAL_TEXT,
     "input": str,
 }
-_LATER: dict[str, Kinds] = {"failure": _OPTIONAL_TEXT, "options": (list, type(None)), "cut_off": bool}
+_LATER: dict[str, Kinds] = {
+    "failure": _OPTIONAL_TEXT,
+    "options": (list, type(None)),
+    "cut_off": bool,
+    "cluster": _OPTIONAL_TEXT,
+    "group": _OPTIONAL_TEXT,
+}
 """Fields that old results lack."""
-_CLUSTER: dict[str, Kinds] = {"cluster": _OPTIONAL_TEXT}
-"""The field of items that belong together."""
 _FREE: dict[str, Kinds] = {"answers": (list, type(None)), "metric": _OPTIONAL_TEXT}
 """Fields of free-form answers."""
 
@@ -208,14 +212,14 @@ def _rows(path: Path, conditions: Sequence[str], seed: int) -> Iterator[dict[str
         row = parse_object(line, where)
         for name, kinds in _FIELDS.items():
             field(row, name, kinds, where)
-        for name, kinds in {**_LATER, **_FREE, **_CLUSTER}.items():
+        for name, kinds in {**_LATER, **_FREE}.items():
             field(row, name, kinds, where, needed=False)
         free = row.get("metric") is not None
         if row.get("options") is None and not free:  # in old results, or by whoever would not have letters read anew
             row["options"] = _listed(row["input"])
         _check_free(row, where) if free else _check_letters(row, where)
         _check_asked(row, conditions, seed, where)
-        for name in ("gold", *_FREE, *_CLUSTER):
+        for name in ("gold", "options", "cluster", "group", *_FREE):
             if (before := golds.setdefault((row["item_id"], name), row.get(name))) != row.get(name):
                 raise InputError(f"{where}: field {name!r} is {shown(row.get(name))}, and before {shown(before)}")
         yield row
@@ -272,7 +276,8 @@ def _check_letters(row: Mapping[str, Any], where: str) -> None:
     if not 0 < len(options) <= len(LETTERS) or not all(isinstance(option, str) for option in options):
         raise InputError(f"{where}: field 'options' is {shown(options)}")
     valid = LETTERS[: len(options)]
-    if "\n".join(f"{letter}: {text}" for letter, text in zip(valid, options, strict=True)) not in row["input"]:
+    asked = "\n".join(f"{letter}: {text}" for letter, text in zip(valid, options, strict=True))
+    if asked not in row["input"] and not row["condition"].startswith(IN_IMAGE):
         raise InputError(f"{where}: field 'options' is {shown(options)}, which were not asked")
     for name in ("gold", "parsed", "named"):
         letter = row[name]

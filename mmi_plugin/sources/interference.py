@@ -180,7 +180,7 @@ def naturalbench(rows: Iterable[Row]) -> Pairs:
                     raise InputError(f"{row.where}: field {column!r} is {answer!r}, not {' or '.join(CHOICES[kind])}")
                 asked = row.text(f"Question_{question}")
                 made = row.item(asked, CHOICES[kind], answer, f"{key}-q{question}-i{image}")
-                yield row, replace(made, image=row.pictures[f"Image_{image}"], cluster=key)
+                yield row, replace(made, image=row.pictures[f"Image_{image}"], group=key)
 
 
 @grouped(

@@ -39,6 +39,7 @@ def records(
     answer_column: str = "answer",
     image_column: str = "image",
     label_column: str | None = None,
+    cluster_column: str | None = None,
     metric: str | None = None,
 ) -> Benchmark:
     """Your own questions, a row each, under the conditions of a family.
@@ -48,9 +49,10 @@ def records(
     start, by default beside the file. option_columns: one column with a list of texts (`options`), or several, a comma
     between them. An answer is a letter, an option, or a number that counts from 0. A column `facts` maps options to
     sentences. label_column: of a table of images and their classes, which are asked among four; a folder of images has
-    `label`. metric: of questions without options: exact_match, anls or vqa_accuracy; the answer is a text or a list of
-    all texts that count. Rows without an id are known by their number. Raises InputError that names file, row and
-    column.
+    `label`. cluster_column: equal for questions that belong together (a passage, a template), which intervals and tests
+    then keep together; without it, those with the same image do. metric: of questions without options: exact_match,
+    anls or vqa_accuracy; the answer is a text or a list of all texts that count. Rows without an id are known by their
+    number. Raises InputError that names file, row and column.
     """
     _check(path, family, metric, {"option_columns": option_columns, "label_column": label_column})
     place = path if Path(path).exists() else None
@@ -62,7 +64,8 @@ def records(
     listed = {} if metric else _options(OPTIONS if option_columns is None else option_columns)
     kinds = {question_column: "text", **listed, answer_column: "answers" if metric else "key"}
     kinds |= {} if family == "text_heavy" else {image_column: "image"}
-    item_of = _Columns(id_column, question_column, tuple(listed), answer_column, metric or "").item
+    kinds |= {} if cluster_column is None else {cluster_column: "key"}
+    item_of = _Columns(id_column, question_column, tuple(listed), answer_column, metric or "", cluster_column).item
     try:
         bench = Table(NAME, family, **where, columns=kinds, item_of=item_of)(split, path=place, from_split=from_split)
     except InputError as error:
@@ -113,12 +116,15 @@ class _Columns:
     options: tuple[str, ...]
     answer: str
     metric: str
+    cluster: str | None = None
 
     def item(self, row: Row) -> Item:
         """Return the item of a row, whose columns are those that a user named."""
         given = row.values.get(self.key)
         key = "" if given is None else str(given)
-        return self._free(row, key) if self.metric else self._choice(row, key)
+        made = self._free(row, key) if self.metric else self._choice(row, key)
+        shared = None if self.cluster is None else row.values.get(self.cluster)
+        return made if shared is None else replace(made, image=made.picture, cluster=str(shared))
 
     def _free(self, row: Row, key: str) -> Item:
         """Return a free-form item, whose answer is the one that was given most often."""

@@ -9,12 +9,11 @@ from typing import Any
 from mmi_plugin.conditions import get
 from mmi_plugin.documents import Selection
 from mmi_plugin.errors import InputError
-from mmi_plugin.files import write_whole
 from mmi_plugin.harness.task_manager import find_task, tasks_folder
 from mmi_plugin.studies import lmms_eval, write_task
 
 TASK = "mmi_own"
-COLUMNS = ("id", "question", "options", "answer", "image", "label")
+COLUMNS = ("id", "question", "options", "answer", "image", "label", "cluster")
 ASKED = {"image_heavy": "mmi_caltech101", "text_heavy": "mmi_openbookqa", "vqa": "mmi_scienceqa"}
 """Family -> a task, whose conditions are asked where none are named."""
 
@@ -67,10 +66,10 @@ def run(dataset_kwargs: Mapping[str, Any], split: str, out: Path, flags: Mapping
 def _board(out: Path) -> None:
     from mmi_plugin.report.board import build
     from mmi_plugin.report.files import terminal
-    from mmi_plugin.report.page import to_html
+    from mmi_plugin.report.page import write_page
     from mmi_plugin.results.runs import read_runs
 
     board = build(read_runs([str(out)]))
-    write_whole(out / "board.html", to_html(board, pictures=True))  # of what the user has just named
+    write_page(out / "board.html", board, pictures=True)  # of what the user has just named
     print(terminal(board))
     print(f"page: {out / 'board.html'}, task: {out / 'tasks' / f'{TASK}.yaml'}")

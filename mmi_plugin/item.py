@@ -144,6 +144,7 @@ def check(item: Item, where: str, repeated_options: bool = False) -> Item:
         raise InputError(f"{where}: field 'options' is missing or empty")
     if item.options:
         _check_options(item, where, repeated_options)
+        _check_named(item, where)
     if item.family == "image_heavy" and item.picture is None:
         raise InputError(f"{where}: field 'image' is missing")
     if item.history and (item.family != "vqa" or item.options):
@@ -193,6 +194,12 @@ def _check_options(item: Item, where: str, repeated: bool) -> None:
         raise InputError(f"{where}: field 'options' repeats an option: {list(item.options)}")
     if item.answer not in item.options:
         raise InputError(f"{where}: field 'answer' is {item.answer!r}, not among the options {list(item.options)}")
+
+
+def _check_named(item: Item, where: str) -> None:
+    for named in (item.named, *(one.named for one in item.given.values())):
+        if named is not None and named not in item.options:
+            raise InputError(f"{where}: field 'named' is {named!r}, not among the options {list(item.options)}")
 
 
 def image_hash(image: Image.Image | Picture | None) -> str:

@@ -13,7 +13,7 @@ from mmi_plugin.conditions import get
 from mmi_plugin.documents import documents
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.launcher import main
-from mmi_plugin.item import Item, item_hash
+from mmi_plugin.item import Given, Item, check, item_hash
 from mmi_plugin.report.board import build
 from mmi_plugin.report.page import to_html
 from mmi_plugin.results import Record
@@ -140,6 +140,12 @@ def test_a_version_that_an_item_does_not_have_is_named(data: Path) -> None:
         get("given_corrupted")(item)
     with pytest.raises(InputError, match="item i has no version 'handwritten': its data set came with none"):
         get("given_handwritten")(replace(item, id="i", given={}))
+
+
+def test_what_a_version_names_is_an_option(data: Path) -> None:
+    item = load("scam").items[0]
+    with pytest.raises(InputError, match=r"^row 1: field 'named' is 'bus', not among the options \['"):
+        check(replace(item, given={"synthetic": Given(named="bus")}), "row 1")
 
 
 def test_versions_and_clusters_are_part_of_the_hash(data: Path) -> None:

@@ -205,6 +205,8 @@ class MMIConfig(Objective, JsonFields):
         for name in ("eps", "step_size", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, not above 0")
+        if getattr(self.eval_strategy, "value", self.eval_strategy) != "no":
+            raise InputError("field 'eval_strategy': no rows are evaluated: 'eval_tasks' asks tasks during training")
         for name in ("eval_tasks_steps", "eval_tasks_items"):
             if getattr(self, name) < 1:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, below 1")

@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from mmi_plugin.errors import plain, shorten, visible
 from mmi_plugin.report.files import star
-from mmi_plugin.report.page import FOLDER, PROMPT_LIMIT, content_hash, environment
+from mmi_plugin.report.items import PROMPT_LIMIT
+from mmi_plugin.report.page import FOLDER, content_hash, environment
 
 INDENT = "    "
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mmi_plugin.conditions import CONDITIONS, FLOOR, REFERENCE, Condition
+from mmi_plugin.conditions.given import PREFIX
 from mmi_plugin.conditions.pools import package_folder, photo_files, sample_photos
 from mmi_plugin.conditions.registry import INSTRUCTED
 from mmi_plugin.conditions.text import template_fact
 from mmi_plugin.files import write_whole
-from mmi_plugin.item import FAMILIES, Item, user_text
+from mmi_plugin.item import FAMILIES, Given, Item, user_text
 from mmi_plugin.sources import load
 
 FOLDER = "conditions"  # of the figures, beside the page
@@ -40,7 +41,8 @@ published training shows it, and so does ours unless told otherwise. *By default
 it. `instructed_NAME` is NAME with a line before everything else that says to ignore what was added.
 
 The pictures are photographs that scikit-image and scikit-learn ship; a data set has its own pools. Long lines of
-prompts are wrapped here.
+prompts are wrapped here. `given_NAME` is what an interference set itself came with for an item, and asked of such a
+set alone; what is shown of it here is made up.
 """
 TITLES = {
     "image_heavy": "Where the image decides",
@@ -60,13 +62,24 @@ def examples() -> dict[str, Item]:
     photos = dict(zip((file.name for file in photo_files()), sample_photos(), strict=True))
     animals, things = ("rocket", "cat", "motorcycle", "flower"), ("a saucer", "a book", "a brick", "a tray")
     facts = {name: template_fact(name) for name in animals}
+    cat = photos["chelsea.png"]
+    given = {
+        "handwritten": Given(cat, named="rocket"),
+        "synthetic": Given(cat, named="rocket"),
+        "corrupted": Given(context="The picture shows a rocket on its way up."),
+        "irrelevant": Given(context="The museum is closed on Mondays."),
+        "matching": Given(context="The picture shows a cat that looks up."),
+    }
+    distraction = {"distraction": Given(question="A cow has four legs.\nWhat does the cup stand on?")}
     capital = next(item for item in load("demo_capitals").items if item.id.endswith("-0"))
     return {
         "image_heavy": Item(
-            "cat", "image_heavy", "What is shown in the picture?", "cat", animals, photos["chelsea.png"], facts
+            "cat", "image_heavy", "What is shown in the picture?", "cat", animals, cat, facts, given=given
         ),
         "text_heavy": capital,
-        "vqa": Item("cup", "vqa", "What does the cup stand on?", "a saucer", things, photos["coffee.png"]),
+        "vqa": Item(
+            "cup", "vqa", "What does the cup stand on?", "a saucer", things, photos["coffee.png"], given=distraction
+        ),
     }
 
 
@@ -74,6 +87,11 @@ def shown(family: str) -> list[Condition]:
     """Return the package's own conditions of a family, the reference first; without instructed ones and the floor."""
     found = [one for one in CONDITIONS.values() if family in one.families and _is_own(one)]
     return sorted(found, key=lambda one: one.name != REFERENCE[family])
+
+
+def pictured(family: str) -> list[Condition]:
+    """Return those that the figure shows: all but the versions that a data set itself comes with."""
+    return [one for one in shown(family) if not one.name.startswith(PREFIX)]
 
 
 def _is_own(one: Condition) -> bool:
@@ -84,7 +102,7 @@ def _is_own(one: Condition) -> bool:
 def figure(family: str) -> Image.Image:
     """Return one panel a condition: its name, what is seen, what is added to the text."""
     item = examples()[family]
-    panels = [_panel(one.name, item, one(item)) for one in shown(family)]
+    panels = [_panel(one.name, item, one(item)) for one in pictured(family)]
     columns = min(COLUMNS, len(panels))
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     heights = [max(panel.height for panel in row) for row in rows]
@@ -149,7 +167,7 @@ def page() -> str:
     """Return the Markdown of docs/conditions.md."""
     parts = [HEAD]
     for family in FAMILIES:
-        item, names = examples()[family], ", ".join(one.name for one in shown(family))
+        item, names = examples()[family], ", ".join(one.name for one in pictured(family))
         parts.append(f"## {TITLES[family]}: `{family}`\n")
         parts.append(f"![One item under {names}]({FOLDER}/{family}.webp)\n")
         parts += [_section(one, item, family) for one in shown(family)]

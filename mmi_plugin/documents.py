@@ -119,7 +119,7 @@ class Documents:
 
     Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt, choices (the
     letters), options (what they stand for), image_key (equal where the images are, or None), cluster (equal where items
-    share an image or a passage, or None). Of a free-form question
+    share an image or a passage, or None), group (equal where items count together, or None). Of a free-form question
     gold is its answer, answers all that count and metric how they are compared; else these are empty and None. Images
     are not stored: `item` makes them when they are needed.
     """
@@ -163,14 +163,15 @@ def _rows(bench: Benchmark, conditions: tuple[str, ...], seed: int, limit: int |
                 "condition": name,
                 "seed": seed,
                 "gold": target(changed),
-                "named": changed.named and changed.letter(changed.named),
+                "named": changed.named and changed.letter(changed.named) if item.options else changed.named,
                 "prompt": user_text(changed),
                 "choices": LETTERS[: len(item.options)],
                 "options": list(changed.options),
                 "answers": [] if item.options else list(item.answers),
                 "metric": None if item.options else bench.metric,
                 "image_key": names.of(item, changed),
-                "cluster": item.cluster or (None if item.picture is None else names.own(item)),
+                "group": item.group,
+                "cluster": item.cluster or item.group or (None if item.picture is None else names.own(item)),
             }
 
 

@@ -46,17 +46,33 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Given:
+    """How a data set itself has an item under a condition: what is None or empty there is as in the item.
+
+    image: in its place. question: in its place. context: a text before it. named: the answer that it is made to draw.
+    """
+
+    image: Image.Image | Picture | None = None
+    question: str = ""
+    context: str = ""
+    named: str | None = None
+
+
+@dataclass(frozen=True)
 class Item:
     """One question.
 
     `options` is empty for a free-form question, which may have a `history`: the (question, answer)
     turns before it, of which the first sees the image; where it is scored, `answers` has all that count, `answer`
     among them. A condition fills `context` or `context_after`
-    (text put before or after the question), `named` (the wrong option which it asserts), replaces
+    (text put before or after the question), `named` (the wrong answer which it asserts, or which
+    the question is known to draw by itself), replaces
     `image` or puts `added_images` before it, and takes over the `form` of its prompt. An image may be given as a
     Picture, which is decoded whenever the image is read. `place` says which of several options that read as the
     answer does is meant, `in_image` that the image shows the whole prompt, and the text is empty, `cluster`
     which items are no independent ones, as they share a passage or a template; without it, those with the same image.
+    `group`: which items count together, right only if all of them are. `given` has the versions of the item that its
+    data set came with, by the name of their condition without `given_`.
     """
 
     id: str
@@ -76,6 +92,8 @@ class Item:
     in_image: bool = False
     cluster: str | None = None
     answers: tuple[str, ...] = ()
+    given: Mapping[str, Given] = field(default_factory=dict)
+    group: str | None = None
 
     @property
     def gold(self) -> str | None:
@@ -126,6 +144,7 @@ def check(item: Item, where: str, repeated_options: bool = False) -> Item:
         raise InputError(f"{where}: field 'options' is missing or empty")
     if item.options:
         _check_options(item, where, repeated_options)
+        _check_named(item, where)
     if item.family == "image_heavy" and item.picture is None:
         raise InputError(f"{where}: field 'image' is missing")
     if item.history and (item.family != "vqa" or item.options):
@@ -143,6 +162,10 @@ def _check_texts(item: Item, where: str) -> None:
         "options": item.options,
         "facts": (text for fact in item.facts.items() for text in fact),
         "history": (text for turn in item.history for text in turn),
+        "given": (text for one in item.given.values() for text in (one.question, one.context, one.named or "")),
+        "named": (item.named or "",),
+        "cluster": (item.cluster or "",),
+        "group": (item.group or "",),
     }
     for name, parts in texts.items():
         if not all(map(is_text, parts)):
@@ -171,6 +194,12 @@ def _check_options(item: Item, where: str, repeated: bool) -> None:
         raise InputError(f"{where}: field 'options' repeats an option: {list(item.options)}")
     if item.answer not in item.options:
         raise InputError(f"{where}: field 'answer' is {item.answer!r}, not among the options {list(item.options)}")
+
+
+def _check_named(item: Item, where: str) -> None:
+    for named in (item.named, *(one.named for one in item.given.values())):
+        if named is not None and named not in item.options:
+            raise InputError(f"{where}: field 'named' is {named!r}, not among the options {list(item.options)}")
 
 
 def image_hash(image: Image.Image | Picture | None) -> str:
@@ -203,6 +232,10 @@ def item_hash(item: Item, image: str | None = None) -> str:
     parts += [f"accepted={answer}" for answer in item.answers]
     parts += [] if item.place is None else [f"place={item.place}"]
     parts += ["in_image"] if item.in_image else []
+    parts += [f"cluster={item.cluster}"] if item.cluster else []
+    parts += [f"group={item.group}"] if item.group else []
+    for name, one in sorted(item.given.items()):
+        parts += [f"given={name}", one.question, one.context, repr(one.named), image_hash(one.image)]
     parts.append(image or image_hash(item.picture))
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 

@@ -125,7 +125,7 @@ def test_a_rendered_question_is_all_on_the_page_and_nowhere_else(words: int) -> 
 
 
 def test_what_does_not_interfere_is_in_no_worst_case_or_mean() -> None:
-    apart = {"asked_again", "text_only", "matching_text", "matching_image", "rendered_question"}
+    apart = {"asked_again", "text_only", "matching_text", "matching_image", "rendered_question", "given_matching"}
     assert {name for name, made in CONDITIONS.items() if made.role != "interferes"} == apart
     answers = {"clean": "AAA", "misleading_text": "ABA", "matching_text": "AAB"}
     records = [

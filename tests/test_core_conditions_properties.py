@@ -13,6 +13,7 @@ from PIL import Image, ImageChops
 
 from mmi_plugin.answers import normalise
 from mmi_plugin.conditions import CONDITIONS, Pools, get
+from mmi_plugin.conditions.given import PREFIX
 from mmi_plugin.errors import InputError
 from mmi_plugin.item import INSTRUCTION, Item, check, item_hash, stream, user_text
 
@@ -29,7 +30,7 @@ OTHER_STRENGTHS = (
     "both@images=0",
     "matching_text@position=after",
 )
-NAMES = (*CONDITIONS, *OTHER_STRENGTHS)
+NAMES = (*(name for name in CONDITIONS if not name.startswith(PREFIX)), *OTHER_STRENGTHS)  # which any item has
 SIZES = ((1, 1), (8000, 10), (10, 8000), (33, 17))
 
 texts = st.one_of(

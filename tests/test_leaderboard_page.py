@@ -80,8 +80,9 @@ def test_the_item_browser_has_the_exact_prompts_answers_and_pictures(path: Path,
         for row in samples(folder):
             item = items[row["item_id"]]
             cell = item["cells"][data["conditions"].index(row["condition"].replace("_", " "))]
-            letter, raw, _, score, _ = cell["answers"][order.index(name)]
+            letter, raw, _, score, _, follows = cell["answers"][order.index(name)]
             assert score == (row["parsed"] == row["gold"])
+            assert follows == (row["named"] is not None and row["parsed"] == row["named"])
             assert (letter, data["texts"][raw], item["gold"]) == (row["parsed"], row["raw"], row["gold"])
             assert data["texts"][cell["prompt"]] == row["input"] and cell.get("named") == row["named"]
             assert data["images"][cell["image"]].startswith("data:image/png;base64,")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.task import ConfigurableMessagesTask, ConfigurableTask
 from lmms_eval.models import get_model
@@ -25,7 +26,7 @@ from mmi_plugin.harness.flags import REFUSED, check_flags, default_of, tag_pairs
 from mmi_plugin.models.evaluate import record_of
 from mmi_plugin.results import Record
 from mmi_plugin.results.intervals import standard_error
-from mmi_plugin.results.measures import PerItem, higher_is_better, incomplete, task_numbers, task_values
+from mmi_plugin.results.measures import APART, PerItem, higher_is_better, incomplete, task_numbers, task_values
 
 _SHOWN = 20  # failed records; the sample log names all
 _FIXED: dict[str, Any] = {"output_type": "generate_until", "num_fewshot": 0, "metric_list": []}
@@ -80,7 +81,7 @@ class InterferenceTask(ConfigurableMessagesTask):
             "content_hash": self.bench.digest(selection.conditions, selection.seed),
         }
         self._counted: tuple[Any, ...] | None = None
-        self.metrics = tuple(self._measured([])[0])
+        self.metrics = (*self._measured([])[0], *self._apart())
         self._answers: dict[tuple[str, str], tuple[str, str, tuple[float, ...] | None]] = {}
         self.args: Namespace | None = None  # of the command line; lmms-eval sets it
         self._system_prompt: str | None = None
@@ -201,12 +202,21 @@ class InterferenceTask(ConfigurableMessagesTask):
             self.failed = [record for record in records if record.failure]
             first = ", ".join(lacking[:5])
             logger.warning(f"{self.task_name}: {len(lacking)} items lack a condition and are in no number: {first}")
-        return self._measured(records)[0][name]
+        return self._measured(records)[0].get(name, math.nan)  # where --limit leaves no item that has it
+
+    def _apart(self) -> list[str]:
+        """Return the names of the numbers that only data of this kind has."""
+        items = self.bench.items
+        there = (any(item.group for item in items), any(item.named for item in items))
+        names = [name for name, is_there in zip(APART, there, strict=True) if is_there]
+        return [f"{name}/{condition}" for name in names for condition in self.selection.conditions]
 
     def _error(self, name: str, records: Sequence[Record]) -> float | None:
         """Return the standard error of one number over items; None of a count, and with fewer than two items."""
         found = self._measured(records)[1].get(name)
-        return None if found is None or len(found.values) < 2 else standard_error(found.values, found.clusters)
+        if found is None or (counted := ~np.isnan(found.values)).sum() < 2:
+            return None
+        return standard_error(found.values[counted], None if found.clusters is None else found.clusters[counted])
 
     def _measured(self, records: Sequence[Record]) -> tuple[dict[str, float], dict[str, PerItem]]:
         """Return numbers and values per item, found once: lmms-eval has a list of the same records for each number."""

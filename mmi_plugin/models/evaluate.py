@@ -110,6 +110,7 @@ def record_of(
         answers=tuple(document["answers"]) or None,
         metric=document["metric"],
         cluster=document["cluster"],
+        group=document["group"],
     )
 
 

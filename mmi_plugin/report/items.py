@@ -92,7 +92,7 @@ class Browser:
             shown = perturbed(self._benchmark, self._pictures[item], condition, self._seed).images
             found |= {"image": images.add(thumbnail(shown))} if shown else {}
         named = self._groups[0][item][condition].named
-        return found | ({"named": named} if named else {})
+        return found | ({"named": shorten(visible(named), NAME_LIMIT)} if named else {})
 
 
 def to_script(data: Any) -> str:
@@ -111,11 +111,11 @@ def _chosen(outcomes: Sequence[Outcomes]) -> tuple[list[str], list[str]]:
 
 def _answer(record: Record, reference: Record, texts: _Table) -> list[Any]:
     """Return [letter or text that was read, or null, index of the raw text, probabilities or null, score, whether it is
-    another one than under the reference]."""
+    another one than under the reference, whether it is the one that is named]."""
     raw = texts.add(shorten(visible(record.raw), ANSWER_LIMIT))
     shares = record.probabilities and [round(share, 3) for share in record.probabilities]
     read = record.parsed and shorten(visible(record.parsed), NAME_LIMIT)
-    return [read, raw, shares, round(record.score, 3), record.flipped(reference)]
+    return [read, raw, shares, round(record.score, 3), record.flipped(reference), record.follows]
 
 
 def _gold(record: Record) -> str:

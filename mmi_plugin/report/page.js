@@ -49,14 +49,14 @@ const [taskBox, conditionBox, modelBox, filterBox, searchBox, moreButton] = [
 const parsed = new Map(), ALL = "all";
 let data, page, trouble = "";
 
-const LETTER = 0, RAW = 1, SHARES = 2, SCORE = 3, FLIPPED = 4;
+const LETTER = 0, RAW = 1, SHARES = 2, SCORE = 3, FLIPPED = 4, FOLLOWS = 5;
 const right = (item, answer) => answer[SCORE] >= 0.5;
 const FILTERS = {
   "all items": () => true,
   "answer flipped": (item, cell, before, after) => after[FLIPPED],
   "right to wrong": (item, cell, before, after) => right(item, before) && !right(item, after),
   "wrong to right": (item, cell, before, after) => !right(item, before) && right(item, after),
-  "answer is what the text names": (item, cell, before, after) => cell.named && after[LETTER] === cell.named,
+  "answer is what the text names": (item, cell, before, after) => after[FOLLOWS],
   "no answer that can be read": (item, cell, before, after) => after[LETTER] === null,
   "models disagree": (item, cell) => new Set(cell.answers.map((answer) => answer[LETTER])).size > 1,
 };
@@ -215,7 +215,8 @@ function given(item, cell) {
   const [before, added, after] = difference(item.part.texts[item.cells[0].prompt], item.part.texts[cell.prompt]);
   prompt.append(before, ...(added === "" ? [] : [element("mark", added)]), after);
   made.append(prompt);
-  return cell.named ? [made, naming("p", "The added text names ", option(item, cell.named))] : [made];
+  const says = cell === item.cells[0] ? "A biased answer would be " : "The added text names ";
+  return cell.named ? [made, naming("p", says, option(item, cell.named))] : [made];
 }
 
 // Split a prompt into what the reference prompt begins with, what it has not, and what it ends with.

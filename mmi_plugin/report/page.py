@@ -25,6 +25,7 @@ from mmi_plugin.report.items import ITEMS, NAME_LIMIT, Browser, data_uri, to_scr
 from mmi_plugin.report.study import PANEL_LEFT, PANEL_TOP, PANEL_WIDTH, Study, StudyView
 from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.measures import LOWER_IS_BETTER, Measure
+from mmi_plugin.sources import LICENCES
 
 FOLDER = Path(__file__).parent
 PART = 5000  # items in one of the files beside a page
@@ -76,6 +77,8 @@ class BoardView:
     def __init__(self, board: Leaderboard, pictures: bool = False, page: str = "") -> None:
         self.board = board
         self.names, self.baseline, self.ranks = board.names, board.baseline, board.ranks
+        asked = {str(result.options.get("source")) for run in board.runs for result in run.results.values()}
+        self.licences = {name: LICENCES[name] for name in sorted(asked & set(LICENCES))}
         self.note = note(board, lambda name: shorten(plain(name), NAME_LIMIT))
         self.columns = overview_columns(board)
         self.tasks = board.scopes_of("task")

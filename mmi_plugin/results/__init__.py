@@ -18,8 +18,9 @@ class Record:
     `options`: the texts that the letters stand for, which old results do not hold; `cluster`: equal for items that
     share an image or a passage.
 
-    Of a free-form question `gold` is one of the `answers` that count, `parsed` the answer that was read, and `metric`
-    says how well they agree."""
+    `group`: equal for items that count together, None where the item stands for itself. Of a free-form question `named`
+    is a text, `gold` one of the `answers` that count, `parsed` the answer that was read, and `metric` says how well
+    they agree."""
 
     item_id: str
     condition: str
@@ -35,6 +36,7 @@ class Record:
     answers: Sequence[str] | None = None
     metric: str | None = None
     cluster: str | None = None
+    group: str | None = None
 
     @property
     def score(self) -> float:
@@ -46,6 +48,13 @@ class Record:
     @property
     def right(self) -> bool:
         return self.score >= HALF
+
+    @property
+    def follows(self) -> bool:
+        """Whether the answer is the one that is named."""
+        if self.named is None or self.parsed is None:
+            return False
+        return self.parsed == self.named if self.metric is None else same(self.metric, self.parsed, self.named)
 
     def flipped(self, reference: Record) -> bool:
         """Whether the answer is another one than that under the reference condition. Free-form answers are the same
@@ -65,9 +74,10 @@ class Record:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields; those of free-form answers only of such a one."""
+        """Return the fields; those of free-form answers and of groups only of such a one."""
         found = asdict(self)
-        return found if self.metric else {name: found[name] for name in found if name not in ("answers", "metric")}
+        none = (*(() if self.metric else ("answers", "metric")), *(() if self.group else ("group",)))
+        return {name: value for name, value in found.items() if name not in none}
 
 
 @dataclass(frozen=True)

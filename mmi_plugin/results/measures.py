@@ -33,14 +33,18 @@ LABELS = {
     "wrong_to_wrong": "wrong to another wrong",
     "ignoring": "ignoring what is right",
     "text_preference": "text preference",
+    "group_accuracy": "whole groups right",
+    "bias_ratio": "answers that are the expected bias",
     "js": "JS causal effect",
     "tv": "TV causal effect",
     "unparseable": "unparseable",
     "cut_off": "cut off in a thought",
 }
 """Names of measures as they are shown, in the order of tables."""
+APART = ("group_accuracy", "bias_ratio")
+"""Measures that only some data sets have: with items in groups, with an answer that is the expected bias."""
 LOWER_IS_BETTER = frozenset(LABELS) - {
-    *("accuracy", "reference_accuracy", "worst_case", "worst_case_seen", "wrong_to_right"),
+    *("accuracy", "reference_accuracy", "worst_case", "worst_case_seen", "wrong_to_right", "group_accuracy"),
 }
 
 
@@ -70,12 +74,13 @@ def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
 
     By condition: `accuracy` (of free-form answers the mean score), `unparseable`, and against the reference, if that
     was asked, `drop` (reference minus condition), `flip_rate` with its three directions, which add up to it,
-    `text_preference` (among changed answers to a text that names an option: is it that option?), where the right
-    answer is named `ignoring` (among items that are wrong without it: still wrong?), and, of distributions over the
-    options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`, `worst_case` (right under each; the least
-    score), `worst_case_seen` (under each that the published training uses), the mean
-    `flip_rate` over the perturbations, and the means of `unparseable` and of `cut_off`, which is a part of it; in none
-    of these is a condition that does not interfere.
+    `text_preference` (among changed answers to a text that names an option: is it that option?), of items in groups
+    `group_accuracy` (is all of a group right?), of items that name an answer by themselves `bias_ratio` (is the
+    answer that one?), where the right answer is named `ignoring` (among items that are wrong without it: still wrong?),
+    and, of distributions over the options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`,
+    `worst_case` (right under each; the least score), `worst_case_seen` (under each that the published training uses),
+    the mean `flip_rate` over the perturbations, and the means of `unparseable` and of `cut_off`, which is a part of it;
+    in none of these is a condition that does not interfere.
     """
     measured = {Measure(name, condition): values for name, condition, values in _by_condition(outcomes)}
     scores, asked = outcomes.scores, [get(name).role == "interferes" for name in outcomes.conditions]
@@ -97,6 +102,10 @@ def _by_condition(outcomes: Outcomes) -> Iterator[tuple[str, str, PerItem]]:
     for column, name in enumerate(outcomes.conditions):
         yield "accuracy", name, _graded(outcomes.scores[:, column])
         yield "unparseable", name, _binary(outcomes.parsed[:, column] == "")
+        if outcomes.groups is not None:
+            yield "group_accuracy", name, _whole_groups(outcomes.scores[:, column], outcomes.groups)
+        if (biased := outcomes.biased).any():
+            yield "bias_ratio", name, PerItem(np.where(biased, outcomes.follows[:, column], np.nan))
         if outcomes.reference not in (None, column):
             found = _against_reference(outcomes, outcomes.reference, column)
             yield from ((measure, name, values) for measure, values in found.items())
@@ -117,13 +126,21 @@ def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[
         "wrong_to_wrong": _binary(changed & ~right_before & ~right_after),
     }
     if (named != "").any():
-        follows = np.where(changed & (named != ""), outcomes.parsed[:, column] == named, np.nan)
+        follows = np.where(changed & (named != ""), outcomes.follows[:, column], np.nan)
         found["text_preference"] = PerItem(follows.astype(float))
     if outcomes.probabilities is not None:
         pair = outcomes.probabilities[:, reference], outcomes.probabilities[:, column]
         found["js"] = PerItem(jensen_shannon(*pair), binary=False)
         found["tv"] = PerItem(total_variation(*pair), binary=False)
     return found
+
+
+def _whole_groups(scores: np.ndarray, groups: np.ndarray) -> PerItem:
+    """Return whether all items of a group are right, at the first of them: (items,) twice -> (items,)."""
+    found = np.full(len(scores), np.nan)
+    for label, first in zip(*np.unique(groups, return_index=True), strict=True):
+        found[first] = (scores[groups == label] >= HALF).all()
+    return PerItem(found)
 
 
 def _ignoring(outcomes: Outcomes, reference: int, column: int) -> PerItem:
@@ -163,12 +180,12 @@ def _is_whole(group: Mapping[str, Record], conditions: Sequence[str]) -> bool:
 
 def task_values(records: Sequence[Record], family: str, conditions: Sequence[str]) -> dict[str, PerItem]:
     """Return the values of the complete items of one task by the names under which lmms-eval's results hold their
-    means: accuracy/CONDITION, flip_rate/CONDITION (not of the reference), worst_case, worst_case_seen, unparseable,
-    cut_off."""
+    means: accuracy/CONDITION, flip_rate/CONDITION (not of the reference), of some data group_accuracy/CONDITION and
+    bias_ratio/CONDITION, worst_case, worst_case_seen, unparseable, cut_off."""
     whole = {item: group for item, group in group_by_item(records).items() if _is_whole(group, conditions)}
     measured = per_item(stack("", family, conditions, whole))
     shown = [
-        *(Measure(name, condition) for name in ("accuracy", "flip_rate") for condition in conditions),
+        *(Measure(name, condition) for name in ("accuracy", "flip_rate", *APART) for condition in conditions),
         *map(Measure, ("worst_case", "worst_case_seen", "unparseable", "cut_off")),
     ]
     return {"/".join(filter(None, one)): measured[one] for one in shown if one in measured}
@@ -184,11 +201,12 @@ def task_numbers(records: Sequence[Record], family: str, conditions: Sequence[st
 
 
 def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+    counted = values[~np.isnan(values)]
+    return float(counted.mean()) if len(counted) else float("nan")
 
 
 def higher_is_better(name: str) -> bool | None:
     """Return the direction of one of `task_numbers`; None for a plain count."""
-    if name.startswith("accuracy/") or name in ("worst_case", "worst_case_seen"):
+    if name.startswith(("accuracy/", "group_accuracy/")) or name in ("worst_case", "worst_case_seen"):
         return True
     return None if name == "items" else False

@@ -19,11 +19,12 @@ class Outcomes:
     condition, the reference first.
 
     `parsed`, `gold` (what would be right) and `named` are texts of shape (items, conditions), "" for None, letters but
-    for free-form answers; `scores` from 0 to 1, as `metric` (empty for choices) says; `changed` against the reference
-    and `cut_off` are bool;
+    for free-form answers; `scores` from 0 to 1, as `metric` (empty for choices) says; `follows` (the answer is the
+    named one), `changed` against the reference and `cut_off` are bool;
     `probabilities` has shape (items, conditions, most options), 0 beyond an item's own options, and is None unless
-    every record has them; `clusters` (items,) are labels, None where no two items share one. `content_hash`,
-    `condition_versions` and `seed` say what was asked.
+    every record has them; `clusters` (items,) are labels, None where no two items share one, `groups` (items,) those of
+    items that count together, None where there are none. `content_hash`, `condition_versions` and `seed` say what was
+    asked.
     """
 
     task: str
@@ -33,11 +34,13 @@ class Outcomes:
     parsed: np.ndarray
     gold: np.ndarray
     named: np.ndarray
+    follows: np.ndarray
     scores: np.ndarray
     changed: np.ndarray
     cut_off: np.ndarray
     probabilities: np.ndarray | None
     clusters: np.ndarray | None = None
+    groups: np.ndarray | None = None
     metric: str = ""
     seed: int = 0
     content_hash: str = ""
@@ -47,6 +50,11 @@ class Outcomes:
     def reference(self) -> int | None:
         """The column of the reference condition, if it was asked."""
         return 0 if REFERENCE[self.family] in self.conditions else None
+
+    @property
+    def biased(self) -> np.ndarray:
+        """Which items name an answer by themselves, the one that a bias is known to draw: bool, (items,)."""
+        return self.named[:, 0] != "" if self.reference == 0 else np.zeros(len(self.items), bool)
 
     @classmethod
     def of(
@@ -107,11 +115,13 @@ def stack(
         parsed=table(lambda record: record.parsed, str),
         gold=table(lambda record: record.wanted, str),
         named=table(lambda record: record.named, str),
+        follows=table(lambda record: record.follows, bool),
         scores=table(lambda record: record.score, float),
         changed=table(lambda record: record.flipped(groups[record.item_id][ordered[0]]), bool),
         cut_off=table(lambda record: record.cut_off, bool),
         probabilities=_probabilities(task, rows),
         clusters=_clusters(rows),
+        groups=_groups(rows),
         metric=next(iter(metrics), None) or "",
         **asked,
     )
@@ -120,6 +130,11 @@ def stack(
 def _clusters(rows: Sequence[Sequence[Record]]) -> np.ndarray | None:
     labels = [row[0].cluster or f"item {row[0].item_id}" for row in rows]
     return np.array(labels) if len(set(labels)) < len(labels) else None
+
+
+def _groups(rows: Sequence[Sequence[Record]]) -> np.ndarray | None:
+    labels = [row[0].group or f"item {row[0].item_id}" for row in rows]
+    return np.array(labels) if any(row[0].group for row in rows) else None
 
 
 def _probabilities(task: str, rows: Sequence[Sequence[Record]]) -> np.ndarray | None:

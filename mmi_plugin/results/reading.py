@@ -57,6 +57,7 @@ _LATER: dict[str, Kinds] = {
     "options": (list, type(None)),
     "cut_off": bool,
     "cluster": _OPTIONAL_TEXT,
+    "group": _OPTIONAL_TEXT,
 }
 """Fields that old results lack."""
 _FREE: dict[str, Kinds] = {"answers": (list, type(None)), "metric": _OPTIONAL_TEXT}
@@ -218,7 +219,7 @@ def _rows(path: Path, conditions: Sequence[str], seed: int) -> Iterator[dict[str
             row["options"] = _listed(row["input"])
         _check_free(row, where) if free else _check_letters(row, where)
         _check_asked(row, conditions, seed, where)
-        for name in ("gold", "options", "cluster", *_FREE):
+        for name in ("gold", "options", "cluster", "group", *_FREE):
             if (before := golds.setdefault((row["item_id"], name), row.get(name))) != row.get(name):
                 raise InputError(f"{where}: field {name!r} is {shown(row.get(name))}, and before {shown(before)}")
         yield row
@@ -246,9 +247,10 @@ def _check_free(row: Mapping[str, Any], where: str) -> None:
     check_metric(row["metric"], answers, where)
     if row["gold"] not in answers:
         raise InputError(f"{where}: field 'gold' is {shown(row['gold'])}, not one of the answers")
-    for name in ("named", "probabilities"):
-        if row.get(name) is not None:
-            raise InputError(f"{where}: field {name!r} is {shown(row[name])}, and a free-form question has no options")
+    if (named := row.get("named")) is not None and not 0 < len(named) <= LONGEST:
+        raise InputError(f"{where}: field 'named' is {shown(named)}, not an answer")
+    if (shares := row.get("probabilities")) is not None:
+        raise InputError(f"{where}: field 'probabilities' is {shown(shares)}, and a free-form question has no options")
 
 
 def check_within(path: Path, folder: Path) -> None:

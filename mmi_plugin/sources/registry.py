@@ -62,6 +62,8 @@ class Benchmark:
 
 Source = Callable[..., Benchmark]
 SOURCES: dict[str, Source] = {}
+LICENCES: dict[str, str] = {}
+"""Source -> where its data are and under which licence, as a page says it; of other people's interference sets."""
 
 
 def source(load_split: Source) -> Source:

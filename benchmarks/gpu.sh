@@ -17,5 +17,14 @@ evaluate=(python -m benchmarks.evaluation --device cuda --shape 7b)
 "${evaluate[@]}" --batch_size 64 --repeat 3
 "${evaluate[@]}" --batch_size auto --repeat 3
 "${evaluate[@]}" --batch_size 64 --model_args deterministic=True
-lmms_eval --model mmi_hf --model_args pretrained=mmi_plugin/studies/base --tasks 'mmi_demo*' --batch_size 64 --floor \
+"${evaluate[@]}" --batch_size 64 --only text_heavy --max_new_tokens 16
+"${evaluate[@]}" --batch_size 16 --items 6 20 --dtype float32 # ends with 1 unless all answers are equal
+lmms_eval --model mmi_hf --model_args pretrained=mmi_plugin/studies/base,trace=True --tasks 'mmi_demo*' --batch_size 64 --floor \
     --output_path "$out/floor" --log_samples
+if [ "$(nvidia-smi -L | wc -l)" -gt 1 ]; then # what is sharded, gathered once around the inner loop and in each of its passes
+    for once in true false; do
+        accelerate launch --config_file configs/accelerate/fsdp2.yaml --num_processes 2 trainers/train.py \
+            --config configs/demo/ours.yaml --model_name_or_path mmi_plugin/studies/base --max_steps 40 \
+            --logging_steps 10 --report_to none --save_strategy no --inner_gather $once --output_dir "$out/fsdp2-$once"
+    done
+fi

@@ -10,15 +10,25 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import warnings
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from operator import ne
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from PIL import Image
 
+from benchmarks.evaluation import save_model
 from benchmarks.train_step import EPS, Setting, build_batch, build_model, irrelevant, ours
 from mmi_plugin.attacks.noise import draw
+from mmi_plugin.models import generate
+from mmi_plugin.models.evaluate import Scorer
+from mmi_plugin.models.families import prompts_of
+from mmi_plugin.models.generate import Query
+from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
 
 Step = tuple[float, dict[str, torch.Tensor], torch.Tensor]
@@ -26,7 +36,7 @@ Step = tuple[float, dict[str, torch.Tensor], torch.Tensor]
 
 def main() -> int:
     failed = 0
-    for said, found, most in (*noise(), *steps()):
+    for said, found, most in (*noise(), *steps(), *decoding()):
         failed += not found <= most
         print(f"{'ok' if found <= most else 'FAILED':8}{said}: {found:.3g}, at most {most:g}", flush=True)
     return min(failed, 1)
@@ -88,17 +98,41 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 
 
 def waits() -> float:
-    """How often torch says that a micro-batch synchronises, the second time, when all is compiled."""
+    """How often a micro-batch waits, the second time, when all is compiled."""
     torch.manual_seed(0)
     model = build_model(Setting("cuda"))
     with TemporaryDirectory() as folder:
         one = ours(model, build_batch(), folder, Setting("cuda"))
         one(None)
-        torch.cuda.set_sync_debug_mode("warn")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            one(None)
-        torch.cuda.set_sync_debug_mode("default")
+        return synchronised(lambda: one(None))
+
+
+def decoding(device: str = "cuda") -> Iterator[tuple[str, float, float]]:
+    """Whole prompts, as those that share no image: what ten more tokens wait, and what not to wait changes."""
+    images = [Image.effect_mandelbrot((40, 30), (-2, -1, 1, 1 + number), 20).convert("RGB") for number in range(2)]
+    chats = [[{"role": "user", "content": [{"type": "image", "image": one}]}] for one in images]
+    with TemporaryDirectory() as folder:
+        save_model(Path(folder), Namespace(shape="small", device="cpu"))
+        model = load_model(folder, dtype=torch.float32).to(device)
+        scorer = Scorer(model, prompts_of(load_processor(folder)), share=False)
+        rows = [Query(chat) for chat in chats]
+        found = {n: scorer.answer(rows, {"max_new_tokens": n, "min_new_tokens": n}) for n in (2, 12)}
+        two, twelve = (
+            synchronised(lambda n=n: scorer.answer(rows, {"max_new_tokens": n, "min_new_tokens": n})) for n in found
+        )
+        with patch.object(generate, "waits_less", lambda _: False):
+            plain = scorer.answer(rows, {"max_new_tokens": 12, "min_new_tokens": 12})
+    yield "waits for the device in ten more tokens of an answer", twelve - two, 0
+    yield "answers in fp32 that differ from those of a growing cache", sum(map(ne, found[12], plain)), 0
+
+
+def synchronised(work: Callable[[], Any]) -> float:
+    """How often torch says that work synchronises."""
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        work()
+    torch.cuda.set_sync_debug_mode("default")
     found = [w for w in caught if "synchroniz" in str(w.message)]
     for place in sorted({f"{w.filename}:{w.lineno}" for w in found}):
         print(f"        waits at {place}")

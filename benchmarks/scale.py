@@ -188,7 +188,7 @@ def start(folder: Path, name: str) -> int:
     """Do as a process of a training does before its first step, and write what it took."""
     from mmi_plugin.errors import BadRows
     from mmi_plugin.trainers.config import MMIConfig
-    from mmi_plugin.trainers.data import check_rows, load_benchmarks, make_groups, sampler_of
+    from mmi_plugin.trainers.data import check_rows, load_benchmarks, make_groups
     from mmi_plugin.trainers.run import run_record
     from mmi_plugin.trainers.saving import load_checkpoint
     from mmi_plugin.trainers.trainer import MMITrainer
@@ -213,7 +213,7 @@ def start(folder: Path, name: str) -> int:
     seconds.append(time.perf_counter())
     run_record(args, benchmarks, bad, processor)
     groups = make_groups(args, benchmarks)
-    trainer = MMITrainer(model, args, groups, sampler_of(args, groups), processor)
+    trainer = MMITrainer(model, args, groups, processing_class=processor)
     next(iter(trainer._sampler))
     seconds.append(time.perf_counter())
     stop.set()

@@ -44,9 +44,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from benchmarks.base import architecture
-from mmi_plugin.models.layout import WAYS
+from mmi_plugin.models.attention import WAYS
+from mmi_plugin.models.layout import at_once
 from mmi_plugin.trainers.config import MMIConfig, Savings
-from mmi_plugin.trainers.data import load_benchmarks, make_groups, sampler_of
+from mmi_plugin.trainers.data import load_benchmarks, make_groups
 from mmi_plugin.trainers.forward import ForwardPass
 from mmi_plugin.trainers.plan import Plan
 from mmi_plugin.trainers.trainer import MMITrainer
@@ -290,11 +291,11 @@ def ours(
     )  # fmt: skip
     args.savings = replace(args.savings, **savings)
     groups = make_groups(args, load_benchmarks(args))
-    trainer = TRAINERS.get(id(model)) or MMITrainer(model, args, groups, sampler_of(args, groups), build_processor())
+    trainer = TRAINERS.get(id(model)) or MMITrainer(model, args, groups, processing_class=build_processor())
     TRAINERS[id(model)] = trainer  # one for all steps, as in a run
     inputs = {**batch, "irrelevant": irrelevant(batch, args.attack_text == "after_image")}
     del inputs["family"]
-    plan = Plan.of(inputs, IMAGE_TOKEN).made()
+    plan = Plan.of(inputs, IMAGE_TOKEN).made(at_once(setting.attention, torch.device(setting.device), True))
     inputs = {**{name: on(value, setting.device) for name, value in inputs.items()}, "plan": plan}
 
     def step(meter: Meter | None) -> torch.Tensor:

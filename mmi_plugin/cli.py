@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         root.error(f"unrecognized arguments: {' '.join(rest)}")
     args.fields = rest
     try:
-        for name in ("seeds", "limit", "workers"):
+        for name in ("seeds", "limit", "workers", "items", "batch_size"):
             value = getattr(args, name, None)
             if isinstance(value, int) and value < 1:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
@@ -86,7 +86,7 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
         action="store_true",
         help="show the pictures of data sets beyond the embedded ones: reads what the results name, folders and hub",
     )
-    board.add_argument("--plots", type=Path, metavar="DIR", help="write the figures as PNG and SVG")
+    board.add_argument("--plots", type=Path, metavar="DIR", help="write the figures as PNG, SVG and PDF")
     board.set_defaults(run=runs.leaderboard)
     return commands.add_parser("data", help="prepare data")
 
@@ -199,25 +199,56 @@ def _add_eval(commands: Commands) -> None:
     own = commands.add_parser(
         "eval", help="ask a model your own questions under all conditions of a family: results, ranking and page"
     )
-    own.add_argument(
-        "--data",
-        required=True,
-        help=".jsonl, .parquet, .csv, published .json, folder, or data set of the hub",
+    own.add_argument("--data", required=True, help=DATA)
+    _add_data_flags(own, needed=True)
+    own.add_argument("--out", type=Path, required=True, help="results folder")
+    _add_model(own)
+    own.set_defaults(run=runs.evaluate)
+    shown = commands.add_parser(
+        "preview", help="show what a model will see under each condition, count the prompts, and estimate their time"
     )
-    own.add_argument("--images", type=Path, metavar="DIR", help="where paths of images start (default: at the file)")
-    own.add_argument("--family", required=True, help="image_heavy, text_heavy or vqa: what decides the answer")
-    own.add_argument(
+    shown.add_argument("what", metavar="TASK|FILE", help=f"a task or group of this package, or with --family a {DATA}")
+    _add_data_flags(shown, needed=False)
+    shown.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    shown.add_argument(
+        "--items", type=int, default=2, metavar="N", help="show the first N items (default: %(default)s)"
+    )
+    shown.add_argument(
+        "--model_args", help="pretrained=DIR: its own prompts, and a trial; processor=DIR: prompts alone"
+    )
+    shown.add_argument("--batch_size", type=int, help="of the trial (default: 16)")
+    shown.add_argument("--device", help="of the trial, as in lmms_eval")
+    shown.add_argument("--html", type=Path, metavar="F", help="write one page, with the images")
+    shown.set_defaults(run=runs.preview)
+
+
+DATA = ".jsonl, .parquet, .csv, published .json, folder, or data set of the hub"
+
+
+def _add_data_flags(command: argparse.ArgumentParser, needed: bool) -> None:
+    """Let a command take how questions of one's own are read. needed: it takes nothing else."""
+    command.add_argument(
+        "--images", type=Path, metavar="DIR", help="where paths of images start (default: at the file)"
+    )
+    command.add_argument(
+        "--family",
+        required=needed,
+        help="image_heavy, text_heavy or vqa: what decides the answer to your own questions",
+    )
+    command.add_argument(
         "--columns",
         nargs="+",
         default=[],
         metavar="NAME=COLUMN",
         help="what id, question, options, answer, image or label are called there; options may be several, as A,B,C,D",
     )
-    own.add_argument("--split", default="test", help="split of a folder or on the hub (default: %(default)s)")
-    own.add_argument("--conditions", metavar="NAME,NAME", help="default: the published ones of the family")
-    own.add_argument("--out", type=Path, required=True, help="results folder")
-    _add_model(own)
-    own.set_defaults(run=runs.evaluate)
+    command.add_argument(
+        "--metric", help="of questions without options: exact_match, anls or vqa_accuracy, as lmms-eval has them"
+    )
+    command.add_argument("--split", help="split of a folder or on the hub (default: test)")
+    command.add_argument(
+        "--conditions", metavar="NAME,NAME", help="default: those of this package's tasks of the family, or of the task"
+    )
 
 
 if __name__ == "__main__":

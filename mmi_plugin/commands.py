@@ -19,8 +19,17 @@ def evaluate(args: argparse.Namespace) -> int:
     """Ask a model a user's own questions."""
     from mmi_plugin.studies.own_data import options, run
 
-    asked = options(args.data, args.images, args.family, args.columns, args.conditions)
-    return run(asked, args.split, args.out, {"model": args.model, "model_args": args.model_args, **_given(args)})
+    asked = options(args.data, args.images, args.family, args.columns, args.metric, args.conditions)
+    return run(
+        asked, args.split or "test", args.out, {"model": args.model, "model_args": args.model_args, **_given(args)}
+    )
+
+
+def preview(args: argparse.Namespace) -> int:
+    """Show what a model will see."""
+    from mmi_plugin.studies.preview import run
+
+    return run(args)
 
 
 def _given(args: argparse.Namespace) -> dict[str, str]:
@@ -88,9 +97,9 @@ def leaderboard(args: argparse.Namespace) -> int:
         if path:
             write_whole(path, make(board))
     if args.html:
-        from mmi_plugin.report.page import to_html
+        from mmi_plugin.report.page import write_page
 
-        write_whole(args.html, to_html(board, pictures=args.pictures))
+        write_page(args.html, board, pictures=args.pictures)
     if args.plots:
         from mmi_plugin.report.figures import figures, save_figures
 

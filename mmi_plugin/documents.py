@@ -11,9 +11,9 @@ from typing import Any
 from datasets import Dataset
 from PIL import Image
 
-from mmi_plugin.conditions import check_names, for_family, get
+from mmi_plugin.conditions import check_names, get
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.item import LETTERS, Item, image_hash, user_text
+from mmi_plugin.item import LETTERS, Item, image_hash, target, user_text
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark, load, options_of
 from mmi_plugin.sources.facts import with_facts
@@ -53,8 +53,8 @@ class Selection:
                 if key != "conditions" and not isinstance(options[key], _TYPES.get(key, str)):
                     raise InputError(f"key {key!r} is {options[key]!r}, not {_TYPES.get(key, str).__name__}")
             chosen = tuple(sorted((key, value) for key, value in options.items() if key in own))
-            family = load(options["source"], split, **dict(chosen)).family
-            conditions = _conditions(options.get("conditions"), family)
+            bench = load(options["source"], split, **dict(chosen))
+            conditions = _conditions(options.get("conditions"), bench)
             seed, facts = options.get("seed", 0), options.get("facts")
             selection = cls(options["source"], split, conditions, seed, chosen, facts, _materials(options, conditions))
             selection.benchmark()
@@ -95,12 +95,18 @@ def _materials(options: Mapping[str, Any], conditions: Sequence[str]) -> Materia
     return Materials(**(profile(options["profile"], conditions) if "profile" in options else {}) | given)
 
 
-def _conditions(names: list[str] | None, family: str) -> tuple[str, ...]:
-    """Return `names`, checked, or the published conditions of the family."""
+def _conditions(names: list[str] | None, bench: Benchmark) -> tuple[str, ...]:
+    """Return `names`, checked, or the published conditions that fit."""
+    if names is None:
+        return bench.conditions
     try:
-        return for_family(family) if names is None else check_names(names, family)
+        checked = check_names(names, bench.family)
     except InputError as error:
         raise InputError(f"key 'conditions': {error}") from error
+    for name in checked:
+        if name not in bench.fitting([name]):
+            raise InputError(f"key 'conditions': {name!r} names an option, and free-form questions have none")
+    return checked
 
 
 _STAND_IN = Image.new("RGB", (32, 32))
@@ -112,8 +118,10 @@ class Documents:
     """What is asked of a benchmark, in `rows`: one per item and condition, the rows of an item next to each other.
 
     Columns: item_id, family, condition, seed, gold (letter), named (letter or None), prompt, choices (the
-    letters), options (what they stand for), image_key (equal where the images are, or None). Images are not stored:
-    `item` makes them when they are needed.
+    letters), options (what they stand for), image_key (equal where the images are, or None), cluster (equal where items
+    share an image or a passage, or None), group (equal where items count together, or None). Of a free-form question
+    gold is its answer, answers all that count and metric how they are compared; else these are empty and None. Images
+    are not stored: `item` makes them when they are needed.
     """
 
     bench: Benchmark
@@ -132,7 +140,7 @@ class Documents:
 def documents(bench: Benchmark, conditions: tuple[str, ...], seed: int = 0, limit: int | None = None) -> Documents:
     """Return the documents of the first `limit` items of a benchmark under all `conditions`, drawn with `seed`.
 
-    Raises InputError that names an item without options or with an id that occurs twice.
+    Raises InputError that names an item without options which no metric scores, or with an id that occurs twice.
     """
     return Documents(bench, Dataset.from_list(list(_rows(bench, conditions, seed, limit))))
 
@@ -143,7 +151,7 @@ def _rows(bench: Benchmark, conditions: tuple[str, ...], seed: int, limit: int |
     for item in bench.items[:limit]:
         if item.id in seen:
             raise InputError(f"{bench.name}: item {item.id}: field 'id' occurs twice")
-        if not item.options:
+        if not item.options and not (bench.metric and item.answers):
             raise InputError(f"{bench.name}: item {item.id}: field 'options' is missing or empty")
         seen.add(item.id)
         # A prompt does not depend on pixels: no picture is decoded for it.
@@ -155,12 +163,16 @@ def _rows(bench: Benchmark, conditions: tuple[str, ...], seed: int, limit: int |
                 "family": item.family,
                 "condition": name,
                 "seed": seed,
-                "gold": changed.gold,
-                "named": changed.named and changed.letter(changed.named),
+                "gold": target(changed),
+                "named": changed.named and changed.letter(changed.named) if item.options else changed.named,
                 "prompt": user_text(changed),
                 "choices": LETTERS[: len(item.options)],
                 "options": list(changed.options),
+                "answers": [] if item.options else list(item.answers),
+                "metric": None if item.options else bench.metric,
                 "image_key": names.of(item, changed),
+                "group": item.group,
+                "cluster": item.cluster or item.group or (None if item.picture is None else names.own(item)),
             }
 
 
@@ -170,9 +182,13 @@ class _ImageNames:
     def __init__(self) -> None:
         self._known: dict[int, tuple[Image.Image | Picture, str]] = {}
 
+    def own(self, item: Item) -> str:
+        """Return the name of the item's own image."""
+        return self._hash(item.picture)
+
     def of(self, item: Item, changed: Item) -> str | None:
         """Return what all prompts with the images of `changed`, made from `item` or a stand-in, have in common."""
-        own = self._hash(item.picture)
+        own = self.own(item)
         kept = [picture is _STAND_IN or picture is item.picture for picture in changed.pictures]
         names = [own if same else self._hash(picture) for same, picture in zip(kept, changed.pictures, strict=True)]
         derived = item.picture is not None and not kept[-1]  # what a stand-in was turned into tells too little

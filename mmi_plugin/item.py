@@ -36,11 +36,26 @@ class Form:
 
     system: the system turn of items with options. closing: the line after everything else where there are options.
     header: where the line "Question:" stands before the question: with `all` items, those with `choices`, or `none`.
+    brief: the line after everything else of a free-form question.
     """
 
     system: str = ""
     closing: str = INSTRUCTION
     header: str = "all"
+    brief: str = field(default="", repr=False)  # in hashes by itself, so that those of other forms stay
+
+
+@dataclass(frozen=True)
+class Given:
+    """How a data set itself has an item under a condition: what is None or empty there is as in the item.
+
+    image: in its place. question: in its place. context: a text before it. named: the answer that it is made to draw.
+    """
+
+    image: Image.Image | Picture | None = None
+    question: str = ""
+    context: str = ""
+    named: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,11 +63,16 @@ class Item:
     """One question.
 
     `options` is empty for a free-form question, which may have a `history`: the (question, answer)
-    turns before it, of which the first sees the image. A condition fills `context` or `context_after`
-    (text put before or after the question), `named` (the wrong option which it asserts), replaces
+    turns before it, of which the first sees the image; where it is scored, `answers` has all that count, `answer`
+    among them. A condition fills `context` or `context_after`
+    (text put before or after the question), `named` (the wrong answer which it asserts, or which
+    the question is known to draw by itself), replaces
     `image` or puts `added_images` before it, and takes over the `form` of its prompt. An image may be given as a
     Picture, which is decoded whenever the image is read. `place` says which of several options that read as the
-    answer does is meant.
+    answer does is meant, `in_image` that the image shows the whole prompt, and the text is empty, `cluster`
+    which items are no independent ones, as they share a passage or a template; without it, those with the same image.
+    `group`: which items count together, right only if all of them are. `given` has the versions of the item that its
+    data set came with, by the name of their condition without `given_`.
     """
 
     id: str
@@ -69,6 +89,11 @@ class Item:
     added_images: tuple[Image.Image | Picture, ...] = ()
     form: Form = Form()
     place: int | None = None
+    in_image: bool = False
+    cluster: str | None = None
+    answers: tuple[str, ...] = ()
+    given: Mapping[str, Given] = field(default_factory=dict)
+    group: str | None = None
 
     @property
     def gold(self) -> str | None:
@@ -113,12 +138,13 @@ def check(item: Item, where: str, repeated_options: bool = False) -> Item:
         raise InputError(f"{where}: field 'type' is {item.family!r}, not one of {', '.join(FAMILIES)}")
     if not item.question:
         raise InputError(f"{where}: field 'question' is empty")
-    if not item.answer:
+    if not all((item.answer, *item.answers)):
         raise InputError(f"{where}: field 'answer' is empty")
-    if item.family != "vqa" and not item.options:
+    if item.family != "vqa" and not (item.options or item.answers):
         raise InputError(f"{where}: field 'options' is missing or empty")
     if item.options:
         _check_options(item, where, repeated_options)
+        _check_named(item, where)
     if item.family == "image_heavy" and item.picture is None:
         raise InputError(f"{where}: field 'image' is missing")
     if item.history and (item.family != "vqa" or item.options):
@@ -132,10 +158,14 @@ def _check_texts(item: Item, where: str) -> None:
     texts = {
         "id": (item.id,),
         "question": (item.question,),
-        "answer": (item.answer,),
+        "answer": (item.answer, *item.answers),
         "options": item.options,
         "facts": (text for fact in item.facts.items() for text in fact),
         "history": (text for turn in item.history for text in turn),
+        "given": (text for one in item.given.values() for text in (one.question, one.context, one.named or "")),
+        "named": (item.named or "",),
+        "cluster": (item.cluster or "",),
+        "group": (item.group or "",),
     }
     for name, parts in texts.items():
         if not all(map(is_text, parts)):
@@ -149,6 +179,7 @@ def _stripped(item: Item) -> Item:
         question=item.question.strip(),
         answer=item.answer.strip(),
         options=tuple(option.strip() for option in item.options),
+        answers=tuple(answer.strip() for answer in item.answers),
         facts={option.strip(): fact.strip() for option, fact in item.facts.items()},
         history=tuple((question.strip(), answer.strip()) for question, answer in item.history),
     )
@@ -163,6 +194,12 @@ def _check_options(item: Item, where: str, repeated: bool) -> None:
         raise InputError(f"{where}: field 'options' repeats an option: {list(item.options)}")
     if item.answer not in item.options:
         raise InputError(f"{where}: field 'answer' is {item.answer!r}, not among the options {list(item.options)}")
+
+
+def _check_named(item: Item, where: str) -> None:
+    for named in (item.named, *(one.named for one in item.given.values())):
+        if named is not None and named not in item.options:
+            raise InputError(f"{where}: field 'named' is {named!r}, not among the options {list(item.options)}")
 
 
 def image_hash(image: Image.Image | Picture | None) -> str:
@@ -190,16 +227,25 @@ def item_hash(item: Item, image: str | None = None) -> str:
     parts += [f"{option}={fact}" for option, fact in sorted(item.facts.items())]
     parts += [f"after={item.context_after}"] if item.context_after else []
     parts += [f"added={image_hash(image)}" for image in item.added_images]
-    parts += [repr(item.form)] if item.form != Form() else []
+    parts += [repr(item.form)] if repr(item.form) != repr(Form()) else []
+    parts += [f"brief={item.form.brief}"] if item.form.brief else []
+    parts += [f"accepted={answer}" for answer in item.answers]
     parts += [] if item.place is None else [f"place={item.place}"]
+    parts += ["in_image"] if item.in_image else []
+    parts += [f"cluster={item.cluster}"] if item.cluster else []
+    parts += [f"group={item.group}"] if item.group else []
+    for name, one in sorted(item.given.items()):
+        parts += [f"given={name}", one.question, one.context, repr(one.named), image_hash(one.image)]
     parts.append(image or image_hash(item.picture))
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
 def user_text(item: Item) -> str:
     """Return the user's turn: question, lettered options, and before or after them what a condition added."""
+    if item.in_image:
+        return ""
     listed = [f"{letter}: {option}" for letter, option in zip(LETTERS, item.options, strict=False)]
-    options, closing = (["Option:", *listed], item.form.closing) if listed else ([], "")
+    options, closing = (["Option:", *listed], item.form.closing) if listed else ([], item.form.brief)
     header = "Question:" if item.form.header in ("all", "choices" if listed else "all") else ""
     parts = [item.context, header, item.question, *options, item.context_after, closing]
     return "\n".join(filter(None, parts))

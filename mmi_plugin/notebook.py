@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmi_plugin.answers.agreement import check_metric
 from mmi_plugin.conditions import Pools, check_names, get
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError
@@ -40,11 +41,11 @@ class Results:
     def records(self) -> pd.DataFrame:
         """Return a row per answer: task, item_id, condition, seed, gold and parsed letter (None: none was found),
         right, raw answer, named letter (that of the option which the condition names), prompt, probabilities of the
-        options, failure."""
+        options, failure, score (of a choice 1 or 0)."""
         import pandas as pd
 
         rows = [
-            {"task": task, **record.to_dict(), "right": record.right, "prompt": prompt}
+            {"task": task, **record.to_dict(), "right": record.right, "score": record.score, "prompt": prompt}
             for task, result in self.run.results.items()
             for record, prompt in zip(result.records, result.prompts, strict=True)
         ]
@@ -58,12 +59,11 @@ class Results:
         return _table([self.run], None).drop(columns=["rank", *CHANGE])
 
     def save_page(self, path: str | Path) -> None:
-        """Write the page of `mmi leaderboard`, with an item browser, as one HTML file."""
-        from mmi_plugin.files import write_whole
+        """Write the page of `mmi leaderboard`, with an item browser, as one HTML file; items beyond 1,000 in others."""
         from mmi_plugin.report.board import build
-        from mmi_plugin.report.page import to_html
+        from mmi_plugin.report.page import write_page
 
-        write_whole(Path(path), to_html(build([self.run])))
+        write_page(Path(path), build([self.run]))
 
     def __add__(self, other: Results) -> Results:
         """One model's results on the tasks of both. Raises InputError when a task is in both."""
@@ -106,20 +106,22 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     batch_size: int = 16,
+    metric: str | None = None,
     options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Results:
     """Ask a model about the first `limit` items under all `conditions`, as `lmms_eval --model mmi_hf` does.
 
     asked: the name of a data set, with `options` of its own, or items of one family. conditions: by default all
-    published ones of the family, the reference first. name: the model's in tables. settings: of the decoding, which is
-    greedy, as `max_new_tokens`. Raises InputError for what cannot be asked, before the model is.
+    published ones of the family, the reference first. name: the model's in tables. metric: of items with `answers` and
+    without options, by which these are compared: exact_match, anls or vqa_accuracy. settings: of the decoding, which
+    is greedy, as `max_new_tokens`. Raises InputError for what cannot be asked, before the model is.
     """
     from mmi_plugin.models.evaluate import SETTINGS
     from mmi_plugin.models.evaluate import evaluate as answers
     from mmi_plugin.models.families import prompts_of
 
-    task, bench, described = _task(asked, split, dict(options or {}))
+    task, bench, described = _task(asked, split, dict(options or {}), metric)
     chosen = check_names(conditions, bench.family) if conditions is not None else bench.conditions
     documented, settings = documents(bench, chosen, seed, limit), SETTINGS | settings
     records = answers(model, prompts_of(processor), documented, settings, batch_size)
@@ -199,9 +201,12 @@ def _table(runs: Sequence[Run], baseline: str | None) -> pd.DataFrame:
     return pd.DataFrame(rows(build(runs, baseline)))
 
 
-def _task(asked: str | Sequence[Item], split: str, options: dict[str, Any]) -> tuple[str, Benchmark, dict[str, Any]]:
+def _task(
+    asked: str | Sequence[Item], split: str, options: dict[str, Any], metric: str | None
+) -> tuple[str, Benchmark, dict[str, Any]]:
     """Return the task's name, what is asked, and the `dataset_kwargs` that describe it."""
     if isinstance(asked, str):
+        options |= {"metric": metric} if metric else {}
         selection = Selection.parse({"source": asked, **options}, split, asked)
         return f"mmi_{asked}", selection.benchmark(), selection.to_dict()
     if options:
@@ -210,4 +215,7 @@ def _task(asked: str | Sequence[Item], split: str, options: dict[str, Any]) -> t
     families = sorted({item.family for item in checked})
     if len(families) != 1:
         raise InputError(f"items are of {' and '.join(families) or 'no family'}: give those of one family at a time")
-    return "items", Benchmark("items", families[0], checked), {"source": "items"}
+    if metric:
+        for place, item in enumerate(checked, start=1):
+            check_metric(metric, item.answers, f"item {place}")
+    return "items", Benchmark("items", families[0], checked, metric=metric or ""), {"source": "items"}

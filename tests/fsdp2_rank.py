@@ -13,8 +13,9 @@ from torch.distributed.tensor import DTensor
 
 from mmi_plugin.trainers.compat import within_forward
 from mmi_plugin.trainers.groups import Group
+from mmi_plugin.trainers.inner import Budget
 from mmi_plugin.trainers.trainer import MMITrainer
-from tests import training
+from tests import gathers, training
 
 STEP: dict[str, Any] = {
     "mix": [1, 1, 2],
@@ -26,6 +27,13 @@ STEP: dict[str, Any] = {
     "pgd_steps": 2,
     "consistency": "js",
     "consistency_weight": 1e3,
+}
+
+WAYS: dict[str, tuple[int | None, bool | None]] = {  # inner_tokens, inner_gather
+    "once": (None, None),
+    "each pass": (None, False),
+    "once in chunks": (20, None),
+    "each pass in chunks": (20, False),
 }
 
 
@@ -59,8 +67,14 @@ def main(checkpoint: Path, out: Path) -> None:
         fully_shard(layer)
     fully_shard(run.model)
     rank = dist.get_rank()
-    # The second rank has VQA items alone, which nothing attacks.
-    found = {"hidden": hidden(run), **gradients(run, slice(2 * rank, 2 * rank + 2))}
+    found: dict[str, Any] = {"hidden": hidden(run)}
+    for way, budget in WAYS.items():
+        run.model.zero_grad()
+        run._budget = Budget(*budget)
+        with gathers.counted() as counts:
+            # The second rank has VQA items alone, which nothing attacks.
+            found[way] = gradients(run, slice(2 * rank, 2 * rank + 2))
+        found[f"{way}, gathers"] = counts
     if rank == 0:
         torch.save(found, out / "found.pt")
     dist.barrier()

@@ -63,14 +63,14 @@ def write_data(folder: Path, items: int = 6) -> Path:
 
 
 def launch(
-    processes: int, cwd: Path, fields: dict[str, Any], environment: dict[str, str] | None = None
+    processes: int, cwd: Path, fields: dict[str, Any], environment: dict[str, str] | None = None, script: Path = TRAIN
 ) -> list[dict[str, float]]:
     """Run the launch script by torchrun; return what it logged. Raises AssertionError with the end of its output."""
     path = cwd / f"{Path(fields['output_dir']).name}.json"
     path.write_text(json.dumps(fields))  # JSON is YAML
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     known = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [*torchrun, str(TRAIN), "--config", str(path)]
+    command = [*torchrun, str(script), "--config", str(path)]
     done = subprocess.run(
         command, cwd=cwd, env={**known, **(environment or {})}, capture_output=True, text=True, timeout=400
     )

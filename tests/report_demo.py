@@ -10,7 +10,7 @@ from typing import Any
 
 from mmi_plugin.report.board import Leaderboard, build
 from mmi_plugin.report.items import Example
-from mmi_plugin.report.page import Study
+from mmi_plugin.report.study import Study
 from mmi_plugin.results import Record, TaskResult
 from mmi_plugin.results.runs import as_run
 

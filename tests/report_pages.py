@@ -14,7 +14,7 @@ from mmi_plugin.report.page import to_html
 from mmi_plugin.results import Record
 from tests.report_demo import Demo
 
-VOID = {"meta", "img", "rect", "line", "circle", "br"}
+VOID = {"meta", "img", "rect", "line", "circle", "br", "input"}
 
 
 class Page(HTMLParser):

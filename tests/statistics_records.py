@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from mmi_plugin.results import Record
-from mmi_plugin.results.measures import Outcomes
+from mmi_plugin.results.outcomes import Outcomes
 
 CONDITIONS = ("clean", "unrelated_text", "misleading_text", "ocr_text")
 

@@ -7,7 +7,10 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
@@ -15,7 +18,7 @@ FOLDERS = {
     "mmi_plugin.trainers": ROOT / "trainers",
     "mmi_plugin.tasks": ROOT / "tasks",
 }
-FILES, LINES, FUNCTION_LINES = 140, 300, 50  # at most
+FILES, LINES, FUNCTION_LINES = 152, 300, 50  # at most
 
 CORE = ("errors", "disk", "files", "plugins", "item", "pictures", "answers")
 HOSTS = ("lmms_eval", "trl")
@@ -34,6 +37,8 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"cli": MODELS},
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+# The metrics of free-form answers are lmms-eval's own functions, called when there is such an answer.
+LENT = {("mmi_plugin.answers.agreement", "lmms_eval")}
 WITHOUT = {room: foreign for rooms in FLOORS for room, foreign in rooms.items()}
 
 
@@ -82,7 +87,8 @@ def test_no_room_imports_one_beside_or_above_it_nor_a_package_that_it_does_witho
                 other = room(name)
                 allowed = other == own or LEVEL[other] < LEVEL[own]
             else:
-                allowed = name.split(".")[0] not in WITHOUT[own]
+                foreign = name.split(".")[0]
+                allowed = foreign not in WITHOUT[own] or (module, foreign) in LENT
             if not allowed:
                 wrong.append(f"{module} imports {name}")
     assert wrong == []
@@ -106,3 +112,8 @@ def test_files_and_functions_stay_small_enough_to_be_read() -> None:
                 if lines > FUNCTION_LINES:
                     long.append(f"{module}.{node.name}: {lines} lines")
     assert long == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_finds_what_it_measures(path: Path) -> None:
+    import_module(f"benchmarks.{path.stem}")

@@ -108,6 +108,7 @@ def test_help_shows_the_methods_fields_first_in_groups(capsys: pytest.CaptureFix
         (["--report_to", "wandb"], "wandb knows no user: `wandb login` first, or WANDB_MODE=offline"),
         (["--report_to", "tensorboard", "nowhere"], "nowhere is not supported"),
         (["--fp16", "true"], "field 'fp16' is true, and there is no GPU"),
+        (["--eval_strategy", "steps"], "field 'eval_strategy': no rows are evaluated"),
     ],
 )
 def test_what_this_machine_cannot_do_is_one_line_before_the_model_is_loaded(

@@ -1,13 +1,17 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
 from mmi_plugin.conditions import CONDITIONS, REFERENCE, Pools, check_names, for_family, get
 from mmi_plugin.conditions.image import labelled
 from mmi_plugin.errors import InputError
-from mmi_plugin.item import FAMILIES, Item, messages, user_text
+from mmi_plugin.item import FAMILIES, Item, item_hash, messages, user_text
+from mmi_plugin.results import Record
+from mmi_plugin.results.measures import Measure, per_item
+from mmi_plugin.results.outcomes import Outcomes
 
 POOLS = Pools(images=(Image.new("RGB", (8, 8), (9, 8, 7)), Image.new("L", (5, 4), 3)), canvas=16)
 TEXT = ("unrelated_text", "misleading_text", "ocr_text")
@@ -73,6 +77,80 @@ def test_typographic_writes_the_named_option_larger_with_size() -> None:
     other = next(option for option in item.wrong_options if option != changed.named)
     assert labelled(item.image, changed.named, 12).tobytes() == changed.image.tobytes()
     assert labelled(item.image, other, 12).tobytes() != changed.image.tobytes()
+
+
+def ink(image: Image.Image) -> tuple[int, int, int, int]:
+    """The box of all that is not white."""
+    box = ImageChops.invert(image.convert("L")).getbbox()
+    assert box
+    return box
+
+
+@pytest.mark.parametrize("side", [32, 224, 336])
+def test_a_slip_names_a_wrong_option_by_a_large_letter_and_its_text(side: int) -> None:
+    options = ("Lima", "Quito", "a capital whose name takes more than one line of this slip", "Bogotá")
+    item, pools = Item("t1", "text_heavy", "Of Peru?", "Lima", options), Pools(canvas=side)
+    slips = [get("misleading_image")(item, seed, pools) for seed in range(12)]
+    assert {slip.named for slip in slips} == set(options[1:])
+    right = get("matching_image")(item, 0, pools)
+    by_option = {slip.named: slip.image for slip in slips} | {"Lima": right.image}
+    assert right.named is None and len({image.tobytes() for image in by_option.values()}) == 4
+    for image in by_option.values():
+        left, top, over, under = ink(image)
+        assert image.size == (side, side) and top > 0 and under < side and 0 <= left < over <= side
+        _, above, _, below = ink(image.crop((0, 0, side, side // 2 + side // 10)))
+        assert below - above > 0.3 * side, "the letter can be read where the picture is shrunk"
+    moved = replace(item, options=(*options[1:], "Lima"))
+    letters = [get("matching_image")(one, 0, pools).image.crop((0, 0, side, side // 2)) for one in (item, moved)]
+    assert letters[0].tobytes() != letters[1].tobytes(), "the letter is the option's place"
+
+
+def test_matching_text_names_the_right_option_and_can_stand_alone() -> None:
+    item = image_item(image=Image.new("RGB", (6, 6), "red"))
+    assert get("matching_text")(item, 0, POOLS).context == "This picture seems to depict a cat."
+    assert get("matching_text")(item, 0, POOLS).image is item.image
+    alone = get("matching_text@picture=black")(item, 0, POOLS)
+    assert alone.image.getextrema() == ((0, 0),) * 3 and alone.context == "This picture seems to depict a cat."
+
+
+@pytest.mark.parametrize("words", [1, 60, 1500])
+def test_a_rendered_question_is_all_on_the_page_and_nowhere_else(words: int) -> None:
+    item = Item("t1", "text_heavy", "why " * words, "Lima", ("Lima", "Quito"))
+    asked, other = (get("rendered_question")(one, 0, POOLS) for one in (item, replace(item, options=("Lima", "Rome"))))
+    assert [part["text"] for part in messages(asked)[0]["content"] if part["type"] == "text"] == [""]
+    left, top, over, under = ink(asked.image)
+    assert min(left, top) >= 20 and max(over, under) <= asked.image.width - 20, "nothing is cut off"
+    assert ImageChops.difference(asked.image.convert("L"), other.image.convert("L")).getbbox()
+    assert item_hash(asked) != item_hash(replace(asked, in_image=False))
+
+
+def test_what_does_not_interfere_is_in_no_worst_case_or_mean() -> None:
+    apart = {"asked_again", "text_only", "matching_text", "matching_image", "rendered_question", "given_matching"}
+    assert {name for name, made in CONDITIONS.items() if made.role != "interferes"} == apart
+    answers = {"clean": "AAA", "misleading_text": "ABA", "matching_text": "AAB"}
+    records = [
+        Record(f"i{item}", condition, 0, "A", letter, letter, None)
+        for condition, letters in answers.items()
+        for item, letter in enumerate(letters)
+    ]
+    found = per_item(Outcomes.of("t", "image_heavy", tuple(answers), records))
+    assert found[Measure("worst_case")].values.tolist() == [1, 0, 1]
+    assert found[Measure("flip_rate")].values.tolist() == [0, 1, 0]
+    assert found[Measure("flip_rate", "matching_text")].values.tolist() == [0, 0, 1]
+
+
+def test_ignoring_is_the_share_of_wrong_answers_that_the_right_text_does_not_mend() -> None:
+    """Five items, by hand: right; mended; not mended, twice; and spoilt, which is no ignoring."""
+    answers = {"clean": "ABCBA", "matching_text": "AACCB"}
+    records = [
+        Record(f"i{item}", condition, 0, "A", letter, letter, None)
+        for condition, letters in answers.items()
+        for item, letter in enumerate(letters)
+    ]
+    found = per_item(Outcomes.of("t", "image_heavy", tuple(answers), records))
+    ignoring = found[Measure("ignoring", "matching_text")].values
+    assert np.array_equal(ignoring, [np.nan, 0, 1, 1, np.nan], equal_nan=True)
+    assert Measure("ignoring", "clean") not in found
 
 
 def test_a_label_that_is_too_wide_is_wrapped_or_shrunk() -> None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageChops
 
 from mmi_plugin.answers import normalise
 from mmi_plugin.conditions import CONDITIONS, Pools, get
+from mmi_plugin.conditions.given import PREFIX
 from mmi_plugin.errors import InputError
 from mmi_plugin.item import INSTRUCTION, Item, check, item_hash, stream, user_text
 
@@ -27,8 +28,9 @@ OTHER_STRENGTHS = (
     "typographic@size=100",
     "both@sentences=0@images=2",
     "both@images=0",
+    "matching_text@position=after",
 )
-NAMES = (*CONDITIONS, *OTHER_STRENGTHS)
+NAMES = (*(name for name in CONDITIONS if not name.startswith(PREFIX)), *OTHER_STRENGTHS)  # which any item has
 SIZES = ((1, 1), (8000, 10), (10, 8000), (33, 17))
 
 texts = st.one_of(
@@ -116,6 +118,9 @@ def _changed_in_one_box_below(before: Image.Image, after: tuple[Image.Image, ...
 def test_question_and_options_stand_in_the_prompt_as_they_are(name: str, item: Item, seed: int) -> None:
     item = of_family(item, name)
     changed = get(name)(item, seed, POOLS)
+    if name == "rendered_question":
+        assert user_text(changed) == ""
+        return
     listed = "".join(f"\n{letter}: {option}" for letter, option in zip("ABCDE", item.options, strict=False))
     question = f"Question:\n{item.question}\nOption:{listed}"
     before = f"{changed.context}\n" if changed.context else ""
@@ -134,6 +139,9 @@ def test_the_right_answer_is_never_asserted(name: str, item: Item, seed: int) ->
     condition, item = get(name), of_family(item, name)
     changed = condition(item, seed, POOLS)
     added = f"{changed.context}\n{changed.context_after}".replace(condition.instruction, "", 1)
+    if name.startswith("matching_"):
+        assert changed.named is None, "it asserts no wrong option"
+        return
     if changed.named is None:
         assert not any(_says(added, option) for option in item.options)
         return
@@ -157,7 +165,8 @@ def _says(text: str, phrase: str) -> bool:
 
 def test_refuses_when_every_wrong_option_reads_like_the_answer() -> None:
     item = Item("i7", "image_heavy", "q", "cat", ("cat", "Cat.", "CAT"), Image.new("L", (9, 9)))
-    for name in ("misleading_text", "typographic"):
+    for name in ("misleading_text", "typographic", "misleading_image"):
+        item = replace(item, family=get(name).families[0])
         with pytest.raises(InputError, match="item i7: every wrong option reads like the answer 'cat'"):
             get(name)(item, 0, POOLS)
 
@@ -181,7 +190,7 @@ def test_text_of_a_megabyte(name: str) -> None:
         "i", "image_heavy", huge, "cat", ("cat", huge, "猫" * 300_000), Image.new("RGB", (40, 30)), {huge: huge}
     )
     changed = get(name)(of_family(item, name), 0, POOLS)
-    assert huge in user_text(changed)
+    assert changed.in_image or huge in user_text(changed)
 
 
 SCRIPT = """

@@ -56,3 +56,11 @@ def test_a_training_config_takes_strengths(tiny_llava: Path, tmp_path: Path) -> 
     for wrong in (["clean", "unrelated_text@sentnces=3"], ["clean", "unrelated_text", "unrelated_text@sentences=10"]):
         with pytest.raises(InputError, match="field 'image_heavy_conditions': "):
             training.config(tiny_llava, tmp_path, image_heavy_conditions=wrong)
+
+
+def test_what_only_measures_is_not_trained_and_what_names_the_right_option_is(tiny_llava: Path, tmp_path: Path) -> None:
+    args = training.config(tiny_llava, tmp_path, image_heavy_conditions=["clean", "matching_text"])
+    assert args.conditions_of("image_heavy") == ("clean", "matching_text")
+    for name in ("rendered_question", "asked_again", "text_only"):
+        with pytest.raises(InputError, match=f"condition '{name}' is for evaluations alone; trained are random_pixels"):
+            training.config(tiny_llava, tmp_path, text_heavy_conditions=["random_pixels", name])

@@ -17,7 +17,8 @@ from mmi_plugin.models.order import OrderKey, batches, order_key
 from mmi_plugin.report.board import build
 from mmi_plugin.report.table import table
 from mmi_plugin.results import Record
-from mmi_plugin.results.measures import Measure, Outcomes, per_item
+from mmi_plugin.results.measures import Measure, per_item
+from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.results.runs import read_runs
 from tests.harness_runs import OUR_MODEL, arguments, save_varied
 from tests.leaderboard_boards import board, leaderboard, number

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lmms_eval import __main__ as upstream
-from lmms_eval import evaluator
+from lmms_eval import evaluator, evaluator_utils
 from lmms_eval.api.instance import unwrap_generation_output
 from lmms_eval.cli import dispatch, power_cmd, tasks_cmd
 
@@ -21,6 +21,8 @@ LOOKED_UP = {
     "lmms_eval.__main__:cli_evaluate_single": upstream.cli_evaluate,
     "lmms_eval.__main__:TaskManager": upstream.cli_evaluate_single,
     "lmms_eval.__main__:EvaluationTracker": upstream.cli_evaluate_single,
+    "lmms_eval.__main__:WandbLogger": upstream.cli_evaluate,
+    "lmms_eval.evaluator_utils:stderr_for_metric": evaluator_utils.TaskOutput.calculate_aggregate_metric,
     "lmms_eval.__main__:collect_task_sizes": upstream._run_power_analysis,
     "lmms_eval.cli.power_utils:collect_task_sizes": power_cmd.run_power,
     "lmms_eval.tasks:TaskManager": tasks_cmd.run_tasks,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -53,7 +54,11 @@ def test_agrees_with_the_numbers_of_the_harness(content: dict, evaluated: list[P
     for task in (DIGITS, CAPITALS, ARITH):
         for key, value in results[task].items():
             name, _, condition = key.removesuffix(",none").partition("/")
-            if isinstance(value, float) and name not in ("items", "incomplete", "cut_off"):
+            if (
+                isinstance(value, float)
+                and not key.endswith("_stderr,none")
+                and name not in ("items", "incomplete", "cut_off")
+            ):
                 assert number(content, "one", task, name, condition or None)["value"] == pytest.approx(value)
                 compared += 1
     assert compared > 20
@@ -170,6 +175,7 @@ def test_latex_is_the_ranking_that_the_terminal_shows(
     assert text.startswith("\\begin{tabular}{ll") and text.endswith("\\bottomrule\n\\end{tabular}\n")
     assert r"a\_b" in text and r"50\%" in text
     for row, line in zip(rows, shown, strict=True):
-        plainly = row.replace(r"{\scriptsize ", "").replace("}", "").replace(r" \\", "").replace("\\", "")
+        plainly = re.sub(r"\\shortstack\[r\]{(\S+)\\\\ {\\scriptsize (\[.*?\])}}", r"\1 \2", row)
+        plainly = plainly.replace(r" \\", "").replace("\\", "")
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert [cell.strip() for cell in plainly.split("&")] == [cell.replace("–", "--") for cell in cells]

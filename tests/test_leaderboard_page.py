@@ -53,7 +53,7 @@ def _items(source: str, index: int = 0) -> dict:
     return json.loads(text)
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -63,11 +63,12 @@ def test_the_numbers_are_in_the_tables(path: Path, evaluated: list[Path], tmp_pa
     for task in content["tasks"]:
         for model in ("one", "two"):
             found = number(content, model, task, "worst_case")
-            interval = f"{100 * found['value']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
-            assert f'data-value="{found["value"]}">{interval}<' in source
+            reach = f"[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+            shown = f'{100 * found["value"]:.1f} <span class="reach">{reach}</span>'
+            assert f'data-value="{found["value"]}">{shown}<' in source
     assert "after Holm&#39;s correction over" in source and ">baseline<" in source
     page = Page(re.sub(r"<script.*?</script>", "", source, flags=re.DOTALL))
-    assert len(page.all("details")) == 3 and len(page.all("img")) == 6, "two radars, a heatmap, three bar charts"
+    assert len(page.all("details")) == 3 and len(page.all("img")) == 6, "two of dots, a heatmap, three bar charts"
 
 
 def test_the_item_browser_has_the_exact_prompts_answers_and_pictures(path: Path, evaluated: list[Path]) -> None:
@@ -79,7 +80,9 @@ def test_the_item_browser_has_the_exact_prompts_answers_and_pictures(path: Path,
         for row in samples(folder):
             item = items[row["item_id"]]
             cell = item["cells"][data["conditions"].index(row["condition"].replace("_", " "))]
-            letter, raw, _ = cell["answers"][order.index(name)]
+            letter, raw, _, score, _, follows = cell["answers"][order.index(name)]
+            assert score == (row["parsed"] == row["gold"])
+            assert follows == (row["named"] is not None and row["parsed"] == row["named"])
             assert (letter, data["texts"][raw], item["gold"]) == (row["parsed"], row["raw"], row["gold"])
             assert data["texts"][cell["prompt"]] == row["input"] and cell.get("named") == row["named"]
             assert data["images"][cell["image"]].startswith("data:image/png;base64,")
@@ -134,8 +137,8 @@ def test_the_page_allows_nothing_but_its_own_style_and_script(path: Path, hostil
         assert policy.split("; ") == [
             "default-src 'none'",
             "img-src data:",
-            f"style-src 'sha256-{_digest(style)}'",
-            f"script-src 'sha256-{_digest(script)}'",
+            f"style-src 'sha256-{digest(style)}'",
+            f"script-src 'sha256-{digest(script)}'",
             "base-uri 'none'",
             "form-action 'none'",
         ]
@@ -244,6 +247,6 @@ def test_filters_paging_and_sorting_on_a_thousand_items(evaluated: list[Path], t
 def test_the_figures_are_pictures(evaluated: list[Path], tmp_path: Path) -> None:
     assert leaderboard(f"$x^2$ {DIGITS}={evaluated[0]}", f"two={evaluated[1]}", "--plots", tmp_path / "plots") == 0
     found = {path.name for path in (tmp_path / "plots").iterdir()}
-    names = {"radar_image_heavy", "radar_text_heavy", "heatmap", "bars_mmi_demo_arith"}
-    assert {f"{name}.{kind}" for name in names for kind in ("png", "svg")} < found
+    names = {"dots_image_heavy", "dots_text_heavy", "heatmap", "bars_mmi_demo_arith"}
+    assert {f"{name}.{kind}" for name in names for kind in ("png", "svg", "pdf")} < found
     assert all((tmp_path / "plots" / name).stat().st_size > 5000 for name in found)

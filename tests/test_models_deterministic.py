@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from mmi_plugin.models.evaluate import Scorer
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query, Reply
 from mmi_plugin.models.load import load_processor
+from mmi_plugin.models.meter import TRACE
 from tests import families
 from tests.harness_runs import OUR_MODEL, arguments, save_varied
 
@@ -61,3 +64,19 @@ def test_what_is_no_truth_value_is_refused(tmp_path: Path, capsys: pytest.Captur
     run[1] += ",deterministic=perhaps"
     assert main([*OUR_MODEL, *run]) == 2
     assert "deterministic is 'perhaps', not True or False" in capsys.readouterr().err
+
+
+def test_a_trace_of_five_batches_is_written_beside_the_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = arguments(save_varied(tmp_path / "model"), "mmi_demo_digits", tmp_path / "out", limit=12)
+    run[1] += ",trace=True"
+    assert main([*OUR_MODEL, *run]) == 0
+    with gzip.open(tmp_path / "out" / TRACE, "rt") as file:
+        events = json.load(file)["traceEvents"]
+    within = [(event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "batches"]
+    said = [event["ts"] for event in events if event.get("name") == "aten::argmax"]
+    assert len(within) == 5 and all(any(start < at < stop for at in said) for start, stop in within)
+    place = run.index("--output_path")
+    assert main([*OUR_MODEL, *run[:place], *run[place + 3 :]]) == 2
+    assert "trace=True needs --output_path" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from mmi_plugin.models.families import prompts_of
 from mmi_plugin.results import Record
 from mmi_plugin.trainers import run
 from tests import families, twelve
+from tests.test_models_waits import stand_in
 
 OPENING = """{% set last = namespace(user=-1) %}{% for message in messages %}{% if message['role'] == 'user' %}\
 {% set last.user = loop.index0 %}{% endif %}{% endfor %}{% for message in messages %}\
@@ -73,6 +74,17 @@ def test_a_thought_is_no_answer_and_the_options_are_weighed_at_the_answer(thinke
     for record in result.records:
         assert record.probabilities == pytest.approx(_shares(model, processor, record), rel=1e-3, abs=1e-6)
         assert record.probabilities["ABCD".index(record.gold)] == max(record.probabilities) > 0.5
+
+
+def test_a_model_that_thinks_is_asked_anew_where_room_was_kept_for_an_answer_alone(
+    thinker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch)
+    result = twelve.ask(thinker, tmp_path, "--gen_kwargs", "max_new_tokens=12", model_args=",max_thinking_tokens=60")
+    assert {_word(record): record.raw for record in result.records} == {word: thought(word) for word in twelve.WORDS}
+    model, processor = AutoModelForImageTextToText.from_pretrained(thinker), AutoProcessor.from_pretrained(thinker)
+    for record in result.records[:2]:
+        assert record.probabilities == pytest.approx(_shares(model, processor, record), rel=1e-3, abs=1e-6)
 
 
 def test_a_thought_without_room_is_counted_apart(thinker: Path, tmp_path: Path) -> None:

@@ -117,5 +117,5 @@ def test_mmi_eval_asks_them_and_leaves_task_results_and_page(
 
     assert main([*command[:5], "--columns", "frage", *model, "--out", str(tmp_path / "no")]) == 2
     assert capsys.readouterr().err == (
-        "error: --columns frage: not of the form id|question|options|answer|image|label=COLUMN\n"
+        "error: --columns frage: not of the form id|question|options|answer|image|label|cluster=COLUMN\n"
     )

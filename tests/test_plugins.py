@@ -72,12 +72,29 @@ def test_names_of_another_package_are_known_in_tasks_boards_and_pages(packages: 
     assert "shouted text*" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.long
+def test_sweeps_own_data_and_previews_know_them(packages: Path, tmp_path: Path) -> None:
+    model = ["--model_args", f"pretrained={base_folder()}"]
+    strengths = "louder_text@times=1,2"
+    asked = ["my_demo_digits", strengths, "--include_path", packages / "tasks", *model, "--limit", "6"]
+    swept = run(packages, "mmi", "sweep", *asked, "--out", tmp_path / "sweep")
+    assert swept.returncode == 0, swept.stderr[-2000:]
+    assert "times=2  flip_rate" in swept.stdout and (tmp_path / "sweep" / "sweep.csv").is_file()
+
+    seen = run(packages, "mmi", "preview", "my_demo_digits", "--include_path", packages / "tasks", "--items", "1")
+    assert "  shouted_text* (image 32 x 32)" in seen.stdout and "    IT IS " in seen.stdout, seen.stderr[-2000:]
+    seasons = run(packages, "mmi", "preview", "my_seasons", "--include_path", packages / "tasks")
+    assert "4 items under 2 conditions are 8 prompts" in seasons.stdout
+
+
 def test_a_training_takes_them(packages: Path, tmp_path: Path) -> None:
     fields = ["--image_heavy_conditions", "clean", "shouted_text", "--max_steps", "1", "--save_strategy", "no"]
+    fields += ["--sources", "demo_digits", "seasons", "demo_arith"]
     quiet = ["--report_to", "none", "--disable_tqdm", "true", "--use_cpu", "true", "--output_dir", tmp_path / "out"]
     made = run(packages, "mmi", "train", "demo/d_aug", "--model_name_or_path", base_folder(), *fields, *quiet)
     assert made.returncode == 0, made.stderr[-2000:]
     record = json.loads((tmp_path / "out" / "training.json").read_text(encoding="utf-8"))
+    assert record["data"]["items"]["seasons"] == 4
     assert record["conditions"]["image_heavy"] == ["clean", "shouted_text"]
 
 

@@ -28,8 +28,8 @@ FLAGS = [
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
-def browse(page: Path, *flags: str) -> str:
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={page.parent / 'profile'}", *flags, page.as_uri()]
+def browse(page: Path, *flags: str, at: str = "") -> str:
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={page.parent / 'profile'}", *flags, page.as_uri() + at]
     return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True).stdout
 
 
@@ -50,7 +50,7 @@ def report(tmp_path: Path) -> Path:
 def test_the_table_is_in_the_rendered_document(report: Path) -> None:
     document = browse(report, "--dump-dom")
     assert 'class="figures' in document and "Ours" in document and "demo_capitals" in document
-    assert document.count("<figure") == 14
+    assert document.count("<figure") == 14 + 6, "panels, and plots"
     shown = document[document.index('id="examples"') : document.index('id="items"')]
     assert shown.count("<article>") == 1
 

@@ -95,8 +95,8 @@ def test_bars_are_as_long_as_their_figures_and_marked_in_words() -> None:
 
 
 def test_there_is_a_panel_per_measure_of_an_ablation_only() -> None:
-    assert len(page(Demo(ABLATION)).all("figure")) == 14
-    assert not page(Demo()).all("figure")
+    assert len(page(Demo(ABLATION)).all("figure", class_="panel")) == 14
+    assert not page(Demo()).all("figure", class_="panel")
 
 
 @pytest.mark.parametrize("condition", ["clean", "misleading_text"])

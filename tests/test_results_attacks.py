@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import scipy.stats
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.results import Record
@@ -34,6 +37,19 @@ def test_numbers_are_means_over_items_and_a_broken_row_stays_as_it_was() -> None
     assert found.accuracy.value == 0.25 and found.accuracy.low < 0.25 < found.accuracy.high
     assert (found.seconds, found.passes, found.radius) == (3.0, 10.0, 0.5)
     assert found.loss == pytest.approx(((0.1 * 3 + 0.5) / 4, (0.3 * 3 + 0.5) / 4))
+
+
+def test_items_that_share_an_image_count_as_one() -> None:
+    name = "adversarial_embeddings"
+    single, paired = records({name: 0.5}, 20), records({name: 0.5}, 40)
+    paired = [replace(record, cluster=str(place // 2)) for place, record in enumerate(paired)]
+    (alone,), (found,) = attacks(single, (name,)), attacks(paired, (name,))
+    assert found.accuracy.value == alone.accuracy.value == 0.5
+    # Both of a pair are right or wrong, so 40 items are 20 pairs, with the variance and quantile of 19 degrees.
+    quantile = scipy.stats.t.ppf(0.975, 19)
+    share, size = 0.5, 20 * 19 / 20
+    reach = quantile * (share * (1 - share) / size + quantile**2 / (4 * size**2)) ** 0.5 / (1 + quantile**2 / size)
+    assert (found.accuracy.low, found.accuracy.high) == pytest.approx((0.5 - reach, 0.5 + reach))
 
 
 @pytest.mark.parametrize(

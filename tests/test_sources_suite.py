@@ -12,7 +12,7 @@ from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
 from mmi_plugin.item import check, item_hash
 from mmi_plugin.pictures import Picture
-from mmi_plugin.sources import SOURCES, Benchmark, load
+from mmi_plugin.sources import LICENCES, SOURCES, Benchmark, load
 from mmi_plugin.sources.classification import Quiz, held_out
 from mmi_plugin.sources.table import Table
 from tests.suite import DATA, FAMILIES, ITEMS, at
@@ -29,7 +29,8 @@ def fixture(name: str, split: str = "test", **options: Any) -> Benchmark:
 
 
 def test_all_nine_are_registered() -> None:
-    assert [name for name, made in SOURCES.items() if isinstance(made, Table) and "test" in made.splits] == list(ITEMS)
+    tables = [name for name, made in SOURCES.items() if isinstance(made, Table) and "test" in made.splits]
+    assert [name for name in tables if name not in LICENCES] == list(ITEMS)
 
 
 @pytest.mark.parametrize("name", ITEMS)

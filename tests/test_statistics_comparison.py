@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.stats
+from statsmodels.stats.power import NormalIndPower
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.results.estimates import Difference, check_comparable, difference, estimate, holm
@@ -321,3 +322,20 @@ def test_different_items_are_refused_and_named() -> None:
         check_comparable(short, long, ("old", "new"))
     with pytest.raises(InputError, match="2 items differ; item item-058 was asked of old only"):
         check_comparable(long, short, ("old", "new"))
+
+
+def test_the_detectable_difference_is_that_of_a_power_of_80_percent() -> None:
+    """statsmodels' normal power of one mean of paired differences."""
+    rng = np.random.default_rng(7)
+    first, second = (rng.integers(0, 2, 900).astype(float) for _ in range(2))
+    found = _difference(PerItem(first), PerItem(second))
+    power = NormalIndPower(ddof=0).solve_power(nobs1=900, alpha=0.05, power=0.8, ratio=0)
+    assert found.detectable == pytest.approx(power * (second - first).std(), rel=0.01)
+
+
+@pytest.mark.parametrize(("lost", "shown"), [(0, True), (4, True), (30, False)])
+def test_not_worse_is_shown_by_the_interval_and_not_by_a_lack_of_evidence(lost: int, shown: bool) -> None:
+    """Of 400 items, none, 4 or 30 lost and as many gained: the difference is 0 in each, the interval is not."""
+    first, second = _discordant(lost, lost, both=400 - 2 * lost, neither=0)
+    found = _difference(first, second)
+    assert found.value == 0 and found.not_worse_by(0.02) == shown

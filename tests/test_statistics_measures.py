@@ -11,7 +11,8 @@ import pytest
 from mmi_plugin.errors import InputError
 from mmi_plugin.results import Record
 from mmi_plugin.results.estimates import estimate
-from mmi_plugin.results.measures import Measure, Outcomes, jensen_shannon, per_item, task_numbers, total_variation
+from mmi_plugin.results.measures import Measure, jensen_shannon, per_item, task_numbers, total_variation
+from mmi_plugin.results.outcomes import Outcomes
 from tests.statistics_records import CONDITIONS, by_item, outcomes, records
 
 PERTURBED = CONDITIONS[1:]

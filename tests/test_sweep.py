@@ -89,7 +89,7 @@ def test_the_curve_is_on_the_leaderboard_and_in_no_ranking(out: Path, tmp_path: 
     drawn = {path.stem for path in (tmp_path / "plots").glob("*.svg")}
     assert curve in drawn and "bars_mmi_demo_digits" in drawn and f"bars_{TASK}" not in drawn
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert f'alt="{curve.replace("_", " ")}' in page
+    assert f'alt="{TASK}, n = 20 items: unrelated text@sentences with 95% intervals (thin line: clean)' in page
     content = board(tmp_path, out)
     for model in content["models"]:
         for over in ("image_heavy", "all"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn.attention import flex_attention as torch_flex
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.models import flex, layout
+from mmi_plugin.models import attention, flex, layout
 from mmi_plugin.models.compat import attention_of
 from mmi_plugin.models.flex import mask_of, rung
 from mmi_plugin.models.layout import Layout, Tree, attend
@@ -84,7 +85,7 @@ def test_one_call_attends_as_pieces_do_and_so_do_its_gradients(part: str) -> Non
 @pytest.mark.parametrize("part", ["whole", "prefixes", "branches"])
 def test_blocks_are_those_that_are_seen(part: str) -> None:
     trees, _ = layouts()[part]
-    mask, pairs = mask_of(trees.chunks, trees.pieces, CPU), seen(trees)
+    mask, pairs = mask_of(trees.blocks(), CPU), seen(trees)
     padded = torch.zeros(mask.shape[-2:], dtype=torch.bool)
     padded[: pairs.shape[0], : pairs.shape[1]] = pairs
     counts = padded.view(padded.shape[0] // 128, 128, -1, 128).sum((1, 3))
@@ -114,6 +115,30 @@ def test_a_step_in_one_call_is_the_step_in_pieces(tmp_path: Path, monkeypatch: p
     assert found["flex"][0] == pytest.approx(found["pieces"][0], rel=1e-5)
     for name, gradient in found["pieces"][1].items():
         assert (found["flex"][1][name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_mask_of_the_outer_pass_is_made_with_the_batch(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    trainer = training.trainer(training.config(tiny_llava, tmp_path, attack_text="after_image", **STEP))
+    trainer.args.layout_attention = "flex"
+    trainer.data_collator._at_once = before
+    batch = trainer.data_collator(training.step_groups(trainer))
+    batch["plan"] = pickle.loads(pickle.dumps(batch["plan"]))  # as a worker hands it over
+    made, make = [], attention.blocks_of
+    monkeypatch.setattr(attention, "blocks_of", lambda *parts: made.append(parts) or make(*parts))
+    trainer.compute_loss(trainer.model.train(), batch)
+    assert len(made) == 3 - before, "of the inner loop's prefixes and branches, which are cut as memory is free"
+
+
+@pytest.mark.parametrize(
+    ("way", "device", "half", "expected"),
+    [("auto", "cuda", True, True), ("auto", "cuda", False, False), ("auto", "cpu", True, False),
+     ("flex", "cuda", False, True), ("pieces", "cuda", True, False)],
+)  # fmt: skip
+def test_masks_are_made_with_the_batch_where_they_are_used(way: str, device: str, half: bool, expected: bool) -> None:
+    assert layout.at_once(way, torch.device(device), half) is expected
 
 
 def test_what_cannot_be_had_is_refused(tmp_path: Path) -> None:

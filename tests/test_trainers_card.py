@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from base64 import b64decode
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard, constants
+from huggingface_hub.utils import validate_repo_id
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -16,6 +26,7 @@ from mmi_plugin.item import messages
 from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.sources import load
 from mmi_plugin.trainers import run
+from mmi_plugin.trainers.record import model_card
 from tests import training
 
 EVALUATION = {"eval_tasks": ["mmi_demo_digits"], "eval_tasks_steps": 2, "eval_tasks_items": 6}
@@ -125,8 +136,106 @@ def test_the_start_keeps_its_share_of_every_weight(tiny_llava: Path, tmp_path: P
 def test_the_card_says_data_config_metrics_and_citation(out: Path, tiny_llava: Path) -> None:
     card = (out / "README.md").read_text()
     head, text = card.split("---\n")[1:]
-    assert yaml.safe_load(head)["base_model"] == str(tiny_llava)
+    assert "base_model" not in yaml.safe_load(head) and f"`{tiny_llava}`, fine-tuned" in text  # a folder has no id
     for words in ("| demo_digits | ", "| consistency | js |", "| adversary | pgd |", "| seed | 42 |", "2505.19616"):
         assert words in text, words
     for metric in ("loss_sft", "attack_strength", "eval_mmi_demo_digits/misleading_text/flip_rate"):
         assert f"| {metric} | " in text, metric
+
+
+IDS = [
+    ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-7b-hf"),
+    ("/cache/hub/models--llava-hf--llava-1.5-7b-hf/snapshots/0123abc", "llava-hf/llava-1.5-7b-hf"),
+    ("/data/my model", None),
+]
+
+
+@pytest.mark.parametrize(("name", "wanted"), IDS)
+def test_the_hub_reads_the_card(name: str, wanted: str | None, tmp_path: Path) -> None:
+    """By huggingface_hub's own classes: base model, licence, data sets, metrics."""
+    args = training.config(Path(name), tmp_path, sources=None)
+    record = {"data": {"items": {"caltech101": 5, "openbookqa": 5, "demo_digits": 5}, "hash": "0" * 64, "skipped": 0}}
+    data = ModelCard(model_card(args, record, [{"eval_mmi_demo_digits/clean/accuracy": 0.5}], ["mine"])).data
+    assert data.base_model == wanted and (wanted is None or validate_repo_id(wanted) is None)
+    assert data.datasets == ["allenai/openbookqa", "flwrlabs/caltech101"] and data.metrics == ["accuracy"]
+    assert (data.license, data.library_name, data.pipeline_tag) == ("unknown", "transformers", "image-text-to-text")
+    assert data.tags == ["modality-interference", "trl", "mine"]
+    adapters = training.config(Path(name), tmp_path, sources=None, lora_r=4)
+    assert ModelCard(model_card(adapters, record, [])).data.library_name == "peft"
+
+
+def test_the_licence_is_that_of_the_bases_card(tiny_llava: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_llava, tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: llama2\n---\nA base.\n", encoding="utf-8")
+    record = {"data": {"items": {}, "hash": "", "skipped": 0}}
+    assert ModelCard(model_card(training.config(base, tmp_path), record, [])).data.license == "llama2"
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """The hub's answers to a new repository, to a card's metadata, which must name things as the hub does, and to a
+    commit, whose files come with it."""
+
+    pushed: ClassVar[dict[str, bytes]] = {}
+
+    def do_POST(self) -> None:
+        text = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/api/repos/create":
+            self._answer(200, {"url": "https://huggingface.co/me/trained"})
+        elif self.path == "/api/validate-yaml":
+            head = yaml.safe_load(json.loads(text)["content"].split("---")[1])
+            wrong = [name for name in (head.get("base_model"), *head.get("datasets", [])) if name and "/" not in name]
+            self._answer(400 if wrong or "license" not in head else 200, {"errors": wrong, "warnings": []})
+        elif self.path == "/api/models/me/trained/preupload/main":
+            files = [one | {"uploadMode": "regular", "shouldIgnore": False} for one in json.loads(text)["files"]]
+            self._answer(200, {"files": files})
+        else:
+            assert self.path == "/api/models/me/trained/commit/main"
+            lines = [json.loads(line) for line in text.splitlines()]
+            files = [line["value"] for line in lines if line["key"] == "file"]
+            self.pushed.update({one["path"]: b64decode(one["content"]) for one in files})
+            self._answer(200, {"commitUrl": "https://huggingface.co/me/trained/commit/0", "commitOid": "0"})
+
+    def _answer(self, status: int, content: dict) -> None:
+        text = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def pushed(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    """What a stand-in for the hub on this machine was sent."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    _Hub.pushed.clear()
+    yield _Hub.pushed
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_is_pushed_is_what_the_run_leaves(tiny_llava: Path, tmp_path: Path, pushed: dict[str, bytes]) -> None:
+    fields = {"push_to_hub": True, "hub_model_id": "me/trained", "hub_token": "hf_none", "base_share": 0.3}
+    run.train(training.config(tiny_llava, tmp_path / "out", learning_rate=1e-2, **fields))
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert {"model.safetensors", "training.json", "README.md", "chat_template.jinja"} <= set(pushed)
+    assert not any("checkpoint-" in name or name.startswith(".trained") for name in pushed)
+    for name in ("model.safetensors", "training.json", "README.md"):
+        assert pushed[name] == kept[name], name
+    card = ModelCard(pushed["README.md"].decode())
+    assert card.validate() is None and card.data.tags[:2] == ["modality-interference", "trl"]
+    with pytest.raises(ValueError, match="no-id"):
+        card.data.base_model = "no-id"
+        card.validate()
+    run.train(training.config(tiny_llava, tmp_path / "plain", learning_rate=1e-2))
+    (tmp_path / "pushed.safetensors").write_bytes(pushed["model.safetensors"])
+    start, saved = load_file(tiny_llava / "model.safetensors"), load_file(tmp_path / "pushed.safetensors")
+    trained = load_file(tmp_path / "plain" / "model.safetensors")
+    for name, weight in saved.items():  # drawn to the start, as the config says
+        assert torch.allclose(weight, 0.3 * start[name] + 0.7 * trained[name], atol=1e-6), name
+    assert b"hf_none" not in b"".join(pushed.values())

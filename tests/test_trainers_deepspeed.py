@@ -13,7 +13,7 @@ import pytest
 from mmi_plugin.errors import InputError
 from mmi_plugin.trainers import run
 from mmi_plugin.trainers.config import MMIConfig
-from tests import launches, training
+from tests import gathers, launches, training
 
 READY = Path(str(resources.files("mmi_plugin.configs"))) / "deepspeed"
 LORA = {"lora_r": 4, "lora_alpha": 64, "learning_rate": 0.3, "merge_lora": True, "base_share": 0.2}
@@ -41,7 +41,7 @@ def settings(stage: str, folder: Path, **zero: Any) -> str:
     [
         ("zero2", {}),
         ("zero3", {**SAVES, **EVALUATION}),
-        ("zero3", {"gradient_checkpointing": True, "base_share": 0.2}),
+        ("zero3", {"gradient_checkpointing": True, "base_share": 0.2, "inner_gather": False}),
         ("zero3", LORA),
         ("zero3", {**LORA, "gradient_checkpointing": True}),
     ],
@@ -59,6 +59,24 @@ def test_sharded_processes_make_the_update_of_one(tiny_llava: Path, tmp_path: Pa
     assert training.largest_difference(one, two) < 1e-5
     steps = [log for log in trained.state.log_history if "loss" in log]
     assert [log["loss_adv"] for log in logs] == pytest.approx([step["loss_adv"] for step in steps], rel=2e-3)
+
+
+@pytest.mark.parametrize("tokens", [None, 40], ids=["whole", "chunks"])
+def test_the_inner_loop_gathers_the_decoder_once(tiny_llava: Path, tmp_path: Path, tokens: int | None) -> None:
+    data, counts, losses = launches.write_data(tmp_path), {}, {}
+    fields = {**launches.FIELDS, "model_name_or_path": str(tiny_llava), "train_file": str(data)}
+    fields |= {"deepspeed": settings("zero3", tmp_path), "inner_tokens": tokens}
+    for once in (True, False):
+        told = {**fields, "inner_gather": once, "output_dir": str(tmp_path / f"once {once}")}
+        losses[once] = launches.launch(2, tmp_path, told, {"DS_ACCELERATOR": "cpu"}, Path(gathers.__file__))
+        counts[once] = json.loads((tmp_path / gathers.COUNTS).read_text())
+    layers = json.loads((tiny_llava / "config.json").read_text())["text_config"]["num_hidden_layers"]
+    weights = 9 * layers + 2  # of LLaMA, each gathered by itself; some are on their way when the loop begins
+    assert len(counts[True]) == len(counts[False]) == 4  # two steps of two micro-batches
+    assert max(counts[True]) <= weights and counts[False][0] >= 5 * 9 * layers, counts  # the prefix, four passes
+    assert [log["loss"] for log in losses[True]] == [log["loss"] for log in losses[False]]
+    one, other = (launches.saved(tmp_path / f"once {once}") for once in (True, False))
+    assert training.largest_difference(one, other) < 1e-7
 
 
 def test_a_resumed_sharded_run_goes_on_as_if_never_stopped(tiny_llava: Path, tmp_path: Path) -> None:

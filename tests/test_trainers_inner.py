@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,3 +150,31 @@ def test_a_cut_has_every_row_once_after_its_prefix(shapes: list[tuple[int, list[
     for chunk in chunks:
         rows = [lengths[row] - tree.prefix for tree in chunk for row in tree.rows]
         assert sum(rows) <= most or len(rows) == 1
+
+
+def test_sharded_weights_are_gathered_once_where_memory_holds_them_and_a_chunk(
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    decoder = training.trainer(training.config(checkpoints["llava"], tmp_path)).model.get_decoder()
+    shards, device = SimpleNamespace(size=5000, later=3000), torch.device("cpu")
+    monkeypatch.setattr(inner, "Arithmetic", SimpleNamespace(of=lambda _: SimpleNamespace(activations=10)))
+    monkeypatch.setattr(inner, "most_of_all", lambda number, _: number)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    enough = (5000 + 3000 + 10 * 200) / 0.8
+    for free, said, once in (
+        (enough, None, True),
+        (enough - 1, None, False),
+        (None, None, True),
+        (0, True, True),
+        (enough, False, False),
+    ):
+        monkeypatch.setattr(inner, "free_memory", lambda _, free=free: free)
+        budget, told = Budget(200, said), len(caplog.records)
+        with caplog.at_level(logging.WARNING):
+            assert [budget.gathers(decoder, shards, device) for _ in range(3)] == [once] * 3
+        (record,) = caplog.records[told:]
+        assert ("gathered once" in record.message) is once

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmi_plugin.models.meter import TRACE
 from mmi_plugin.trainers import meter
-from mmi_plugin.trainers.meter import TRACE, Meter, Speed
+from mmi_plugin.trainers.meter import Meter, Speed
 from tests import training
 from tests.test_trainers_inner import STEP
 

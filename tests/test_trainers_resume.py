@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Trainer
 
 from mmi_plugin import disk
-from mmi_plugin.trainers import run
+from mmi_plugin.trainers import record, run
+from mmi_plugin.trainers.resume import seal
 
 ROOT = Path(__file__).parent.parent
 ROW = {"type": "text_heavy", "question": "Which?", "answer": "a", "options": ["a", "b"]}
@@ -119,11 +121,11 @@ def test_other_data_weights_code_or_versions_are_refused(
     weights = load_file(changed / "model.safetensors")
     save_file({name: value + 1e-3 for name, value in weights.items()}, changed / "model.safetensors", {"format": "pt"})
     assert "start was" in refused(flags(changed, data, out, *RESUME), capsys)
-    real = run.versions()
-    monkeypatch.setattr(run, "versions", lambda: {**real, "torch": "0.1"})
+    real = record.versions()
+    monkeypatch.setattr(record, "versions", lambda: {**real, "torch": "0.1"})
     assert f"torch was '{real['torch']}' and is '0.1'" in refused(flags(start, data, out, *RESUME), capsys)
-    monkeypatch.setattr(run, "versions", lambda: real)
-    monkeypatch.setattr(run, "code_hash", lambda: "other")
+    monkeypatch.setattr(record, "versions", lambda: real)
+    monkeypatch.setattr(record, "code_hash", lambda: "other")
     assert "code was" in refused(flags(start, data, out, *RESUME), capsys)
 
 
@@ -250,7 +252,7 @@ def test_a_disk_that_takes_no_more(
     if place == "torch.save":
         monkeypatch.setattr(torch, "save", spoilt(torch.save))
     elif place == "record":
-        monkeypatch.setattr(run, "seal", spoilt(run.seal))
+        monkeypatch.setattr("mmi_plugin.trainers.trainer.seal", spoilt(seal))
     else:
         owner = sys.modules["transformers.trainer"].TrainerState
         monkeypatch.setattr(owner, "save_to_json", spoilt(owner.save_to_json))
@@ -266,15 +268,15 @@ def test_a_disk_that_is_full_at_the_end(
 ) -> None:
     """The weights of an earlier run stay, or there are none: never half of them."""
     (out / "model.safetensors").write_bytes(b"old")
-    real = run.MMITrainer.save_model
+    real = Trainer.save_model
 
-    def torn(self: run.MMITrainer, folder: str | None = None, **more: object) -> None:
+    def torn(self: Trainer, folder: str, **more: object) -> None:
         real(self, folder, **more)
-        if not more:
-            _cut(Path(folder or self.args.output_dir) / "model.safetensors")
+        if Path(folder).name == run.TRAINED:
+            _cut(Path(folder) / "model.safetensors")
             raise full(errno.ENOSPC)
 
-    monkeypatch.setattr(run.MMITrainer, "save_model", torn)
+    monkeypatch.setattr(Trainer, "save_model", torn)
     assert run.main(flags(start, data, out, *RESUME)) == 1
     assert "the trained model cannot be written: no space" in capsys.readouterr().err.splitlines()[-1]
     assert (out / "model.safetensors").read_bytes() == b"old" and not (out / run.TRAINED).exists()

@@ -113,7 +113,7 @@ def test_the_result_loads_and_says_how_it_was_made(tiny_llava: Path, tmp_path: P
         assert torch.equal(value, trained.model.state_dict()[name]), name
     assert AutoProcessor.from_pretrained(tmp_path).chat_template
     assert (tmp_path / "model.safetensors").is_file() and load_file(tmp_path / "model.safetensors")
-    record = json.loads((tmp_path / run.RECORD).read_text())
+    record = json.loads((tmp_path / "training.json").read_text())
     assert record["config"]["adversary"] == "pgd" and record["seeds"] == {"seed": 5, "data_seed": 5}
     assert len(record["data"]["hash"]) == 64 and record["versions"]["torch"] == torch.__version__.split("+")[0]
     assert record["conditions"]["text_heavy"][0] == "random_pixels"

@@ -11,7 +11,7 @@ import torch
 
 from mmi_plugin.trainers.collator import Batch
 from mmi_plugin.trainers.config import MMIConfig, Savings
-from mmi_plugin.trainers.data import load_benchmarks, make_groups, sampler_of
+from mmi_plugin.trainers.data import load_benchmarks, make_groups
 from mmi_plugin.trainers.groups import Group, Groups
 from mmi_plugin.trainers.saving import load_checkpoint
 from mmi_plugin.trainers.trainer import MMITrainer
@@ -49,9 +49,8 @@ def groups_of(args: MMIConfig) -> Groups:
 
 def trainer(args: MMIConfig) -> MMITrainer:
     groups = groups_of(args)
-    sampler = sampler_of(args, groups)
     model, processor = load_checkpoint(args)
-    return MMITrainer(model, args, groups, sampler, processor)
+    return MMITrainer(model, args, groups, processing_class=processor)
 
 
 def step_groups(run: MMITrainer, number: int = 0) -> list[Group]:

@@ -35,7 +35,7 @@ class GroupCollator:
     image_index: (images shown, row by row,) int64 into the distinct images of the batch.
     image_tokens: (distinct images,) int64, the placeholder tokens of each.
     plan: Plan, what is known of the batch's passes on the host. With `own_images`, features of an image are each
-        row's own.
+        row's own; with `at_once`, its layout attends in one call.
     pixel_values and whatever else the image processor gives: one entry per distinct image.
     With `stand_in`, a batch without images has one that no row shows: where weights are sharded or gradients
     averaged, every process must run every part of the model.
@@ -57,6 +57,7 @@ class GroupCollator:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         end_token: bool = True,
         own_images: bool = False,
+        at_once: bool = False,
     ) -> None:
         self._prompts = prompts_of(processor, system_prompt, chat_template_kwargs)
         self._prompts.ends_answers = end_token
@@ -64,7 +65,7 @@ class GroupCollator:
         self._seed = seed
         self._after_image = attack_text == "after_image"
         self._whole_prompt = attack_mask == "all"
-        self._own_images = own_images
+        self._own_images, self._at_once = own_images, at_once
         self._stand_in = Image.new("RGB", (32, 32)) if stand_in else None
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
@@ -88,7 +89,7 @@ class GroupCollator:
             "items": [row.id for row in rows],
             "seeds": torch.tensor([one.getrandbits(62) for one in streams]),
         }
-        batch |= {"plan": Plan.of(batch, self._prompts.placeholder_id, self._own_images).made()}
+        batch |= {"plan": Plan.of(batch, self._prompts.placeholder_id, self._own_images).made(self._at_once)}
         return batch | self._prompts.columns(chats, input_ids, answer)
 
     def _images(self, rows: Sequence[Item]) -> tuple[Batch, list[list[str]]]:

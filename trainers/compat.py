@@ -7,7 +7,8 @@ anywhere else in trainers/. What has an extension point goes through it: callbac
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +23,10 @@ from mmi_plugin.disk import writing
 from mmi_plugin.models.compat import Foreign
 
 Result = TypeVar("Result")
+KEPT = "inner loop"
 ENCODED_IMAGES = "mm_encoder_outputs"
 LLAVA = "transformers.models.llava.modeling_llava"
+FSDP_GROUP = "torch.distributed.fsdp._fully_shard._fsdp_param_group:FSDPParamGroup"
 FOREIGN = (
     Foreign("transformers:Trainer._save_checkpoint", "4.57", "a checkpoint moves to its place when it is whole"),
     Foreign("transformers:Trainer._get_output_dir", "4.57", "where a checkpoint is written meanwhile"),
@@ -42,6 +45,9 @@ FOREIGN = (
     Foreign(f"{LLAVA}:LlavaModel.forward", "5.22", "images that were encoded before", parameters=(ENCODED_IMAGES,)),
     Foreign(f"{LLAVA}:LlavaModel.get_image_features", "5.22", "encodes them", parameters=("pixel_values",)),
     Foreign("torch.distributed.fsdp:FSDPModule.unshard", "2.9", "weights for calls outside of a module's forward"),
+    Foreign("torch.distributed.fsdp:FSDPModule._get_fsdp_state", "2.9", "what it drops, to drop it again later on"),
+    Foreign(FSDP_GROUP, "2.9", "the same after a forward pass", mentions="self.post_forward_mesh_info"),
+    Foreign(FSDP_GROUP, "2.9", "the same after a backward pass", mentions="self.reshard_after_backward"),
 )
 """Since: the oldest version that was looked at and has it: transformers 4.57, 5.0, 5.10 or 5.22; TRL and torch from
 their lower bounds on."""
@@ -126,22 +132,70 @@ class WholeCheckpoints(SFTTrainer):
         model.load_state_dict(saved.state_dict())
 
 
-def sharded_around(model: nn.Module, part: nn.Module) -> list[FSDPModule]:
-    """Return the modules of `model` that FSDP2 shards and that contain `part`, or are it."""
-    sharded = (module for module in model.modules() if isinstance(module, FSDPModule))
-    return [module for module in sharded if any(inner is part for inner in module.modules())]
+def partitioned(weights: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Return those of some weights that ZeRO-3 shards."""
+    return [weight for weight in weights if hasattr(weight, "ds_id")]
 
 
-def gather(modules: list[FSDPModule]) -> None:
-    """Gather sharded weights: FSDP2 does so for a module's own forward alone, and drops those of all modules at the
-    end of every backward pass, also of one inside a forward."""
-    for module in modules:
-        module.unshard()
+@contextmanager
+def gathered(modules: Sequence[FSDPModule], weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Gather what FSDP2 shards in `modules`, in each itself alone, and ZeRO-3 of `weights`; keep it so within."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(_unsharded(module))
+        if weights:
+            stack.enter_context(_whole(weights))
+        yield
 
 
-def sharded(part: nn.Module) -> bool:
-    """Whether ZeRO-3 shards the weights of a module."""
-    return any(hasattr(parameter, "ds_id") for parameter in part.parameters())
+@contextmanager
+def _whole(weights: Sequence[Any]) -> Iterator[None]:
+    """Gather what ZeRO-3 shards, as deepspeed.zero.GatheredParameters does, which cannot be left while the hooks of a
+    module hold one of them, as they do after a frozen head's backward pass until that of the whole."""
+    weights[0].all_gather(param_list=list(weights))
+    for weight in weights:  # the hooks drop a weight that no module is at work with
+        weight.ds_active_sub_modules.add(KEPT)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.ds_active_sub_modules.discard(KEPT)
+        idle = [weight for weight in weights if not weight.ds_active_sub_modules]
+        if idle:
+            idle[0].partition(param_list=idle)
+
+
+@contextmanager
+def _unsharded(module: FSDPModule) -> Iterator[None]:
+    """Gather a module's weights and keep them, whatever passes come; drop them after it if a forward pass would."""
+    groups = _groups(module)
+    before = [(group.post_forward_mesh_info, group.reshard_after_backward) for group in groups]
+    try:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.set_reshard_after_backward(False, recurse=False)
+        unshard(module)
+        yield
+    finally:
+        for group, kept in zip(groups, before, strict=True):
+            group.post_forward_mesh_info, group.reshard_after_backward = kept
+        if any(mesh is not None for mesh, _ in before):
+            module.reshard()
+
+
+def unshard(module: FSDPModule) -> None:
+    """Gather the weights of a module itself, in whose forward this need not be."""
+    module.unshard()
+
+
+def _groups(module: FSDPModule) -> list[Any]:
+    state = module._get_fsdp_state()
+    several = getattr(state, "_fsdp_param_groups", None)  # older versions of torch have one or None
+    return [one for one in [state._fsdp_param_group] if one] if several is None else several
+
+
+def gathered_dtype(module: FSDPModule) -> torch.dtype | None:
+    """Return in what FSDP2 gathers the weights of a module; None for their own."""
+    return module._get_fsdp_state()._mp_policy.param_dtype
 
 
 def most_of_all(number: int, device: torch.device) -> int:

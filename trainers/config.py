@@ -120,6 +120,11 @@ class MMIConfig(Objective, JsonFields):
         "Tokens of perturbed rows that the inner loop keeps activations of at once, 0 for all; by default what a GPU's"
         " free memory holds, and all on a CPU. Less memory, the same numbers but for rounding.",
     )
+    inner_gather: bool | None = option(
+        None,
+        "ZeRO-3 and FSDP2: gather the decoder once around the inner loop, not in each of its passes; by default where a"
+        " GPU's free memory holds it. More memory, the same numbers.",
+    )
     layout_attention: str = option(
         "auto",
         "How rows without padding attend: in one call of FlexAttention, in pieces, or (auto) the first on a GPU in 16"
@@ -180,11 +185,8 @@ class MMIConfig(Objective, JsonFields):
         """Return the adversary of the run, if it has one."""
         if self.adversary == "none":
             return None
-        relative = self.eps_mode == "relative"
-        return Adversary(
-            *(self.adversary, self.step_rule, self.step_size, self.eps, self.pgd_steps, self.sigma, relative),
-            pgd_loss=self.pgd_loss,
-        )
+        own = self.adversary, self.step_rule, self.step_size, self.eps, self.pgd_steps, self.sigma
+        return Adversary(*own, self.eps_mode == "relative", pgd_loss=self.pgd_loss)
 
     def _check_values(self) -> None:
         _ = self.materials  # refuses what is none
@@ -200,6 +202,8 @@ class MMIConfig(Objective, JsonFields):
         for name in ("eps", "step_size", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, not above 0")
+        if getattr(self.eval_strategy, "value", self.eval_strategy) != "no":
+            raise InputError("field 'eval_strategy': no rows are evaluated: 'eval_tasks' asks tasks during training")
         for name in ("eval_tasks_steps", "eval_tasks_items"):
             if getattr(self, name) < 1:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, below 1")
@@ -224,6 +228,9 @@ class MMIConfig(Objective, JsonFields):
             for name in conditions.check_names(self.conditions_of(family), family):
                 if conditions.get(name).attack:
                     raise InputError(f"{name!r} attacks at evaluation; field 'adversary' has that of training")
+                if conditions.get(name).role == "apart":
+                    trained = ", ".join(conditions.for_family(family))
+                    raise InputError(f"condition {name!r} is for evaluations alone; trained are {trained}, ...")
         except InputError as error:
             raise InputError(f"field '{family}_conditions': {error}") from error
 

@@ -7,6 +7,7 @@ through all its steps, and its activations are gone before the next begins.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +19,11 @@ from mmi_plugin.models.decoder import DecoderInputs, evaluating
 from mmi_plugin.models.devices import Arithmetic, free_memory
 from mmi_plugin.models.layout import Tree, on_device
 from mmi_plugin.models.replay import replay
-from mmi_plugin.trainers.compat import gather, most_of_all, sharded, sharded_around
+from mmi_plugin.trainers.compat import most_of_all
 from mmi_plugin.trainers.config import Savings
 from mmi_plugin.trainers.losses import row_losses
 from mmi_plugin.trainers.method import Adversary, AnswerTokens
+from mmi_plugin.trainers.shards import Shards
 
 logger = logging.get_logger(__name__)
 AT_ONCE = 2560
@@ -31,13 +33,16 @@ SHARE_OF_FREE = 0.8
 
 
 class Budget:
-    """How many tokens the inner loop keeps activations of at once; half of it where memory did not suffice.
+    """How many tokens the inner loop keeps activations of at once; half of it where memory did not suffice. And whether
+    it keeps all weights of a decoder that is sharded.
 
     tokens: of the user, 0 for all; None for what the free memory of a device can hold, and all on a CPU.
+    gather: of the user; None for whether free memory can hold the weights, too, and yes on a CPU.
     """
 
-    def __init__(self, tokens: int | None = None) -> None:
+    def __init__(self, tokens: int | None = None, gather: bool | None = None) -> None:
         self._tokens, self._chosen, self.failures = tokens, tokens is not None, 0
+        self._gather, self._told = gather, False
 
     def tokens(self, decoder: nn.Module, device: torch.device) -> int | None:
         """Return the tokens of a chunk at most, None for all of them."""
@@ -46,6 +51,18 @@ class Budget:
             self._tokens = None if free is None else max(1, min(AT_ONCE, int(SHARE_OF_FREE * free / each)))
             self._chosen = True
         return self._tokens or None
+
+    def gathers(self, decoder: nn.Module, shards: Shards, device: torch.device) -> bool:
+        """Return whether the weights are gathered once around the loop, on all processes or on none."""
+        if self._gather is None:
+            free, chunk = free_memory(device), (self._tokens or AT_ONCE) * Arithmetic.of(decoder).activations
+            fits = free is None or shards.size + shards.later + chunk <= SHARE_OF_FREE * free
+            self._gather = not most_of_all(not fits, device)
+        if not self._told and torch.distributed.get_rank() == 0:
+            how = "once" if self._gather else "anew in each of its passes"
+            logger.warning(f"inner loop: {shards.size / 1e9:.3g} GB of sharded weights are gathered {how}")
+        self._told = True
+        return self._gather
 
     def halve(self, used: int) -> None:
         """Go on with half of the tokens that were `used` when memory did not suffice."""
@@ -123,8 +140,7 @@ class InnerLoop:
         self._adversary, self._budget = adversary, budget
         self._extra = [] if savings.skip_weight_gradients else [p for p in base.parameters() if p.requires_grad]
         self._reuse = savings.reuse_prefix and adversary.replays > 0
-        self._around = sharded_around(model, self._decoder)
-        self._sharded = bool(self._around) or sharded(self._decoder)
+        self._shards = Shards(model, self._decoder, self._head)
 
     def find(self, attacked: Attacked) -> torch.Tensor:
         """Return delta (A', L, D) in single precision or better.
@@ -133,28 +149,33 @@ class InnerLoop:
             torch.OutOfMemoryError: one row does not fit or, where weights are sharded, a chunk: the other processes
                 would wait for this one for ever.
         """
+        shards, device = self._shards, attacked.mask.device
+        once = shards and self._adversary.replays and self._budget.gathers(self._decoder, shards, device)
+        # Evaluation mode: dropout would make a step climb on another loss than the last one's, and gradient
+        # checkpointing drops the cache that a prefix is kept in.
+        with shards.kept() if once else nullcontext(), torch.enable_grad(), evaluating(self._decoder):
+            return self._find(attacked)
+
+    def _find(self, attacked: Attacked) -> torch.Tensor:
         embeds, (trees, lengths) = attacked.rows.embeds, attacked.sizes()
         dtype = torch.promote_types(embeds.dtype, torch.float32)
         found = torch.zeros(embeds.shape, dtype=dtype, device=embeds.device)
         most = self._budget.tokens(self._decoder, embeds.device)
         chunks = cut(trees, lengths, most)
-        if self._sharded and most is not None:  # all processes run the decoder equally often
+        if self._shards and most is not None:  # all processes run the decoder equally often
             chunks += chunks[:1] * (most_of_all(len(chunks), embeds.device) - len(chunks))
-        # Evaluation mode: dropout would make a step climb on another loss than the last one's, and gradient
-        # checkpointing drops the cache that a prefix is kept in.
-        with torch.enable_grad(), evaluating(self._decoder):
-            while chunks:
-                part, places = attacked.take(chunks[0])
-                delta = self._climb(part, fails=len(places) == 1 or self._sharded)
-                if delta is None:
-                    self._budget.halve(sum(lengths[row] - tree.prefix for tree in chunks[0] for row in tree.rows))
-                    most = self._budget.tokens(self._decoder, embeds.device)
-                    chunks = cut([tree for chunk in chunks for tree in chunk], lengths, most)
-                elif part is attacked:
-                    return delta
-                else:
-                    found[places] = delta
-                    del chunks[0]
+        while chunks:
+            part, places = attacked.take(chunks[0])
+            delta = self._climb(part, fails=len(places) == 1 or bool(self._shards))
+            if delta is None:
+                self._budget.halve(sum(lengths[row] - tree.prefix for tree in chunks[0] for row in tree.rows))
+                most = self._budget.tokens(self._decoder, embeds.device)
+                chunks = cut([tree for chunk in chunks for tree in chunk], lengths, most)
+            elif part is attacked and len(chunks) == 1:
+                return delta
+            else:
+                found[places] = delta
+                del chunks[0]
         return found
 
     def _climb(self, part: Attacked, fails: bool) -> torch.Tensor | None:
@@ -177,11 +198,11 @@ class InnerLoop:
         tokens, over = (on_device(known, part.mask.device) for known in (tokens, over))
 
         def row_loss(moved: torch.Tensor) -> torch.Tensor:
-            gather(self._around)  # the backward pass of the step before dropped them
+            self._shards.gather()  # the backward pass of the step before dropped them
             return row_losses(self._head(replay(moved)), tokens, over)
 
         delta = self._adversary.perturb(part.rows.embeds, part.mask, part.seeds, row_loss, self._extra)
-        gather(self._around)
+        self._shards.gather()
         return delta
 
     def _replay(self, part: Attacked, tokens: AnswerTokens) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -11,17 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils import logging
 
 from mmi_plugin.models.devices import Arithmetic, card_of, peak_flops, peak_memory, reset_peak_memory
-from mmi_plugin.models.meter import pairs_of
+from mmi_plugin.models.meter import Trace, pairs_of
 
 Ratio = tuple[torch.Tensor | float, torch.Tensor | float]
 RATES = ("rows_per_second", "tokens_per_second", "tflops")
-PROFILED = range(3, 8)
-"""Steps of a profile: the first ones compile and fill caches."""
-TRACE = "profile.json.gz"
-logger = logging.get_logger(__name__)
 
 
 class Meter:
@@ -115,37 +110,20 @@ class Speed:
 
 
 class Profile(TrainerCallback):
-    """Writes a trace of five steps into the output folder, which chrome://tracing and Perfetto show."""
+    """Writes a trace of five steps into the output folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._step = folder, 0
-        self._profiler: torch.profiler.profile | None = None
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self._trace = Trace(folder, device, "steps")
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._step == PROFILED.start:
-            kinds = [torch.profiler.ProfilerActivity.CPU]
-            kinds += [torch.profiler.ProfilerActivity.CUDA] if torch.cuda.is_available() and not args.use_cpu else []
-            self._profiler = torch.profiler.profile(activities=kinds, profile_memory=True, record_shapes=True)
-            self._profiler.start()
-        self._step += 1
+        self._trace.begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._step == PROFILED.stop:
-            self._write()
+        self._trace.end()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._write()
-        if self._step <= PROFILED.start:
-            logger.warning(f"no profile: it begins with step {PROFILED.start + 1}, and this run had {self._step}")
-
-    def _write(self) -> None:
-        if self._profiler is None:
-            return
-        self._profiler.stop()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._profiler.export_chrome_trace(str(self._folder / TRACE))
-        self._profiler = None
+        self._trace.close()

@@ -56,9 +56,9 @@ class Plan:
         """Return the plan of the same rows where no adversary moves them."""
         return replace(self, moved=np.zeros_like(self.moved)) if self.moved.any() else self
 
-    def made(self) -> Plan:
-        """Return this plan when what a training step asks of it is there."""
-        _ = self.layout, self.attacked_trees
+    def made(self, at_once: bool = False) -> Plan:
+        """Return this plan when what a training step asks of it is there. at_once: whether its layout attends so."""
+        _ = self.layout, self.attacked_trees, at_once and self.layout.blocks()
         return self
 
     @cached_property

@@ -26,7 +26,7 @@ _PLACES = "output_dir overwrite_output_dir resume_from_checkpoint model_name_or_
 _FILES = "pool unrelated_texts system_text closing_text"
 _KEPT = "gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs"
 _COSTS = f"{_KEPT} torch_empty_cache_steps local_rank ddp_timeout"
-_COSTS += " inner_tokens layout_attention trace"
+_COSTS += " inner_tokens inner_gather layout_attention trace"
 _END = "merge_lora base_share"  # of what is saved when all steps are done
 _NAMES = "profile"  # of values that are compared
 FREE = frozenset(f"{_LOGS} {_PLACES} {_COSTS} {_END} {_NAMES} {_FILES}".split())
@@ -90,12 +90,28 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def checkpoint_to_resume(args: MMIConfig) -> Path | None:
-    """Return the checkpoint that `resume_from_checkpoint` means: that of a path, or the last whole one of the run.
+def begin(args: MMIConfig, record: Mapping[str, Any], given: str | bool | None = None) -> Path | None:
+    """Return the checkpoint that a run goes on from, or make room for it. given: goes before `resume_from_checkpoint`.
+
+    Raises InputError for a checkpoint that is not whole or is of another run, and for a folder that holds a training.
+    """
+    resume = checkpoint_to_resume(args, given)
+    if resume:
+        check_same(resume, record)
+        return resume
+    check_free(args)
+    if args.process_index == 0:
+        clear(Path(args.output_dir))
+    return None
+
+
+def checkpoint_to_resume(args: MMIConfig, given: str | bool | None = None) -> Path | None:
+    """Return the checkpoint that `given`, or else `resume_from_checkpoint`, means: that of a path, or the last whole
+    one of the run.
 
     Those that are not whole are named on stderr. Raises InputError when there is no whole one.
     """
-    wanted = str(args.resume_from_checkpoint or "false")
+    wanted = str((args.resume_from_checkpoint if given is None else given) or "false")
     if wanted.lower() == "false":
         return None
     if wanted.lower() != "true":

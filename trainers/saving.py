@@ -37,6 +37,7 @@ from mmi_plugin.trainers.config import MMIConfig
 GATHER = "stage3_gather_16bit_weights_on_model_save"
 PARTS = ("loss_sft", "loss_adv", "loss_consistency")
 NAMED = 8  # items that an error lists
+TRAINED, FINISHED = ".trained", ".finished"  # what is not in its place yet
 
 
 def load_checkpoint(args: MMIConfig, name: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -82,6 +83,12 @@ def finish(args: MMIConfig, trained: Path) -> PreTrainedModel:
             for name, weight in model.named_parameters():
                 weight.lerp_(start[name], args.base_share)
     return model
+
+
+def move(folder: Path, out: Path) -> None:
+    """Move all files of a folder into another one, the weights last."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+        path.replace(out / path.name)
 
 
 def lora_of(args: MMIConfig, base: PreTrainedModel) -> LoraConfig | None:

@@ -1,8 +1,11 @@
-"""Groups in, a trained model out: SFTTrainer whose loss is that of the method, and what it measures on the way."""
+"""Rows or groups in, a trained model out: SFTTrainer whose loss is that of the method, and what it measures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +22,44 @@ from transformers import (
     TrainingArguments,
 )
 
+from mmi_plugin.disk import writing
+from mmi_plugin.files import write_whole
 from mmi_plugin.models.decoder import unwrap
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.models.layout import on_device
+from mmi_plugin.models.layout import at_once, on_device
 from mmi_plugin.trainers.collator import Batch, GroupCollator
 from mmi_plugin.trainers.compat import WholeCheckpoints
 from mmi_plugin.trainers.config import MMIConfig
+from mmi_plugin.trainers.data import sampler_of
+from mmi_plugin.trainers.evaluation import EvaluationCallback
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
+from mmi_plugin.trainers.given import Records, start
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
 from mmi_plugin.trainers.inner import Budget
 from mmi_plugin.trainers.losses import LossPlaces, answer_losses, loss_counts, loss_sums, weighted_sum
 from mmi_plugin.trainers.meter import RATES, Meter, Profile, Speed
 from mmi_plugin.trainers.method import AnswerTokens, Rows
 from mmi_plugin.trainers.plan import Plan
-from mmi_plugin.trainers.saving import check_finite, lora_of
+from mmi_plugin.trainers.record import model_card
+from mmi_plugin.trainers.resume import RECORD, begin, seal
+from mmi_plugin.trainers.saving import FINISHED, TRAINED, check_finite, finish, go_on_with_adapters, lora_of, move
 from mmi_plugin.trainers.vision import check_support, depends_on_prompt, freeze
+
+
+def _collator(args: MMIConfig, model: PreTrainedModel, processor: ProcessorMixin) -> GroupCollator:
+    return GroupCollator(
+        processor,
+        args.max_length,
+        args.seed,
+        args.attack_text,
+        stand_in=args.world_size > 1,
+        attack_mask=args.attack_mask,
+        system_prompt=args.system_prompt,
+        chat_template_kwargs=args.chat_template_kwargs,
+        end_token=args.end_token,
+        own_images=depends_on_prompt(model),
+        at_once=at_once(args.layout_attention, args.device, args.bf16 or args.fp16),
+    )
 
 
 class MMITrainer(WholeCheckpoints):
@@ -42,52 +68,110 @@ class MMITrainer(WholeCheckpoints):
     Each part is a mean over the whole optimizer step, all micro-batches and processes, or as `loss_mean` says: L_sft
     over answer tokens of clean rows, L_adv over those of adversarial rows, L_cons over groups.
 
+    train_dataset: rows of training records, as a `datasets.Dataset` or a list, whose images may be PIL's; or groups;
+    by default what `args` names. model, processing_class: as TRL takes them, by name, too.
+
     Raises:
-        InputError: a model that lacks what the method needs, or adapters for modules that it does not have.
+        InputError: a bad row; a model that lacks what the method needs, or adapters for modules that it does not have.
     """
 
     args: MMIConfig
 
+    record: dict[str, Any] | None = None
+    """What made the checkpoint, as training.json says it; None where groups were made elsewhere."""
+
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: MMIConfig,
-        groups: Groups,
-        sampler: RatioBatchSampler,
-        processing_class: ProcessorMixin,
+        model: PreTrainedModel | str,
+        args: MMIConfig | None = None,
+        train_dataset: Groups | Records | None = None,
+        eval_dataset: None = None,
+        processing_class: ProcessorMixin | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
+        args = args or MMIConfig()
+        begun = start(model, args, train_dataset, eval_dataset, processing_class)
+        model, processing_class, groups, self.record = begun.model, begun.processor, begun.groups, begun.record
         check_support(model, prompts_of(processing_class).placeholder_id)
         freeze(model, args.freeze)
         self._groups = groups
-        self._sampler = sampler
+        self._sampler = sampler = sampler_of(args, groups)
         self._adversary = args.make_adversary()
-        self._meter, self._budget = Meter(), Budget(0 if args.reference else args.inner_tokens)
+        budget = (0, False) if args.reference else (args.inner_tokens, args.inner_gather)
+        self._meter, self._budget = Meter(), Budget(*budget)
         super().__init__(
             model=model,
             args=args,
             train_dataset=datasets.Dataset.from_dict({"id": groups.ids}),
-            data_collator=GroupCollator(
-                processing_class,
-                args.max_length,
-                args.seed,
-                args.attack_text,
-                stand_in=args.world_size > 1,
-                attack_mask=args.attack_mask,
-                system_prompt=args.system_prompt,
-                chat_template_kwargs=args.chat_template_kwargs,
-                end_token=args.end_token,
-                own_images=depends_on_prompt(model),
-            ),
+            data_collator=_collator(args, model, processing_class),
             processing_class=processing_class,
             peft_config=lora_of(args, model),
-            callbacks=[_EpochCallback(sampler), *([Profile(Path(args.output_dir))] if args.trace else [])],
+            callbacks=[
+                _EpochCallback(sampler),
+                *([Profile(Path(args.output_dir), args.device)] if args.trace else []),
+                *callbacks,
+            ],
+            optimizers=optimizers,
         )
+        go_on_with_adapters(args, self.model)
+        EvaluationCallback(args).attach(self)
         half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
         self._speed = Speed(unwrap(self.model).get_decoder(), args.device, half)
         # cuDNN's attention plans anew for every length, and here each batch has its own: 3 ms of the CPU per call.
         torch.backends.cuda.enable_cudnn_sdp(False)
         # compute_loss divides by the counts of the whole step, so the Trainer must not divide again.
         self.model_accepts_loss_kwargs = True
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
+        """Train, as TRL does; go on only from a whole checkpoint of this very run, begin only in a free folder."""
+        resume = None
+        if self.record is not None:
+            self.seal = partial(seal, record=self.record)
+            resume = begin(self.args, self.record, resume_from_checkpoint)
+            resume_from_checkpoint = str(resume) if resume else None
+        found = super().train(resume_from_checkpoint, **options)
+        if resume:
+            self.rotate()  # a kill may have left more, and no step been left to take
+        return found
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; in the run's own folder with all that a run leaves: merged, or drawn to its start, where the
+        config says so, the record and, last, the model card, each file whole."""
+        args, out = self.args, Path(self.args.output_dir)
+        if output_dir is not None and Path(output_dir) != out:
+            return super().save_model(output_dir, _internal_call=True)
+        trained, whole = out / TRAINED, out / FINISHED
+        with writing(out, "the trained model"):
+            try:
+                super().save_model(str(trained), _internal_call=True)
+                if self.is_world_process_zero():
+                    if args.merge_lora or args.base_share > 0:
+                        finish(args, trained).save_pretrained(whole)
+                        self.processing_class.save_pretrained(whole)
+                    move(whole if whole.is_dir() else trained, out)
+                    if self.record is not None:
+                        record = json.dumps(self.record, indent=2, sort_keys=True, default=str)
+                        write_whole(out / RECORD, f"{record}\n")
+                    self.create_model_card()
+            finally:
+                if self.is_world_process_zero():
+                    for folder in (trained, whole):
+                        shutil.rmtree(folder, ignore_errors=True)
+        if args.push_to_hub and not _internal_call:
+            self.push_to_hub()
+        return None
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Write README.md: what the record says, with metadata that the hub reads."""
+        if self.record is None:
+            super().create_model_card(model_name, dataset_name, tags)
+        elif self.is_world_process_zero():
+            more = [tags] if isinstance(tags, str) else tags or []
+            card = model_card(self.args, self.record, self.state.log_history, more)
+            write_whole(Path(self.args.output_dir) / "README.md", card)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of whole groups, in the order of the ratio sampler."""

@@ -12,13 +12,16 @@ from mmi_plugin.answers.mentions import Choices, choices, find
 from mmi_plugin.answers.text import NEXT_QUESTION, THOUGHTS, TURN_END, answer_start, place_in, squeezed, unmarked
 from mmi_plugin.answers.verdict import chosen
 
-__all__ = ["THOUGHTS", "Reading", "answer_start", "mentions", "normalise", "parse_letter", "read"]
+__all__ = ["THOUGHTS", "Reading", "answer_start", "mentions", "normalise", "parse_letter", "read", "read_free"]
 
 # One letter and nothing else but brackets, punctuation and pictographs: "(B)", "B.", "- b", "B 👍".
 _LONE = re.compile(
     r"(?![\s\S]*[✗👎])[\s()<\-.,:;!?'✓→\u2600-\u2668\u2670-\u27bf\U0001f300-\U0001faff]*([A-Za-z])"
     r"[\s()>.,:;!?'✓\u2600-\u2668\u2670-\u27bf\U0001f300-\U0001faff]*"
 )
+
+
+LONGEST = 1000  # characters of a free-form answer: comparing takes time with the square of them
 
 
 @lru_cache(maxsize=4096)
@@ -41,7 +44,7 @@ class Reading:
     """What an answer chooses."""
 
     letter: str | None
-    """The letter of the option, or None where the answer is not clear."""
+    """The letter of the option, of a free-form answer its text; None where it is not clear."""
     start: int | None
     """Where in the raw text the letter stands; None if the option was named by its text, or none was read."""
     cut_off: bool
@@ -67,6 +70,13 @@ def read(raw: str, options: Sequence[str], thoughts: Sequence[tuple[str, str]] =
     return Reading(letter, None if place is None else start + place, False)
 
 
+def read_free(raw: str, thoughts: Sequence[tuple[str, str]] = THOUGHTS) -> Reading:
+    """Return the free-form answer `raw`: what follows thoughts, up to the end of the turn, its first `LONGEST`
+    characters."""
+    start = answer_start(raw, thoughts)
+    return Reading(None if start is None else _in_turn(raw[start:]).strip()[:LONGEST] or None, None, start is None)
+
+
 def parse_letter(raw: str, options: Sequence[str]) -> str | None:
     """Return the letter of the option that `raw` chooses, as `read` does, or None."""
     return read(raw, options).letter
@@ -74,13 +84,17 @@ def parse_letter(raw: str, options: Sequence[str]) -> str | None:
 
 def _read_answer(answer: str, options: Choices) -> tuple[str, int | None] | None:
     """The letter and its place in an answer without thoughts, up to the end of the model's turn."""
-    end = TURN_END.search(answer)
-    if end and re.search(r"\w", answer[: end.start()]):
-        answer = answer[: end.start()]
+    answer = _in_turn(answer)
     following = NEXT_QUESTION.search(answer)
     if following and (found := _read_turn(answer[: following.start()], options)):
         return found
     return _read_turn(answer, options)
+
+
+def _in_turn(answer: str) -> str:
+    """The answer up to the end of the model's turn."""
+    end = TURN_END.search(answer)
+    return answer[: end.start()] if end and re.search(r"\w", answer[: end.start()]) else answer
 
 
 def _read_turn(answer: str, options: Choices) -> tuple[str, int | None] | None:

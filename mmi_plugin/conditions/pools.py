@@ -105,5 +105,6 @@ class Pools:
         """SHA-256 of the pools' content and of all that is not as by default."""
         parts = [*self.sentences, *map(image_hash, self.images), str(self.canvas), str(self.draws)]
         parts += [name for name in ("any_sentence", "facts_as_given") if getattr(self, name)]
-        parts += [repr(self.form)] if self.form != Form() else []
+        parts += [repr(self.form)] if repr(self.form) != repr(Form()) else []
+        parts += [f"brief={self.form.brief}"] if self.form.brief else []
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 from mmi_plugin.conditions.pools import Pools
 from mmi_plugin.errors import InputError, nearest
@@ -20,6 +20,7 @@ Perturbation = Callable[..., Item]
 """`(item, rng, pools, *, strengths) -> item`."""
 
 Strength = int | float | str
+Role = Literal["interferes", "matches", "apart"]
 
 REFERENCE: dict[str, str] = {"image_heavy": "clean", "text_heavy": "random_pixels", "vqa": "clean"}
 """Per family the origin that every other condition is compared with."""
@@ -29,7 +30,11 @@ INSTRUCTED = "instructed_"
 
 
 FLOOR = "asked_again"
-"""The condition that changes nothing. What flips under it flips by arithmetic alone: it is in no worst case or mean."""
+"""The condition that changes nothing. What flips under it flips by arithmetic alone."""
+
+
+IN_IMAGE = "rendered_question"
+"""The condition whose prompt is an image alone: what was asked cannot be read off the text of a sample."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,11 @@ class Condition:
         strengths of one condition draw alike (four sentences are the first four of ten).
     seen: whether the published training uses it. published: whether the paper's benchmark does;
         these are what a task asks by default. Another strength than the default is neither.
+    role: `interferes` where it adds what must not matter (and for the reference itself), `matches` where it names the
+        right option, else `apart`. Only the first are in worst cases and in means over conditions.
     version: raised with any change of what it produces, so that results of two versions never mix.
     instruction: a line before everything else that says to ignore what was added, or "".
+    names_option: whether it names an option, which a free-form question does not have.
     attack: by what, and in which space, an adversary at evaluation moves what it leaves as the reference has it (see
         `mmi_plugin.attacks.Attack`); None for a condition that changes the item itself.
     """
@@ -100,8 +108,10 @@ class Condition:
     perturb: Perturbation
     parameters: Mapping[str, Parameter]
     instruction: str = ""
+    names_option: bool = False
     attack: tuple[str, str] | None = None
     strength: Mapping[str, Strength] = field(default_factory=dict)
+    role: Role = "interferes"
 
     def __call__(self, item: Item, seed: int = 0, pools: Pools | None = None) -> Item:
         """Return `item` under this condition: a pure function of (item, condition, seed)."""
@@ -109,6 +119,10 @@ class Condition:
             raise InputError(
                 f"condition {self.name!r} is for {'/'.join(self.families)}, item {item.id} is {item.family}"
             )
+        if self.names_option and not item.options:
+            raise InputError(f"condition {self.name!r} names an option, and item {item.id} has no options")
+        if self.attack and not item.options:
+            raise InputError(f"condition {self.name!r} attacks letters of options, and item {item.id} has no options")
         kind = REFERENCE[item.family] if self.name == FLOOR or self.attack else self.kind
         rng, pools = stream(item.id, kind, seed), pools or Pools.default()
         if item.form != pools.form:
@@ -130,7 +144,9 @@ class Condition:
         if not other:
             return base
         name = "".join([base.name, *(f"@{key}={value}" for key, value in other.items())])
-        return replace(base, name=name, strength=other, seen=False, published=False)
+        # Beside a black picture nothing is left that decides: what is asked is what the text alone leads to.
+        role = "apart" if other.get("picture") == "black" else base.role
+        return replace(base, name=name, strength=other, seen=False, published=False, role=role)
 
 
 CONDITIONS: dict[str, Condition] = {}
@@ -142,12 +158,15 @@ def condition(
     published: bool = True,
     version: int = 1,
     ignore: str = "",
+    role: Role = "interferes",
+    names_option: bool = False,
     attack: tuple[str, str] | None = None,
 ) -> Callable[[Perturbation], Perturbation]:
     """Register a function `(item, rng, pools, *, strengths) -> item` as a condition under its own name.
 
     A strength is a keyword with a default, annotated `Annotated[type, valid values]`. With `ignore`,
-    a line that says to ignore what was added, `instructed_NAME` is registered too. attack: see `Condition`.
+    a line that says to ignore what was added, `instructed_NAME` is registered too. names_option: of an item with
+    options alone, as it names one. attack: see `Condition`.
     """
 
     def register(perturb: Perturbation) -> Perturbation:
@@ -161,7 +180,8 @@ def condition(
             raise InputError(
                 f"condition {name!r} is registered by {other.perturb.__module__}, too: give it another name"
             )
-        made = Condition(name, name, families, seen, published, version, perturb, strengths, attack=attack)
+        own = {"attack": attack, "names_option": names_option, "role": role}
+        made = Condition(name, name, families, seen, published, version, perturb, strengths, **own)
         CONDITIONS[name] = made
         if ignore:
             name = INSTRUCTED + name
@@ -219,5 +239,5 @@ def check_names(names: Sequence[str], family: str) -> tuple[str, ...]:
 
 
 def perturbing(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names without that of the floor, which perturbs nothing."""
-    return tuple(name for name in names if name != FLOOR)
+    """Return the names of the reference and of what interferes."""
+    return tuple(name for name in names if get(name).role == "interferes")

@@ -31,6 +31,10 @@ FOREIGN = (
     Foreign(f"{MAIN}:cli_evaluate_single", "0.7.3", "its caller prints what it raises and exits with 0", ("args",)),
     Foreign(f"{MAIN}:TaskManager", "0.7.3", "ours knows our tasks, none of them twice, cut by whole items"),
     Foreign(f"{MAIN}:EvaluationTracker", "0.7.3", "ours writes the results last, at once", mentions="self.date_id"),
+    Foreign(f"{MAIN}:WandbLogger", "0.7.3", 'ours logs what theirs stops at: "N/A", slashes', ("kwargs",)),
+    Foreign(
+        "lmms_eval.evaluator_utils:stderr_for_metric", "0.7.3", "ours knows our numbers", ("metric", "bootstrap_iters")
+    ),
     Foreign(f"{MAIN}:collect_task_sizes", "0.7.3", "--power-analysis counts items of ours, not prompts"),
     Foreign(f"{POWER}:collect_task_sizes", "0.7.3", "so does the subcommand `power`"),
     Foreign("lmms_eval.tasks:TaskManager", "0.7.3", "the subcommand `tasks` lists our tasks"),
@@ -110,6 +114,32 @@ class Scored(dict[str, Any]):
 
     def items(self) -> ItemsView[str, Any]:
         return self._scores.items()
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """One of our numbers, as lmms-eval aggregates it, and its standard error; None where there is none."""
+
+    number: Callable[[Sequence[Record]], float]
+    error: Callable[[Sequence[Record]], float | None]
+
+    def __call__(self, records: Sequence[Record]) -> float:
+        return self.number(records)
+
+
+def stderr_for_metric(
+    theirs: Callable[..., Any], metric: Any, bootstrap_iters: int
+) -> Callable[[Sequence[Any]], Any] | None:
+    """Return what gives the standard error of `metric`; called in place of lmms-eval's function, which knows only its
+    own metrics by identity. It shows "N/A" for what is none."""
+    if not isinstance(metric, Aggregation):
+        return theirs(metric=metric, bootstrap_iters=bootstrap_iters)
+
+    def error(records: Sequence[Record]) -> float | str:
+        found = metric.error(records)
+        return "N/A" if found is None else found
+
+    return error if bootstrap_iters > 0 else None
 
 
 _MARK = "[LMMS_EVAL_REQUEST_FAILED"  # also what lmms-eval's own clients of servers answer

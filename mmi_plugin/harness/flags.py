@@ -75,6 +75,8 @@ def check_values(args: Namespace, resume: bool) -> None:
         raise InputError(f"--offset is {args.offset}: it must not be negative")
     if args.log_samples and not args.output_path:
         raise InputError("--log_samples needs --output_path")
+    if key_values(args, "model_args").get("trace") is True and not args.output_path:
+        raise InputError("--model_args trace=True needs --output_path, where the profile is written")
     if resume and not args.output_path:
         raise InputError("--resume needs the --output_path of the run that was killed")
     if args.output_path:

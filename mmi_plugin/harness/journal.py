@@ -189,6 +189,8 @@ class Evaluation:
         if half and not any(FLOOR in task.selection.conditions for task in self.own.values()):
             logger.info("in half precision an answer can depend on its batch: --floor measures how many do")
         if self.args.output_path:
+            if is_ours(type(model)):
+                model.folder = Path(self.args.output_path)
             # Only now: the model is loaded, so that the commit of a hub id is known.
             self.journal = Path(self.args.output_path) / f".journal-{settings_hash(self.args)}"
             if self.resume and not self.journal.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -18,25 +19,26 @@ from mmi_plugin.disk import NotWritten
 from mmi_plugin.errors import InputError, complain, stoppable, stopped
 from mmi_plugin.harness import manifests
 
-OURS = {"--resume": "goes on with", "--floor": "adds to"}
-"""Flags beside those of upstream's command line, and what they do to an evaluation."""
+OURS = {"--resume": "goes on with", "--floor": "adds to", "--trackio_args": "logs", "--tensorboard_args": "logs"}
+"""Flags beside those of upstream's command line, and what they do to an evaluation; the last two take a value."""
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run lmms-eval's command line with `argv` (default: the process's own) and return the status.
 
-    Two flags are ours: `--resume` goes on from the answers that a run of the same command left, `--floor` asks each
-    item's reference once more, to see what flips by arithmetic alone.
+    Four flags are ours: `--resume` goes on from the answers that a run of the same command left, `--floor` asks each
+    item's reference once more, to see what flips by arithmetic alone, `--trackio_args` (of trackio.init) and
+    `--tensorboard_args` (of SummaryWriter) log there what `--wandb_args` logs to wandb.
     0: everything was evaluated and written. 2: bad input, said in one line. 128 + N: ended by signal N. 1: the rest.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    ours = [argument for argument in arguments if argument in OURS]
-    arguments = [argument for argument in arguments if argument not in OURS]
     failures: list[str] = []
-    before, sys.argv = sys.argv, ["lmms_eval", *arguments]
+    before = sys.argv
     gc.disable()  # imports leave no garbage, and looking for it took 1.4 of the 5.9 s to the first request
     try:
+        ours, arguments = _split(arguments)
+        sys.argv = ["lmms_eval", *arguments]
         with stoppable(), _ours(arguments, failures, ours):
             dispatch.main()
     except SystemExit as stop:
@@ -57,13 +59,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _ours(arguments: Sequence[str], failures: list[str], ours: Sequence[str]) -> AbstractContextManager[None]:
+def _split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the values of our flags, and the arguments without them. Raises InputError for one without its value."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in OURS:
+        parser.add_argument(flag, **({} if flag.endswith("_args") else {"action": "store_true"}))
+    try:
+        return parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise InputError(f"{error.argument_name}: {error.message}") from error
+
+
+def _ours(arguments: Sequence[str], failures: list[str], ours: argparse.Namespace) -> AbstractContextManager[None]:
     """Return what puts us into the command that upstream's dispatcher will run. Raises InputError for a stray flag."""
     flags = arguments[1:] if arguments[:1] == ["eval"] else arguments
     if flags and flags[0].startswith("-") and not {"-h", "--help", "--tui"} & set(flags):
         return _our_evaluation(failures, ours)
-    for flag in ours:
-        raise InputError(f"{flag} {OURS[flag]} an evaluation: it needs --model and --tasks")
+    for name in (name for name, value in vars(ours).items() if value not in (None, False)):
+        raise InputError(f"--{name} {OURS[f'--{name}']} an evaluation: it needs --model and --tasks")
     if arguments[:1] not in (["tasks"], ["power"], ["models"]):
         return nullcontext()
     from mmi_plugin.harness.compat import replaced, theirs_of
@@ -91,7 +104,7 @@ def _status(stop: SystemExit) -> int:
 
 
 @contextmanager
-def _our_evaluation(failures: list[str], flags: Sequence[str]) -> Iterator[None]:
+def _our_evaluation(failures: list[str], flags: argparse.Namespace) -> Iterator[None]:
     """Put ourselves between upstream's command line and its evaluation of one set of arguments.
 
     Upstream catches every Exception of an evaluation, prints it and exits 0. An InputError leaves
@@ -102,6 +115,7 @@ def _our_evaluation(failures: list[str], flags: Sequence[str]) -> Iterator[None]
 
         from mmi_plugin.harness.compat import replaced
         from mmi_plugin.harness.task_manager import task_sizes
+        from mmi_plugin.harness.trackers import Wandb
 
         def watched(args: argparse.Namespace) -> Any:
             try:
@@ -113,7 +127,11 @@ def _our_evaluation(failures: list[str], flags: Sequence[str]) -> Iterator[None]
                 failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
                 raise
 
-        ours = {"cli_evaluate_single": watched, "collect_task_sizes": task_sizes}
+        ours = {
+            "cli_evaluate_single": watched,
+            "collect_task_sizes": task_sizes,
+            "WandbLogger": partial(Wandb, failures),
+        }
         with replaced({f"lmms_eval.__main__:{name}": value for name, value in ours.items()}):
             yield
     except KeyboardInterrupt as stop:  # see _kept for those that come later
@@ -122,30 +140,33 @@ def _our_evaluation(failures: list[str], flags: Sequence[str]) -> Iterator[None]
         raise SystemExit(status) from stop
 
 
-def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], ours: Sequence[str]) -> Any:
+def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], ours: argparse.Namespace) -> Any:
     """Run upstream's evaluation of `args` with our task manager, and check what came out."""
     from lmms_eval import evaluator
 
     from mmi_plugin.harness import flags
-    from mmi_plugin.harness.compat import Swallowed, replaced
+    from mmi_plugin.harness.compat import Swallowed, replaced, stderr_for_metric, theirs_of
     from mmi_plugin.harness.journal import Evaluation
     from mmi_plugin.harness.task_manager import LISTINGS, QuickTaskManager
+    from mmi_plugin.harness.trackers import trackers
 
     if not args.tasks:
         raise InputError("--tasks is missing")
-    resume = "--resume" in ours
     limit = None if args.limit == -1 else args.limit
-    options = limit, args.offset, "--floor" in ours
+    options = limit, args.offset, ours.floor
     tasks = QuickTaskManager(args.tasks, args.include_path, args.verbosity, args.model, *options)
     args = copy.copy(args)
     if args.tasks not in LISTINGS:
-        flags.check_values(args, resume)
+        flags.check_values(args, ours.resume)
         _prepare(args, tasks)
         flags.check_tasks(args, tasks.own)
-        if "--floor" in ours and not tasks.own:
+        if ours.floor and not tasks.own:
             raise InputError("--floor asks references of this package's tasks, and --tasks names none of them")
-    run = Evaluation(copy.copy(args), tasks.own, resume)
+    places = trackers(ours) if int(os.environ.get("RANK", 0)) == 0 else []
+    run = Evaluation(copy.copy(args), tasks.own, ours.resume)
+    errors = "lmms_eval.evaluator_utils:stderr_for_metric"
     put = {
+        errors: partial(stderr_for_metric, theirs_of(errors)),
         "lmms_eval.__main__:TaskManager": lambda *_, **__: tasks,
         "lmms_eval.__main__:EvaluationTracker": run.tracker,
         "lmms_eval.evaluator:evaluate": partial(run.evaluate, evaluator.evaluate),
@@ -153,15 +174,17 @@ def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], o
     gc.freeze()
     gc.enable()
     with closing(run), _kept(run):
-        with replaced(put), closing(Swallowed()) as errors:
+        with replaced(put), closing(Swallowed()) as swallowed:
             results, samples = theirs(args)
             run.publish()
         if results is not None:
             missing = _missing(args, tasks.own, results)
-            silent = errors.lines(failed=sum(len(task.failed) for task in tasks.own.values()))
+            silent = swallowed.lines(failed=sum(len(task.failed) for task in tasks.own.values()))
             failures.extend([*silent, *missing])
             if silent or not missing:  # an answer beside an error is none to go on from
                 run.forget()
+            for track in places:
+                track(results, samples or {})
     return results, samples
 
 

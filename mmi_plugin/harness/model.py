@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +24,9 @@ from mmi_plugin.models.evaluate import THINKING, Scorer, query_of
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.load import fingerprint, load_model, load_processor
-from mmi_plugin.models.meter import BatchSize
+from mmi_plugin.models.meter import BatchSize, Trace
 from mmi_plugin.models.order import OrderKey, answer_all, order_key, shared_images
+from mmi_plugin.models.prompt import Prompts
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -36,12 +39,14 @@ class MmiHf(lmms):
     `device` and `dtype` default to what accelerate chooses and to bf16 on a GPU, fp32 on a CPU.
     Weights are read from safetensors only. chat_template_kwargs: variables of the chat template, a JSON object or
     `enable_thinking` by itself. max_thinking_tokens: what a thought may take, beside the tokens of the answer.
-    deterministic: no answer depends on the batch it is in. batch_size: a number, or "auto" for one found by trial, up
+    deterministic: no answer depends on the batch it is in. trace: write a profile of five batches into `folder`, which
+    an evaluation sets to that of its results. batch_size: a number, or "auto" for one found by trial, up
     to max_batch_size. processor: a folder or hub id with it, for weights without one. settings: of the processor, as
     `max_pixels`. Raises InputError for arguments or a checkpoint that cannot be used.
     """
 
     is_simple = False
+    folder: Path | None = None
     reports_answers = True  # to the cache hook, batch by batch
 
     def __init__(
@@ -59,12 +64,13 @@ class MmiHf(lmms):
         processor: str | None = None,
         processor_kwargs: Mapping[str, Any] | str | None = None,
         deterministic: bool = False,
+        trace: bool = False,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
-        _check_given(pretrained, deterministic, settings)
+        _check_given(pretrained, {"deterministic": deterministic, "trace": trace}, settings)
         fixed, most = _batch_size(batch_size, max_batch_size)
         self.batch_size = fixed or "auto"
         thinking = _positive("--model_args: max_thinking_tokens", max_thinking_tokens, least=0)
@@ -84,7 +90,7 @@ class MmiHf(lmms):
             self._model.to(self.device)
         self._thinking, self._deterministic, self._scorer = thinking, deterministic, None
         self._sizes = {sharing: BatchSize(self._model.device, fixed, most) for sharing in (True, False)}
-        self._shared, self.thoughts = set[str](), THOUGHTS
+        self._shared, self.thoughts, self._traces = set[str](), THOUGHTS, trace and self.rank == 0
         self.record = {
             **fingerprint(loaded),
             "chat_template_kwargs": variables,
@@ -92,6 +98,11 @@ class MmiHf(lmms):
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "deterministic": deterministic,
         }
+
+    @property
+    def prompts(self) -> Prompts:
+        """What makes prompts of chats."""
+        return self._prompts
 
     @property
     def scorer(self) -> Scorer:
@@ -111,6 +122,7 @@ class MmiHf(lmms):
         keys = [self._order_key(request) for request in requests]
         self._shared = shared_images(keys)
         guarded = Guarded(self._answer)
+        trace = Trace(self.folder or Path(), self._model.device, "batches") if self._traces else None
         with tqdm(total=len(requests), desc="Model Responding", disable=self.rank != 0) as bar:
 
             def report(place: int, answer: GenerationResult) -> None:
@@ -119,13 +131,14 @@ class MmiHf(lmms):
 
             def answer(places: list[int]) -> list[GenerationResult]:
                 size = self._sizes[keys[places[0]].image in self._shared]
-                with size.trial(len(places), self.scorer.meter):
+                with size.trial(len(places), self.scorer.meter), trace.round() if trace else nullcontext():
                     answers = guarded([requests[place] for place in places])
                     if guarded.most is not None:
                         size.limit(guarded.most)
                 return answers
 
-            found = answer_all(self.scorer.ordered(keys), lambda sharing: self._sizes[sharing].now, answer, report)
+            with closing(trace) if trace else nullcontext():
+                found = answer_all(self.scorer.ordered(keys), lambda sharing: self._sizes[sharing].now, answer, report)
         logger.info(f"mmi_hf: {', '.join(f'{name} {value}' for name, value in self.run.items())}")
         return found
 
@@ -212,10 +225,11 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
-def _check_given(pretrained: str, deterministic: bool, settings: Mapping[str, Any]) -> None:
+def _check_given(pretrained: str, truths: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raise InputError without a checkpoint, a setting may be `pretrained`, misspelled; and for no truth value."""
-    if not isinstance(deterministic, bool):
-        raise InputError(f"--model_args: deterministic is {deterministic!r}, not True or False")
+    for name, value in truths.items():
+        if not isinstance(value, bool):
+            raise InputError(f"--model_args: {name} is {value!r}, not True or False")
     if pretrained:
         return
     known = set(inspect.signature(MmiHf).parameters) - {"batch_size", "max_batch_size", "settings"}

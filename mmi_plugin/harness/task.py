@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.task import ConfigurableMessagesTask, ConfigurableTask
 from lmms_eval.models import get_model
@@ -20,12 +21,13 @@ from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.harness.compat import Scored, attack_of, fail_stock, failure_of, probabilities_of
+from mmi_plugin.harness.compat import Aggregation, Scored, attack_of, fail_stock, failure_of, probabilities_of
 from mmi_plugin.harness.flags import REFUSED, check_attacks, check_flags, default_of, tag_pairs
 from mmi_plugin.models.evaluate import record_of
 from mmi_plugin.results import Record
 from mmi_plugin.results.attacks import warnings
-from mmi_plugin.results.measures import higher_is_better, incomplete, task_numbers
+from mmi_plugin.results.intervals import standard_error
+from mmi_plugin.results.measures import APART, PerItem, higher_is_better, incomplete, task_numbers, task_values
 
 _SHOWN = 20  # failed records; the sample log names all
 _FIXED: dict[str, Any] = {"output_type": "generate_until", "num_fewshot": 0, "metric_list": []}
@@ -80,7 +82,8 @@ class InterferenceTask(ConfigurableMessagesTask):
             "condition_versions": {name: get(name).version for name in selection.conditions},
             "content_hash": self.bench.digest(selection.conditions, selection.seed),
         }
-        self.metrics = tuple(self._numbers(()))
+        self._counted: tuple[Any, ...] | None = None
+        self.metrics = (*self._measured([])[0], *self._apart())
         self._answers: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.args: Namespace | None = None  # of the command line; lmms-eval sets it
         self._system_prompt: str | None = None
@@ -191,8 +194,8 @@ class InterferenceTask(ConfigurableMessagesTask):
         record = record_of(doc, raw, probabilities, self.thoughts(), failure_of(raw), said, attack)
         return Scored(record, self.metrics)
 
-    def aggregation(self) -> dict[str, Callable[[Sequence[Record]], float]]:
-        return {name: partial(self._number, name) for name in self.metrics}
+    def aggregation(self) -> dict[str, Aggregation]:
+        return {name: Aggregation(partial(self._number, name), partial(self._error, name)) for name in self.metrics}
 
     def higher_is_better(self) -> dict[str, bool | None]:
         return {name: higher_is_better(name) for name in self.metrics}
@@ -207,10 +210,28 @@ class InterferenceTask(ConfigurableMessagesTask):
             self.doubts = warnings(records, self.selection.conditions)
             for doubt in self.doubts:
                 logger.warning(f"{self.task_name}: {doubt}")
-        return self._numbers(records)[name]
+        return self._measured(records)[0].get(name, math.nan)  # where --limit leaves no item that has it
 
-    def _numbers(self, records: Sequence[Record]) -> dict[str, float]:
-        return task_numbers(records, self.bench.family, self.selection.conditions)
+    def _apart(self) -> list[str]:
+        """Return the names of the numbers that only data of this kind has."""
+        items = self.bench.items
+        there = (any(item.group for item in items), any(item.named for item in items))
+        names = [name for name, is_there in zip(APART, there, strict=True) if is_there]
+        return [f"{name}/{condition}" for name in names for condition in self.selection.conditions]
+
+    def _error(self, name: str, records: Sequence[Record]) -> float | None:
+        """Return the standard error of one number over items; None of a count, and with fewer than two items."""
+        found = self._measured(records)[1].get(name)
+        if found is None or (counted := ~np.isnan(found.values)).sum() < 2:
+            return None
+        return standard_error(found.values[counted], None if found.clusters is None else found.clusters[counted])
+
+    def _measured(self, records: Sequence[Record]) -> tuple[dict[str, float], dict[str, PerItem]]:
+        """Return numbers and values per item, found once: lmms-eval has a list of the same records for each number."""
+        if self._counted is None or self._counted[0] != records:
+            asked = records, self.bench.family, self.selection.conditions
+            self._counted = records, task_numbers(*asked), task_values(*asked)
+        return self._counted[1:]
 
 
 def rank_order(images: Sequence[str | None], ranks: int) -> list[int]:

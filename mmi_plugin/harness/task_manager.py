@@ -88,6 +88,10 @@ class QuickTaskManager(TaskManager):
         task_class = self._config(name).get("class") if is_class else None
         return isinstance(task_class, type) and issubclass(task_class, InterferenceTask)
 
+    def members_of(self, name: str) -> list[str]:
+        """Return the tasks that `name` stands for, in order."""
+        return sorted(self._tasks_of(name))
+
     def _disjoint(self, names: Sequence[str]) -> list[str]:
         tasks = {name: self._tasks_of(name) for name in names}
         kept: list[str] = []
@@ -162,6 +166,14 @@ def find_task(name: str, include_path: Path | None = None) -> TaskFile:
     if not isinstance(options, dict) or "source" not in options:
         raise InputError(f"{files[name]}: asks no data set of this package")
     return TaskFile(files[name], config["test_split"], options)
+
+
+def find_tasks(name: str, include_path: Path | None = None) -> list[str]:
+    """Return the tasks that `name` stands for: those of a group, or itself. Raises InputError for an unknown name."""
+    known = QuickTaskManager("mmi_*", str(include_path) if include_path else None, "WARNING")
+    if name not in known.all_tasks:
+        raise InputError(f"{name}: neither a task of this package nor a file: {nearest(name, known.all_tasks)}")
+    return known.members_of(name)
 
 
 def task_sizes(requested: str | None, *, verbosity: str = "WARNING", include_path: str | None = None) -> dict[str, int]:

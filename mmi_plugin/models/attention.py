@@ -12,9 +12,9 @@ from torch import nn
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.models.compat import sdpa_attention_forward
-from mmi_plugin.models.flex import attend_at_once, mask_of, suits
+from mmi_plugin.models.flex import Blocks, attend_at_once, blocks_of, mask_of, suits
 
-ATTENTION = "mmi_trees"
+ATTENTION, BLOCKS = "mmi_trees", "blocks"
 WAYS = ("auto", "flex", "pieces")
 """How a layout attends: in one call of FlexAttention, piece by piece, or as suits device and type."""
 
@@ -41,6 +41,12 @@ class Pattern:
         """How many pairs there are of a position and one that it attends to."""
         sizes, known = self.chunks[self.first :], (0 if p is None else self.chunks[p] for p in self.pieces)
         return sum(size * (size + 1) // 2 + size * before for size, before in zip(sizes, known, strict=True))
+
+    def blocks(self) -> Blocks:
+        """Return the mask of all pieces at once, on the host; made by the first who asks."""
+        if BLOCKS not in self.kept:
+            self.kept[BLOCKS] = blocks_of(self.chunks, self.pieces)
+        return self.kept[BLOCKS]
 
     def masks(self, device: torch.device, window: int | None = None) -> list[torch.Tensor | None]:
         """Return for each piece (1, 1, own, prefix + own) bool, or None where sdpa's causal one does.
@@ -82,9 +88,9 @@ def attend(
     if way == "flex" and kwargs.get("dropout"):
         raise InputError("field 'layout_attention' is 'flex', and this decoder drops attention weights: set 'pieces'")
     if window is None and (way == "flex" or (way == "auto" and suits(query, kwargs.get("dropout", 0.0)))):
-        if "blocks" not in trees.kept:
-            trees.kept["blocks"] = mask_of(trees.chunks, trees.pieces, query.device)
-        return attend_at_once(query, key, value, trees.kept["blocks"], kwargs.get("scaling")), None
+        if "mask" not in trees.kept:
+            trees.kept["mask"] = mask_of(trees.blocks(), query.device)
+        return attend_at_once(query, key, value, trees.kept["mask"], kwargs.get("scaling")), None
     parts = []
     kwargs["is_causal"] = True
     # split, not slices: the backward pass of a slice fills a whole tensor with zeros, once for every piece.

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation import utils as generation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
@@ -65,6 +66,7 @@ FOREIGN = (
     Foreign("transformers.masking_utils:sdpa_mask", "5.23", "the mask of a decoder whose rows stay padded"),
     Foreign(f"{QWEN3_VL}:Qwen3VLTextModel", "5.23", "rows take what inner layers add along", mentions=DEEP_FEATURES),
     Foreign(f"{GEMMA3}:Gemma3ForConditionalGeneration.{OWN_MASKS}", "5.23", "such a family masks in its own way"),
+    Foreign("transformers:PreTrainedModel._can_compile_fullgraph", "5.23", "whether it takes a static cache"),
     Foreign("torch._dynamo.config:recompile_limit", "2.9", "FlexAttention is compiled for each length of the ladder"),
 )
 """Since: the lower bound in pyproject.toml, which is the oldest version that was looked at."""
@@ -134,6 +136,38 @@ class BranchLayer(DynamicLayer):
         """Return how many keys there are."""
         after = self._later[0].shape[2] * self._rows if self._later else 0
         return 0 if self._own is None else self._own[0].shape[2] + after
+
+
+def waits_less(model: PreTrainedModel) -> bool:
+    """Whether `generate` can be told not to wait for the device at every token; a CPU is not waited for."""
+    static = getattr(model, "_can_compile_fullgraph", False) and "flash" not in attention_of(model)
+    return static and model.device.type != "cpu"
+
+
+@contextmanager
+def deferred(model: PreTrainedModel) -> Iterator[dict[str, Any]]:
+    """Within, `generate` with these options does not wait for the device at every token.
+
+    It would at two places. In the mask, which it makes without a look at values where keys and values are in tensors
+    of a fixed size: then they are not copied for every token, either. They are as long as this batch's need alone: it
+    would keep to the longest so far, so that an answer depended on what was asked before. And in asking whether all
+    rows have ended: it does so one token late for mps alone, since 5.24.
+    """
+    check = getattr(generation, "DeferredStopCheck", None)
+    supported = check and check.is_supported
+
+    def anywhere(device: torch.device, *told: Any, **named: Any) -> bool:
+        return supported(torch.device("mps"), *told, **named)
+
+    if check:
+        check.is_supported = staticmethod(anywhere)
+    try:
+        # Not compiled: that takes longer than the few tokens of an answer, for each batch size and length.
+        yield {"cache_implementation": "static", "disable_compile": True, "return_dict_in_generate": False}
+    finally:
+        vars(model).pop("_previous_max_cache_length", None)
+        if check:
+            check.is_supported = staticmethod(supported)
 
 
 def attention_of(module: PreTrainedModel) -> str:

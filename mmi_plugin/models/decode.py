@@ -27,6 +27,7 @@ from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.models.tokens import Tensors
 
 _TAIL = 16  # tokens at the end of a text in which the end of a thought is looked for
+_LOOK = 8  # tokens after which that is done again: each time the device is waited for
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,10 @@ class OptionLogs(LogitsProcessor):
             self._steps.append(scores.float().log_softmax(-1)[:, self._index])
         return scores
 
+    def forget(self) -> None:
+        """Begin anew, for rows that are asked again."""
+        self._steps = []
+
     @cached_property
     def _logs(self) -> torch.Tensor:
         return torch.stack(self._steps).cpu()  # once, after the last step
@@ -225,25 +230,44 @@ class ThoughtBudget(StoppingCriteria):
     def __init__(
         self, text: Callable[[list[int]], str], answer: int, start: int, thoughts: Sequence[tuple[str, str]]
     ) -> None:
-        self._text, self._answer, self._start = text, answer, start
-        self._thoughts = thoughts
+        self._text, self.answer, self._start = text, answer, start
+        self._thoughts, self._look = thoughts, min(_LOOK, answer)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, for rows that are asked again."""
         self._ends: list[int | None] = []  # the step at which each row ends; None while it thinks
+        self._over: tuple[list[bool], torch.Tensor] | None = None
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a row has said more than an answer, a thought before it."""
+        return any(end is None or end > self.answer for end in self._ends)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Return (B,) bool, which rows are at their end. input_ids: (B, start + new tokens); scores are not read."""
         step = input_ids.shape[1] - self._start
-        if step < self._answer:
+        if step < self.answer:
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         if not self._ends:
             starts = [answer_start(self._text(row), self._thoughts) for row in input_ids[:, self._start :].tolist()]
             ends = {None: None, 0: step}
-            self._ends = [ends.get(start, step + self._answer) for start in starts]
-        elif None in self._ends:
-            for row, tail in enumerate(input_ids[:, -_TAIL:].tolist()):
-                if self._ends[row] is None and any(close in self._text(tail) for _, close in self._thoughts):
-                    self._ends[row] = step + self._answer
+            self._ends = [ends.get(start, step + self.answer) for start in starts]
+        elif None in self._ends and (step - self.answer) % self._look == 0:
+            self._find_ends(input_ids[:, -_TAIL - self._look + 1 :].tolist(), step)
         over = [end is not None and end <= step for end in self._ends]
-        return torch.tensor(over, device=input_ids.device)
+        if self._over is None or self._over[0] != over:  # tokens of the host are sent when they change
+            self._over = over, torch.tensor(over, device=input_ids.device)
+        return self._over[1]
+
+    def _find_ends(self, tails: list[list[int]], step: int) -> None:
+        """Note which rows ended their thought in one of the last steps. tails: the last tokens of each."""
+        for row, tail in enumerate(tails):
+            for ago in reversed(range(self._look)) if self._ends[row] is None else ():
+                said = self._text(tail[-_TAIL - ago : len(tail) - ago])
+                if any(close in said for _, close in self._thoughts):
+                    self._ends[row] = step - ago + self.answer
+                    break
 
 
 _FORM = re.compile(r"([\s(\[{\"'`*_:\\$]*)([A-Za-z])([\s)\]}\"'`*_.,:;!\\$]*)")

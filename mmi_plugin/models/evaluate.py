@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from mmi_plugin.answers import THOUGHTS, read
+from mmi_plugin.answers import THOUGHTS, read, read_free
 from mmi_plugin.attacks import Attack
 from mmi_plugin.conditions import get
 from mmi_plugin.documents import Documents
@@ -55,14 +55,24 @@ def evaluate(
     settings that are not greedy, and for a processor from which no prompts can be made.
     """
     prompts = processor if isinstance(processor, Prompts) else prompts_of(processor)
-    scorer = Scorer(model, prompts, share, thoughts, thinking)
+    return ask(Scorer(model, prompts, share, thoughts, thinking), documents, settings or {}, batch_size, thoughts)
+
+
+def ask(
+    scorer: Scorer,
+    documents: Documents,
+    settings: Mapping[str, Any],
+    batch_size: int,
+    thoughts: Sequence[tuple[str, str]] = THOUGHTS,
+) -> list[Record]:
+    """Return a record for each document, in their order, as `evaluate` does."""
     rows = list(documents.rows)
     keys = [order_key(row) for row in rows]
     shared = shared_images(keys)
 
     def answer(places: list[int]) -> list[Record]:
         asked = [query_of(rows[place], messages(documents.item(rows[place])), shared) for place in places]
-        replies = zip(places, scorer.answer(asked, settings or {}), strict=True)
+        replies = zip(places, scorer.answer(asked, settings), strict=True)
         return [
             record_of(rows[place], reply.text, reply.probabilities, thoughts, attack=reply.attack)
             for place, reply in replies
@@ -94,7 +104,8 @@ def record_of(
 
     said: what is read of `raw`, by default all. failure: why there is no answer in it. attack: what an adversary took.
     """
-    reading = read(raw if said is None else said, document["options"], thoughts)
+    text = raw if said is None else said
+    reading = read_free(text, thoughts) if document["metric"] else read(text, document["options"], thoughts)
     return Record(
         item_id=document["item_id"],
         condition=document["condition"],
@@ -108,6 +119,10 @@ def record_of(
         cut_off=not failure and reading.cut_off,
         options=tuple(document["options"]),
         attack=attack,
+        answers=tuple(document["answers"]) or None,
+        metric=document["metric"],
+        cluster=document["cluster"],
+        group=document["group"],
     )
 
 

@@ -7,7 +7,8 @@ queries and keys are padded to a length of a short ladder; blocks of padding are
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,21 +60,34 @@ def _compiled() -> Any:
     return compile_often(flex_attention)
 
 
-def mask_of(chunks: list[int], pieces: list[int | None], device: torch.device) -> BlockMask:
-    """Return the mask of a layout's chunks and pieces, padded to the ladder, without waiting for the device."""
+class Blocks(NamedTuple):
+    """A mask on the host. numbers: (N,) int32, all its parts end to end, of `shapes`; lengths: of queries and keys."""
+
+    numbers: torch.Tensor
+    shapes: list[tuple[int, ...]]
+    lengths: tuple[int, int]
+
+
+def blocks_of(chunks: list[int], pieces: list[int | None]) -> Blocks:
+    """Return the mask of a layout's chunks and pieces, padded to the ladder."""
     spans = spans_of(chunks, pieces)
     queries, keys = rung(len(spans[0])), rung(sum(chunks))
     ends = np.pad(np.stack(spans), ((0, 0), (0, queries - len(spans[0]))), constant_values=-1)  # padding sees nothing
-    ordered = [part for dense in _dense(chunks, pieces, queries, keys) for part in _ordered(dense)]
-    parts = [torch.from_numpy(np.ascontiguousarray(part, dtype=np.int32)) for part in (ends, *ordered)]
-    flat = torch.cat([part.flatten() for part in parts])
-    flat = flat.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else flat.to(device)
-    ends, *blocks = (p.view(t.shape) for p, t in zip(flat.split([t.numel() for t in parts]), parts, strict=True))
+    parts = [ends, *(part for dense in _dense(chunks, pieces, queries, keys) for part in _ordered(dense))]
+    numbers = np.concatenate([part.ravel() for part in parts]).astype(np.int32)
+    return Blocks(torch.from_numpy(numbers), [part.shape for part in parts], (queries, keys))
+
+
+def mask_of(blocks: Blocks, device: torch.device) -> BlockMask:
+    """Return the mask for a device, which is not waited for."""
+    flat = blocks.numbers.pin_memory() if device.type == "cuda" else blocks.numbers
+    parts = flat.to(device, non_blocking=True).split([prod(shape) for shape in blocks.shapes])
+    ends, *kinds = (part.view(shape) for part, shape in zip(parts, blocks.shapes, strict=True))
     return BlockMask.from_kv_blocks(
-        *(block[None, None] for block in blocks),
+        *(kind[None, None] for kind in kinds),
         BLOCK_SIZE=BLOCK,
         mask_mod=_sees(*ends.unbind()),
-        seq_lengths=(queries, keys),
+        seq_lengths=blocks.lengths,
     )
 
 

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from mmi_plugin.answers import answer_start, read
 from mmi_plugin.attacks import Attack
+from mmi_plugin.models.compat import deferred, waits_less
 from mmi_plugin.models.decode import Decoding, Forced, OptionLogs, ThoughtBudget, constraints, letter_forms
 from mmi_plugin.models.prompt import Chat, Prompts
 from mmi_plugin.models.tokens import Tensors
@@ -94,6 +95,7 @@ class Generator:
         self._model, self._prompts, self._tokenizer = model, prompts, prompts.tokenizer
         self.thoughts, self._thinking = tuple(thoughts), thinking
         self._settings = _token_ids(model, prompts)
+        self._thinks = False
         self.opened = prompts.opened(self.thoughts)
         tags = "".join(tag for pair in self.thoughts for tag in pair)
         special = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
@@ -107,8 +109,9 @@ class Generator:
 
     def tokens(self, inputs: Tensors, steps: int, **options: Any) -> Any:
         """Return what `generate` of transformers does, for at most `steps` tokens."""
+        options = {"return_dict_in_generate": True, **options, "max_new_tokens": steps}
         with _settings_of(self._model, self._settings):
-            return self._model.generate(**inputs, return_dict_in_generate=True, **{**options, "max_new_tokens": steps})
+            return self._model.generate(**inputs, **options)
 
     def answers(self, rows: Sequence[Query], asked: Tensors | Branches, decoding: Decoding) -> list[Reply]:
         """Return an answer to each row. asked: the inputs of whole prompts, or their branches."""
@@ -139,9 +142,7 @@ class Generator:
     ) -> torch.Tensor:
         """Return (B, L + N): the prompts (B, L), and at most `steps` tokens after them."""
         if not isinstance(asked, Branches):
-            stop = StoppingCriteriaList([budget] if budget else [])
-            options = {"logits_processor": LogitsProcessorList(processors), "stopping_criteria": stop}
-            return self.tokens(asked, steps, **options).sequences
+            return self._generated(asked, steps, processors, budget)
         stops = torch.tensor(self._settings.eos_token_id, device=asked.first.device)
 
         def over(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -149,6 +150,23 @@ class Generator:
             return ended | budget(ids, scores) if budget else ended
 
         return asked.say(steps, processors, over, self.padding)
+
+    def _generated(
+        self, inputs: Tensors, steps: int, processors: Sequence[LogitsProcessor], budget: ThoughtBudget | None
+    ) -> torch.Tensor:
+        """`_speak` by `generate`: where that can do without waiting, with room for the tokens of an answer from the
+        start. A model that thinks is asked anew and, from then on, with room that grows."""
+        stop = StoppingCriteriaList([budget] if budget else [])
+        options = {"logits_processor": LogitsProcessorList(processors), "stopping_criteria": stop}
+        if waits_less(self._model) and not self._thinks:
+            with deferred(self._model) as told:
+                said = self.tokens(inputs, min(steps, budget.answer) if budget else steps, **options, **told)
+            self._thinks = budget is not None and budget.thinks
+            if not self._thinks:
+                return said
+            for one in (budget, *(p for p in processors if isinstance(p, OptionLogs))):
+                one.forget()
+        return self.tokens(inputs, steps, **options).sequences
 
     def _place(
         self, row: Query, text: str, said: _Spoken, direct: list[list[int]] | None

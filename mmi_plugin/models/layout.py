@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from mmi_plugin.models.attention import ATTENTION, Pattern, attend
+from mmi_plugin.models.attention import ATTENTION, BLOCKS, Pattern, attend
 from mmi_plugin.models.compat import OWN_MASKS, attention_of, use_attention
 
 logger = logging.get_logger(__name__)
@@ -84,7 +84,7 @@ class Layout(Pattern):
         """Return the layout on a device, which is not waited for."""
         if device == self.source.device:
             return self
-        return replace(on_device(self, device), kept={})
+        return replace(on_device(self, device), kept={name: self.kept[name] for name in {BLOCKS} & self.kept.keys()})
 
     @staticmethod
     def of(trees: list[Tree], lengths: list[int], width: int, device: torch.device) -> Layout:
@@ -163,6 +163,11 @@ def packable(base: PreTrainedModel) -> bool:
     sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     known = attention in REPLACED or attention.startswith(ATTENTION) or "flash" in attention
     return set(kinds) == {"full_attention"} and not sliding and not hasattr(base, OWN_MASKS) and known
+
+
+def at_once(way: str, device: torch.device, half: bool) -> bool:
+    """Whether layouts attend in one call, of which the decoder has not been asked. half: whether it computes so."""
+    return way == "flex" or (way == "auto" and half and device.type == "cuda")
 
 
 def use_trees(base: PreTrainedModel, way: str = "auto") -> None:

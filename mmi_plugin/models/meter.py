@@ -13,14 +13,17 @@ import psutil
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from mmi_plugin.models.compat import kept_tokens
 from mmi_plugin.models.devices import Arithmetic, card_of, free_memory, peak_flops, peak_memory, reset_peak_memory
 
+TRACED, TRACE = range(3, 8), "profile.json.gz"
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 _FIRST, _MOST = 4, 1024
 _SPARE = 1.2  # of what the double of a batch is expected to take
 _FASTER = 1.05  # what twice the rows must bring to be worth their memory
+logger = logging.get_logger(__name__)
 
 
 class Meter:
@@ -80,6 +83,56 @@ class Meter:
             "peak_memory_gb": None if peak is None else round(peak / 1e9, 3),
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+class Trace:
+    """A profile of five rounds, steps of a training or batches of an evaluation: the fourth to the eighth, as the first
+    ones compile and fill caches. chrome://tracing and Perfetto show what it writes.
+
+    folder: where it is written, as TRACE. device: that the rounds run on. rounds: what they are called.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, rounds: str) -> None:
+        self._path, self._device, self._rounds = folder / TRACE, device, rounds
+        self._begun = 0
+        self._profiler: torch.profiler.profile | None = None
+
+    def begin(self) -> None:
+        """A round begins."""
+        if self._begun == TRACED.start:
+            kinds = [torch.profiler.ProfilerActivity.CPU]
+            kinds += [torch.profiler.ProfilerActivity.CUDA] if self._device.type == "cuda" else []
+            self._profiler = torch.profiler.profile(activities=kinds, profile_memory=True, record_shapes=True)
+            self._profiler.start()
+        self._begun += 1
+
+    def end(self) -> None:
+        """A round ends."""
+        if self._begun == TRACED.stop:
+            self._write()
+
+    @contextmanager
+    def round(self) -> Iterator[None]:
+        """Within, a round runs, under its name in the profile."""
+        self.begin()
+        with torch.profiler.record_function(self._rounds):
+            yield
+        self.end()
+
+    def close(self) -> None:
+        """The last round has ended."""
+        self._write()
+        if self._begun <= TRACED.start:
+            first = f"it begins with number {TRACED.start + 1} of the {self._rounds}"
+            logger.warning(f"no profile: {first}, and this run had {self._begun}")
+
+    def _write(self) -> None:
+        if self._profiler is None:
+            return
+        self._profiler.stop()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._profiler.export_chrome_trace(str(self._path))
+        self._profiler = None
 
 
 def pairs_of(call: Mapping[str, Any], rows: int, new: int) -> int:

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from mmi_plugin.conditions import FLOOR, get, perturbing
 from mmi_plugin.item import FAMILIES
 from mmi_plugin.results.estimates import Difference, Estimate, corrected, difference, estimate
-from mmi_plugin.results.measures import LABELS, Measure, Outcomes, PerItem, over_seeds, per_item
+from mmi_plugin.results.measures import LABELS, Measure, PerItem, over_seeds, per_item
+from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.results.runs import Run
 
 
@@ -104,8 +105,8 @@ class Leaderboard:
         """Of a data set, accuracy by condition, then worst case and mean flip rate where there is a perturbation, and
         last how many answers flip when nothing is perturbed."""
         conditions = self.outcomes[scope.name].conditions
-        found = [Measure("accuracy", name) for name in perturbing(conditions)]
-        found += [Measure("worst_case"), Measure("flip_rate")] * (len(found) > 1)
+        found = [Measure("accuracy", name) for name in conditions if name != FLOOR]
+        found += [Measure("worst_case"), Measure("flip_rate")] * (len(perturbing(conditions)) > 1)
         return found + [Measure("flip_rate", FLOOR)] * (FLOOR in conditions)
 
 

@@ -1,4 +1,4 @@
-"""A leaderboard's figures: a radar per family, a heatmap, bars per data set."""
+"""A leaderboard's figures: dots per family, a heatmap, bars per data set; what they show stands in `caption`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmi_plugin.conditions import REFERENCE, get
@@ -19,16 +19,18 @@ from mmi_plugin.files import write_whole
 from mmi_plugin.report.board import Key, Leaderboard, Scope, Sweep, sweeps
 from mmi_plugin.report.files import FAMILY_LABELS, plain, words
 from mmi_plugin.results.estimates import Estimate
-from mmi_plugin.results.measures import Measure, Outcomes
+from mmi_plugin.results.measures import Measure
+from mmi_plugin.results.outcomes import Outcomes
 
-# Okabe and Ito's colours, told apart also by the colour-blind; line styles and hatches tell more apart.
+# Okabe and Ito's colours, told apart also by the colour-blind; markers, line styles and hatches tell more apart.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
-_LINES, _HATCHES = ("-", "--", ":", "-."), ("", "//", "..", "xx")
-_FORMATS = ("png", "svg")
+_MARKERS, _LINES, _HATCHES = ("o", "s", "^", "D", "v", "P", "X"), ("-", "--", ":", "-."), ("", "//", "..", "xx")
+_FORMATS = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""What says when a file was made is left out."""
 
 
 def save_figures(made: Mapping[str, Figure], folder: Path) -> None:
-    """Write figures into `folder` as PNG (200 dots an inch) and SVG."""
+    """Write figures into `folder` as PNG (200 dots an inch), SVG and PDF."""
     for name, figure in made.items():
         for kind in _FORMATS:
             write_whole(folder / f"{name}.{kind}", _rendered(figure, kind))
@@ -40,25 +42,45 @@ def svg_figures(board: Leaderboard) -> dict[str, bytes]:
 
 
 def figures(board: Leaderboard) -> dict[str, Figure]:
-    """Return the figures by name, names fit for files: radar_FAMILY, heatmap, bars_TASK; for a sweep
-    dose_TASK_CONDITION@STRENGTH in place of bars."""
+    """Return the figures by name, names fit for files: dots_FAMILY, heatmap, bars_TASK; for a sweep
+    dose_TASK_CONDITION@STRENGTH in place of bars. Models look the same and stand in the order of rank in all."""
     with _style():
-        radars = {f"radar_{scope.name}": _radar(board, scope) for scope in board.scopes_of("family")}
-        doses = dose_figures(board.numbers, board.outcomes)
+        families = [scope for scope in board.scopes_of("family") if len(_accuracies(board, scope.tasks)) > 1]
+        dots = {f"dots_{scope.name}": _dots(board, scope) for scope in families}
         bars = {
             f"bars_{scope.name}": _bars(board, scope)
             for scope in board.scopes_of("task")
             if not sweeps(board.outcomes[scope.name].conditions)
         }
-        return {name: made for name, made in radars.items() if made} | {"heatmap": _heatmap(board)} | bars | doses
+        heatmap = {"heatmap": _heatmap(board)}
+    return dots | heatmap | bars | dose_figures(board.numbers, board.outcomes, board.names)
 
 
-def dose_figures(numbers: Mapping[Key, Estimate], outcomes: Mapping[str, Outcomes]) -> dict[str, Figure]:
-    """Return the dose-response curves of every sweep among the data sets `outcomes`, a line per model."""
+def caption(board: Leaderboard, name: str) -> str:
+    """Return what one of `figures` shows: figures have no title, which a paper would have to cut off."""
+    kind, _, what = name.partition("_")
+    if kind == "dots":
+        return f"{FAMILY_LABELS[what]}: accuracy by condition with 95% intervals (* not used in training)"
+    if kind == "heatmap":
+        return "Accuracy by data set and condition (* not used in training)"
+    task = max((scope.name for scope in board.scopes_of("task") if what.startswith(scope.name)), key=len)
+    about = f"{task}, n = {len(board.outcomes[task].items)} items"
+    if kind == "bars":
+        return f"{about}: accuracy by condition with 95% intervals (* not used in training)"
+    reference = words(REFERENCE[board.outcomes[task].family])
+    return f"{about}: {words(what.removeprefix(f'{task}_'))} with 95% intervals (thin line: {reference})"
+
+
+def dose_figures(
+    numbers: Mapping[Key, Estimate], outcomes: Mapping[str, Outcomes], names: Sequence[str] = ()
+) -> dict[str, Figure]:
+    """Return the dose-response curves of every sweep among the data sets `outcomes`, for each of the models `names`
+    (default: all, in the order of `numbers`)."""
     scopes = {key.scope.name: key.scope for key in numbers if key.scope.kind == "task"}
+    names = names or tuple(dict.fromkeys(key.model for key in numbers))
     with _style():
         return {
-            f"dose_{task}_{sweep.title}": _dose(numbers, scope, outcomes[task], sweep)
+            f"dose_{task}_{sweep.title}": _dose(numbers, scope, outcomes[task], sweep, names)
             for task, scope in scopes.items()
             for sweep in sweeps(outcomes[task].conditions)
         }
@@ -66,8 +88,11 @@ def dose_figures(numbers: Mapping[Key, Estimate], outcomes: Mapping[str, Outcome
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Names are shown as they are, never as mathematics; one board always gives one file."""
-    settings = {"text.parse_math": False, "svg.hashsalt": "mmi", "font.size": 9, "axes.axisbelow": True}
+    """Names are shown as they are, never as mathematics; one board always gives one file, with one font in one size,
+    whatever the reader's own settings; a PDF holds it as TrueType, which journals ask for."""
+    settings = {"text.parse_math": False, "svg.hashsalt": "mmi", "pdf.fonttype": 42, "axes.axisbelow": True}
+    settings |= {"font.family": "DejaVu Sans", "font.size": 9}
+    settings |= dict.fromkeys(("axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9)
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield
@@ -76,33 +101,46 @@ def _style() -> Iterator[None]:
 def _rendered(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     with _style():
-        figure.savefig(
-            buffer, format=kind, dpi=200, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else {}
-        )
+        figure.savefig(buffer, format=kind, dpi=200, bbox_inches="tight", metadata=_FORMATS[kind])
     return buffer.getvalue()
 
 
-def _radar(board: Leaderboard, family: Scope) -> Figure | None:
-    """Return accuracies of a family, one spoke per data set and condition; None with fewer than three."""
-    spokes = _accuracies(board, family.tasks)
-    if len(spokes) < 3:
-        return None
-    figure = Figure(figsize=(5.5, 4.5))
-    axes = figure.add_subplot(projection="polar")
-    angles = np.linspace(0, 2 * np.pi, len(spokes), endpoint=False)
-    for name, colour, line, _ in _looks(board.names):
-        shares = [100 * board.numbers[Key(name, scope, measure)].value for scope, measure in spokes]
-        closed = [*angles, angles[0]], [*shares, shares[0]]
-        axes.plot(*closed, color=colour, linestyle=line, label=_short(name))
-        axes.fill(*closed, color=colour, alpha=0.08)
-    axes.set_xticks(angles, [_spoke(scope, measure, len(family.tasks) > 1) for scope, measure in spokes])
-    for spoke, angle in zip(axes.get_xticklabels(), angles, strict=True):
-        side = np.cos(angle)
-        spoke.set_horizontalalignment("left" if side > 0.1 else "right" if side < -0.1 else "center")
-    axes.set_ylim(0, 100)
-    axes.set_title(f"{FAMILY_LABELS[family.name]}: accuracy in percent (* not used in training)", pad=24)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.15, 1.05), frameon=False)
+def _dots(board: Leaderboard, family: Scope) -> Figure:
+    """Return accuracies and worst case of a family, a line per data set and condition; in it each model has a place of
+    its own, so that equal ones are both seen."""
+    lines = _accuracies(board, family.tasks)
+    tasks = dict.fromkeys(scope for scope, _ in lines)
+    lines += [(scope, Measure("worst_case")) for scope in tasks if len(board.outcomes[scope.name].conditions) > 1]
+    lines.sort(key=lambda line: list(tasks).index(line[0]))
+    step = 0.8 / len(board.names)
+    figure = Figure(figsize=(6, 0.8 + len(lines) * max(0.3, 0.12 * len(board.names))))
+    axes = figure.add_subplot()
+    for index, (name, look) in enumerate(_looks(board.names)):
+        found = [board.numbers[Key(name, *line)] for line in lines]
+        places = np.arange(len(lines)) + (index + 0.5) * step - 0.4
+        shares, reach = _shares(found)
+        style = {"color": look.colour, "marker": look.marker, "markersize": 4.5, "elinewidth": 1, "linestyle": "none"}
+        axes.errorbar(shares, places, xerr=reach, label=_short(name), **style)
+    for place in range(1, len(lines)):
+        axes.axhline(place - 0.5, color="0.85", linewidth=0.6)
+    axes.set_yticks(range(len(lines)), [_spoke(scope, measure, len(tasks) > 1) for scope, measure in lines])
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    lowest = min(
+        10 * (min(board.numbers[Key(name, *line)].low for name in board.names for line in lines) * 10 // 1), 80
+    )
+    axes.set_xlim(lowest - 1, 101)
+    axes.locator_params(axis="x", steps=[1, 2, 5, 10], integer=True)
+    axes.set_xlabel("accuracy in percent")
+    axes.grid(axis="x", alpha=0.4)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
+
+
+def _shares(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
+    """Return values in percent, of shape (estimates,), and how far their intervals reach, (2, estimates)."""
+    shares = 100 * np.array([estimate.value for estimate in estimates])
+    reach = 100 * np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T
+    return shares, reach.clip(0)
 
 
 def _heatmap(board: Leaderboard) -> Figure:
@@ -125,62 +163,49 @@ def _bars(board: Leaderboard, scope: Scope) -> Figure:
     """Return accuracies by condition and the worst case of one data set, with 95% intervals."""
     measures = [measure for _, measure in _accuracies(board, scope.tasks)]
     measures += [Measure("worst_case")] * (len(measures) > 1)
-    names = sorted(board.names, key=lambda name: name != board.baseline)  # before stands first
-    figure = Figure(figsize=(2 + 0.9 * len(measures) * max(1, len(names) / 3), 3.2))
+    figure = Figure(figsize=(2 + 0.9 * len(measures) * max(1, len(board.names) / 3), 3.2))
     axes = figure.add_subplot()
-    width = 0.8 / len(names)
-    looks = {name: (colour, hatch) for name, colour, _, hatch in _looks(board.names)}
-    for index, name in enumerate(names):
+    width = 0.8 / len(board.names)
+    for index, (name, look) in enumerate(_looks(board.names)):
         places = np.arange(len(measures)) + (index + 0.5) * width - 0.4
-        _bar(
-            axes,
-            places,
-            width,
-            [board.numbers[Key(name, scope, m)] for m in measures],
-            _short(name),
-            *looks[name],
-        )
+        shares, reach = _shares([board.numbers[Key(name, scope, measure)] for measure in measures])
+        style = {"color": look.colour, "hatch": look.hatch, "edgecolor": "white", "error_kw": {"elinewidth": 1}}
+        axes.bar(places, shares, width, label=_short(name), yerr=reach, **style)
     axes.set_xticks(range(len(measures)), [_under(measure) for measure in measures])
     axes.set_ylim(0, 105)
     axes.set_ylabel("accuracy in percent")
     axes.grid(axis="y", alpha=0.4)
-    axes.set_title(f"{scope.name}, n = {len(board.outcomes[scope.name].items)} items (* not used in training)")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
 
 
-def _bar(
-    axes: Axes, places: np.ndarray, width: float, estimates: Sequence[Estimate], label: str, colour: str, hatch: str
-) -> None:
-    shares = 100 * np.array([estimate.value for estimate in estimates])
-    reach = 100 * np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T
-    style = {"color": colour, "hatch": hatch, "edgecolor": "white"}
-    axes.bar(places, shares, width, label=label, yerr=reach.clip(0), error_kw={"elinewidth": 1}, **style)
-
-
-def _dose(numbers: Mapping[Key, Estimate], scope: Scope, outcomes: Outcomes, sweep: Sweep) -> Figure:
-    """Return accuracy and flip rate over the values of one strength, with 95% intervals; a thin line is
-    the accuracy under the reference."""
+def _dose(
+    numbers: Mapping[Key, Estimate], scope: Scope, outcomes: Outcomes, sweep: Sweep, names: Sequence[str]
+) -> Figure:
+    """Return accuracy and flip rate over the values of one strength, with 95% intervals; a thin line is the accuracy
+    under the reference. Values that are names, and no numbers, are not joined."""
     figure = Figure(figsize=(9, 3.4))
     left, right = figure.subplots(1, 2)
-    reference = REFERENCE[outcomes.family]
-    places = list(sweep.names) if all(isinstance(value, int) for value in sweep.names) else range(len(sweep.names))
-    for name, colour, line, _ in _looks(dict.fromkeys(key.model for key in numbers)):
+    reference = Measure("accuracy", REFERENCE[outcomes.family])
+    joined = all(isinstance(value, int) for value in sweep.names)
+    places = np.array(list(sweep.names) if joined else range(len(sweep.names)))
+    for index, (name, look) in enumerate(_looks(names)):
+        style = {"color": look.colour, "marker": look.marker, "markersize": 4, "label": _short(name)}
+        style["linestyle"] = look.line if joined else "none"
+        shift = 0 if joined else (index + 0.5) * 0.4 / len(names) - 0.2
         for axes, measure in ((left, "accuracy"), (right, "flip_rate")):
-            found = [numbers[Key(name, scope, Measure(measure, c))] for c in sweep.names.values()]
-            shares, low, high = (100 * np.array([getattr(e, end) for e in found]) for end in ("value", "low", "high"))
-            axes.plot(places, shares, color=colour, linestyle=line, marker="o", markersize=4, label=_short(name))
-            axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
-        plain_accuracy = numbers[Key(name, scope, Measure("accuracy", reference))].value
-        left.axhline(100 * plain_accuracy, color=colour, linestyle=line, linewidth=0.8, alpha=0.7)
+            shares, reach = _shares([numbers[Key(name, scope, Measure(measure, c))] for c in sweep.names.values()])
+            if joined:
+                axes.fill_between(places, shares - reach[0], shares + reach[1], color=look.colour, alpha=0.15, lw=0)
+            axes.errorbar(places + shift, shares, yerr=None if joined else reach, elinewidth=1, **style)
+        plain_accuracy = 100 * numbers[Key(name, scope, reference)].value
+        left.axhline(plain_accuracy, color=look.colour, linestyle=look.line, linewidth=0.8, alpha=0.7)
     for axes, label in ((left, "accuracy in percent"), (right, "flip rate in percent")):
         axes.set_xticks(places, [str(value) for value in sweep.names])
-        axes.set_xlabel(words(sweep.parameter))
+        axes.set_xlabel(f"{words(sweep.condition)}: {words(sweep.parameter)}")
         axes.set_ylabel(label)
         axes.set_ylim(-3, 103)
         axes.grid(alpha=0.4)
-    n = len(outcomes.items)
-    left.set_title(f"{words(sweep.condition)}, n = {n} items (thin: {words(reference)})", loc="left")
     right.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
 
@@ -195,11 +220,19 @@ def _accuracies(board: Leaderboard, tasks: Sequence[str]) -> list[tuple[Scope, M
     ]
 
 
-def _looks(names: Iterable[str]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (name, colour, line style, hatch) of every model; no two alike among the first 28."""
+class _Look(NamedTuple):
+    colour: str
+    marker: str
+    line: str
+    hatch: str
+
+
+def _looks(names: Iterable[str]) -> Iterator[tuple[str, _Look]]:
+    """Yield (name, look) of every model; no two alike among the first 28."""
     for index, name in enumerate(names):
         again = index // len(_COLOURS) % len(_LINES)
-        yield name, _COLOURS[index % len(_COLOURS)], _LINES[again], _HATCHES[again]
+        marker = _MARKERS[(index + again) % len(_MARKERS)]
+        yield name, _Look(_COLOURS[index % len(_COLOURS)], marker, _LINES[again], _HATCHES[again])
 
 
 def _short(name: str) -> str:

@@ -212,20 +212,27 @@ _LATEX = {
 
 
 def to_latex(board: Leaderboard) -> str:
-    """Return the table that ranks as LaTeX for `booktabs`, in percent with 95% intervals as small print."""
+    """Return the table that ranks as LaTeX for `booktabs`, in percent with 95% intervals below as small print."""
     columns, translate = overview_columns(board), str.maketrans(_LATEX)
     lines = [
         f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
         "\\toprule",
-        " & ".join(["rank", "model", *(text for text, _, _ in columns)]) + r" \\",
+        " & ".join(["rank", "model", *(_stack(text.split()) for text, _, _ in columns)]) + r" \\",
         "\\midrule",
     ]
     for name in board.names:
         numbers = [interval(board.numbers[Key(name, scope, measure)]) for _, scope, measure in columns]
-        cells = [re.sub(r" (\[.*\])", r" {\\scriptsize \1}", number).replace("–", "--") for number in numbers]
+        small = [re.sub(r"(\[.*\])", r"{\\scriptsize \1}", number).replace("–", "--") for number in numbers]
+        cells = [_stack(number.split(" ", 1)) for number in small]
         model = _name(board, name, plain).translate(translate)
         lines.append(" & ".join([str(board.ranks[name]), model, *cells]) + r" \\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def _stack(lines: Sequence[str]) -> str:
+    """Return lines of one cell: with all in one line, a ranking would be wider than a page."""
+    joined = "\\\\ ".join(lines)
+    return f"\\shortstack[r]{{{joined}}}" if len(lines) > 1 else joined
 
 
 def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
@@ -244,10 +251,25 @@ def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
         )
     if found := differences(board.runs):
         text += f" Not all were asked in the same way: {'; '.join(one.say(show) for one in found)}."
-    text += _letters(board, show) + _doubts(board, show)
+    text += _free(board, show) + _letters(board, show) + _doubts(board, show)
     if lacking := unknown(board.runs):
         text += f" Unknown of some, and so not compared: {', '.join(lacking)}."
     return text
+
+
+_METRICS = {"exact_match": "exact match", "anls": "ANLS", "vqa_accuracy": "VQA accuracy"}
+
+
+def _free(board: Leaderboard, show: Callable[[str], str]) -> str:
+    """Return which data sets are free-form, and how their answers were compared."""
+    found = {task: outcomes.metric for task, outcomes in board.outcomes.items() if outcomes.metric}
+    if not found:
+        return ""
+    named = "; ".join(f"{show(task)} by {_METRICS[metric]}" for task, metric in found.items())
+    return (
+        f" Free-form answers are scored from 0 to 1: {named}. Their accuracy is the mean score, their worst case the "
+        "least of an item; they flip where the metric takes them for different ones and not both are right."
+    )
 
 
 def _letters(board: Leaderboard, show: Callable[[str], str]) -> str:
@@ -261,12 +283,11 @@ def _letters(board: Leaderboard, show: Callable[[str], str]) -> str:
 
 def _doubts(board: Leaderboard, show: Callable[[str], str]) -> str:
     """Return why attacks at evaluation may be weaker than they look."""
-    found = [
-        f"{show(run.name)}, {show(task)}, {doubt}"
-        for run in board.runs
-        for task, result in run.results.items()
-        for doubt in warnings(result.records, result.conditions)
-    ]
+    found: list[str] = []
+    for run in board.runs:
+        for task, result in run.results.items():
+            doubts = warnings(result.records, result.conditions)
+            found += [f"{show(run.name)}, {show(task)}, {doubt}" for doubt in doubts]
     return f" Attacks to be doubted: {'; '.join(found)}." if found else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,11 @@ from mmi_plugin.item import Item, stream
 from mmi_plugin.report.board import Leaderboard
 from mmi_plugin.report.files import words
 from mmi_plugin.results import Record, TaskResult, group_by_item
-from mmi_plugin.results.measures import Outcomes
+from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.sources import Benchmark
 
 EMBEDDED = ("demo_digits", "demo_capitals", "demo_arith")
-ITEMS = 1000  # per data set
+ITEMS = 1000  # per data set in the page itself
 THUMBNAIL = 160  # longest side in pixels
 PROMPT_LIMIT, ANSWER_LIMIT, NAME_LIMIT = 4000, 300, 80  # characters
 
@@ -41,48 +42,57 @@ class _Table:
         return self._index[value]
 
 
-def browser_data(board: Leaderboard, task: str, anywhere: bool = False) -> dict[str, Any]:
-    """Return the items of `task`, at most `ITEMS`, preferring those with the most changed answers.
+class Browser:
+    """What the page's browser shows of the items of one task: `first`, at most `ITEMS`, those with the most changed
+    answers, and `rest`, both in the order of ids.
 
-    Texts and pictures are indices into `texts` and `images`; conditions stand as in the outcomes,
-    the reference first, models in the order of rank. Pictures are made anew from the data set where
-    it is at hand and the same by its content hash; `remark` says so where it is not. `anywhere`: also of a data set
-    that only the results name, from wherever they say.
+    Pictures are made anew from the data set where it is at hand and the same by its content hash; `remark` says so
+    where it is not. `anywhere`: also of a data set that only the results name, from wherever they say.
     """
-    outcomes = board.outcomes[task]
-    results = [run.results[task] for run in board.runs]
-    groups = [group_by_item(result.records) for result in results]
-    prompts = {(r.item_id, r.condition): p for r, p in zip(results[0].records, results[0].prompts, strict=True)}
-    benchmark, remark = _benchmark(results[0], anywhere)
-    pictures = {item.id: item for item in benchmark.items} if benchmark else {}
-    texts, images = _Table(), _Table()
 
-    def cell(item: str, condition: str) -> dict[str, Any]:
-        prompt = shorten(visible(prompts[item, condition]), PROMPT_LIMIT)
-        found = {"prompt": texts.add(prompt), "answers": [_answer(group[item][condition], texts) for group in groups]}
-        if item in pictures:
-            shown = perturbed(benchmark, pictures[item], condition, results[0].seed).images
-            found |= {"image": images.add(_thumbnail(shown))} if shown else {}
-        named = groups[0][item][condition].named
-        return found | ({"named": named} if named else {})
+    def __init__(self, board: Leaderboard, task: str, anywhere: bool = False) -> None:
+        self._conditions, self._names = board.outcomes[task].conditions, board.names
+        results = [run.results[task] for run in board.runs]
+        self._groups = [group_by_item(result.records) for result in results]
+        asked = zip(results[0].records, results[0].prompts, strict=True)
+        self._prompts = {(record.item_id, record.condition): prompt for record, prompt in asked}
+        self._seed = results[0].seed
+        self._benchmark, self.remark = _benchmark(results[0], anywhere)
+        self._pictures = {item.id: item for item in self._benchmark.items} if self._benchmark else {}
+        self.first, self.rest = _chosen([run.outcomes[task] for run in board.runs])
 
-    items = [
-        {
-            "id": shorten(visible(item), NAME_LIMIT),
-            "gold": groups[0][item][outcomes.conditions[0]].gold,
-            "cells": [cell(item, condition) for condition in outcomes.conditions],
+    def data(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Return the items `ids`. Texts and pictures are indices into `texts` and `images`; conditions stand as in the
+        outcomes, the reference first, models in the order of rank."""
+        texts, images = _Table(), _Table()
+        return {
+            "conditions": [words(name) for name in self._conditions],
+            "models": [shorten(visible(name), NAME_LIMIT) for name in self._names],
+            "items": [self._item(item, texts, images) for item in ids],
+            "texts": texts.values,
+            "images": images.values,
+            "remark": self.remark,
         }
-        for item in _chosen([run.outcomes[task] for run in board.runs])
-    ]
-    return {
-        "conditions": [words(name) for name in outcomes.conditions],
-        "models": [shorten(visible(name), NAME_LIMIT) for name in board.names],
-        "items": items,
-        "of": len(outcomes.items),
-        "texts": texts.values,
-        "images": images.values,
-        "remark": remark,
-    }
+
+    def _item(self, item: str, texts: _Table, images: _Table) -> dict[str, Any]:
+        reference = self._groups[0][item][self._conditions[0]]
+        return {
+            "id": shorten(visible(item), NAME_LIMIT),
+            "gold": _gold(reference),
+            "options": [texts.add(shorten(visible(option), ANSWER_LIMIT)) for option in reference.options or ()],
+            "cells": [self._cell(item, condition, texts, images) for condition in self._conditions],
+        }
+
+    def _cell(self, item: str, condition: str, texts: _Table, images: _Table) -> dict[str, Any]:
+        prompt = shorten(visible(self._prompts[item, condition]), PROMPT_LIMIT)
+        given = [(group[item][condition], group[item][self._conditions[0]]) for group in self._groups]
+        answers = [_answer(*pair, texts) for pair in given]
+        found: dict[str, Any] = {"prompt": texts.add(prompt), "answers": answers}
+        if item in self._pictures:
+            shown = perturbed(self._benchmark, self._pictures[item], condition, self._seed).images
+            found |= {"image": images.add(thumbnail(shown))} if shown else {}
+        named = self._groups[0][item][condition].named
+        return found | ({"named": shorten(visible(named), NAME_LIMIT)} if named else {})
 
 
 def to_script(data: Any) -> str:
@@ -91,18 +101,28 @@ def to_script(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _chosen(outcomes: Sequence[Outcomes]) -> list[str]:
+def _chosen(outcomes: Sequence[Outcomes]) -> tuple[list[str], list[str]]:
+    """Return the ids of the `ITEMS` items with the most changed answers, and the others."""
     first = outcomes[0]
-    changed = sum((one.parsed != one.parsed[:, :1]).sum(1) for one in outcomes)
-    kept = sorted(range(len(first.items)), key=lambda index: (-changed[index], index))[:ITEMS]
-    return [first.items[index] for index in sorted(kept)]
+    changed = sum(one.changed.sum(1) for one in outcomes)
+    order = sorted(range(len(first.items)), key=lambda index: (-changed[index], index))
+    return tuple([first.items[index] for index in sorted(part)] for part in (order[:ITEMS], order[ITEMS:]))
 
 
-def _answer(record: Record, texts: _Table) -> list[Any]:
-    """Return [letter or null, index of the raw text, probabilities or null]."""
+def _answer(record: Record, reference: Record, texts: _Table) -> list[Any]:
+    """Return [letter or text that was read, or null, index of the raw text, probabilities or null, score, whether it is
+    another one than under the reference, whether it is the one that is named]."""
     raw = texts.add(shorten(visible(record.raw), ANSWER_LIMIT))
     shares = record.probabilities and [round(share, 3) for share in record.probabilities]
-    return [record.parsed, raw, shares]
+    read = record.parsed and shorten(visible(record.parsed), NAME_LIMIT)
+    return [read, raw, shares, round(record.score, 3), record.flipped(reference), record.follows]
+
+
+def _gold(record: Record) -> str:
+    """Return what would be right, of a free-form question with how often it was given where more than once."""
+    counts = Counter(record.answers or [record.gold])
+    said = (answer if count == 1 else f"{answer} ({count} times)" for answer, count in counts.most_common())
+    return shorten(visible(" / ".join(said)), ANSWER_LIMIT)
 
 
 def _benchmark(result: TaskResult, anywhere: bool) -> tuple[Benchmark | None, str]:
@@ -123,14 +143,18 @@ def _benchmark(result: TaskResult, anywhere: bool) -> tuple[Benchmark | None, st
     return benchmark, ""
 
 
-def _thumbnail(images: Sequence[Image.Image]) -> str:
+def thumbnail(images: Sequence[Image.Image]) -> str:
     """Return the images of one prompt as a picture, side by side."""
     picture = images[0].convert("RGB") if len(images) == 1 else _side_by_side(images)
     kind = "PNG" if max(picture.size) <= 64 else "JPEG"
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     picture.save(buffer, format=kind, quality=80)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(f"image/{kind.lower()}", buffer.getvalue())
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _side_by_side(images: Sequence[Image.Image]) -> Image.Image:

@@ -1,67 +1,71 @@
-"""A board, and of a study what it trained, in; one self-contained page that works from disk out."""
+"""A board, and of a study what it trained, in; one page that works from disk out, with files for many items."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import datetime, timezone
+from glob import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from tqdm import tqdm
 
 from mmi_plugin.conditions import get
 from mmi_plugin.errors import shorten, visible
-from mmi_plugin.files import versions
-from mmi_plugin.item import FAMILIES, LETTERS, user_text
+from mmi_plugin.files import versions, write_whole
 from mmi_plugin.report.board import Key, Leaderboard, Scope
-from mmi_plugin.report.figures import svg_figures
+from mmi_plugin.report.figures import caption, svg_figures
 from mmi_plugin.report.files import FAMILY_LABELS, interval, label, note, overview_columns, p_value, plain, words
-from mmi_plugin.report.items import Example, browser_data, to_script
-from mmi_plugin.results import Record
+from mmi_plugin.report.items import ITEMS, NAME_LIMIT, Browser, data_uri, to_script
+from mmi_plugin.report.study import PANEL_LEFT, PANEL_TOP, PANEL_WIDTH, Study, StudyView
 from mmi_plugin.results.attacks import attacks, warnings
 from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.measures import LOWER_IS_BETTER, Measure
+from mmi_plugin.sources import LICENCES
 
 FOLDER = Path(__file__).parent
-THUMBNAIL = 320  # longest side in pixels of an example's image
-PROMPT_LIMIT, ANSWER_LIMIT, NAME_LIMIT = 1500, 300, 80  # characters
-PANEL_LEFT, PANEL_RIGHT, PANEL_WIDTH = 64, 270, 330  # units of a panel's SVG view box
-PANEL_TOP, ROW_HEIGHT = 8, 21
+PART = 5000  # items in one of the files beside a page
 
 
-@dataclass(frozen=True)
-class Study:
-    """What only a study knows of the models on its board: `names` in its own order, of which the first stands for
-    before and the last for after; `seeds` and `seconds` of trainings; `config`; examples of what the last changed."""
-
-    names: tuple[str, ...]
-    seeds: Mapping[str, Sequence[int]]
-    seconds: Mapping[str, Sequence[float]]
-    config: Any
-    examples: Sequence[Example] = ()
+def write_page(path: Path, board: Leaderboard, study: Study | None = None, pictures: bool = False) -> None:
+    """Write the page of `to_html`, and beside it the items that it does not hold itself, `PART` in a file."""
+    view = BoardView(board, pictures, path.name)
+    written = set()
+    for name, content in view.files():
+        write_whole(path.with_name(name), content)
+        written.add(name)
+    for old in path.parent.glob(f"{escape(path.name)}.items-*.js"):
+        if old.name not in written:  # of an earlier page in this place
+            old.unlink()
+    write_whole(path, _render(view, study))
 
 
 def to_html(board: Leaderboard, study: Study | None = None, pictures: bool = False) -> str:
-    """Return the page. All text is escaped, characters that would hide or reorder others are spelt out; it loads
-    nothing, and runs only its own script. pictures: also those of data sets that only the results name."""
+    """Return the page by itself, with those items of a large data set whose answers changed most.
+
+    All text is escaped, characters that would hide or reorder others are spelt out; it loads nothing, but for files of
+    further items beside it where `write_page` writes some, and runs only its own script. pictures: also those of data
+    sets that only the results name."""
+    return _render(BoardView(board, pictures), study)
+
+
+def _render(view: BoardView, study: Study | None) -> str:
     style, script = ((FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
-            view=BoardView(board, pictures),
-            study=study and StudyView(board, study),
+            view=view,
+            study=study and StudyView(view.board, study),
             style=Markup(style),
             script=Markup(script),
-            style_hash=_hash(style),
-            script_hash=_hash(script),
+            style_hash=content_hash(style),
+            script_hash=content_hash(script),
             versions=versions(),
             written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         )
@@ -69,11 +73,13 @@ def to_html(board: Leaderboard, study: Study | None = None, pictures: bool = Fal
 
 
 class BoardView:
-    """What the template asks of a board."""
+    """What the template asks of a board. page: the name of the file; empty for a page without files beside it."""
 
-    def __init__(self, board: Leaderboard, pictures: bool = False) -> None:
-        self.board, self._pictures = board, pictures
+    def __init__(self, board: Leaderboard, pictures: bool = False, page: str = "") -> None:
+        self.board = board
         self.names, self.baseline, self.ranks = board.names, board.baseline, board.ranks
+        asked = {str(result.options.get("source")) for run in board.runs for result in run.results.values()}
+        self.licences = {name: LICENCES[name] for name in sorted(asked & set(LICENCES))}
         self.note = note(board, lambda name: shorten(plain(name), NAME_LIMIT))
         self.columns = overview_columns(board)
         self.tasks = board.scopes_of("task")
@@ -83,7 +89,28 @@ class BoardView:
             for task, result in run.results.items()
             if any(record.attack for record in result.records)
         ]
-        self.figures = {name: _data_uri("image/svg+xml", svg) for name, svg in svg_figures(board).items()}
+        figures = svg_figures(board).items()
+        self.figures = [(data_uri("image/svg+xml", svg), caption(board, name)) for name, svg in figures]
+        self._page, self._pictures = page, pictures
+        self._beside: dict[str, list[dict[str, Any]]] = {scope.name: [] for scope in self.tasks}
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """Yield (name, content) of every file of further items: a call of the page's own function with their data."""
+        for index, scope in enumerate(self.tasks):
+            if len(self.board.outcomes[scope.name].items) <= ITEMS:
+                continue
+            browser = Browser(self.board, scope.name, self._pictures)
+            parts = [browser.rest[start : start + PART] for start in range(0, len(browser.rest), PART)]
+            for number, ids in enumerate(tqdm(parts, desc=f"Items of {scope.name}", unit="file", delay=2)):
+                data, name = to_script(browser.data(ids)), f"{self._page}.items-{index}-{number}.js"
+                mark = hashlib.sha256(data.encode()).hexdigest()
+                self._beside[scope.name].append({"name": name, "mark": mark, "items": len(ids)})
+                yield name, f'mmiItems({index}, "{mark}", {data});\n'
+
+    @property
+    def loads(self) -> bool:
+        """Whether the page's script loads files beside it."""
+        return any(self._beside.values())
 
     def about(self, scope: Scope) -> str:
         outcomes = self.board.outcomes[scope.name]
@@ -97,154 +124,12 @@ class BoardView:
         return found if 2 < len(self.names) > len(found) else frozenset()
 
     def script_data(self, scope: Scope) -> Markup:
-        return Markup(to_script(browser_data(self.board, scope.name, self._pictures)))
+        browser = Browser(self.board, scope.name, self._pictures)
+        whole = {"of": len(self.board.outcomes[scope.name].items), "files": self._beside[scope.name]}
+        return Markup(to_script(browser.data(browser.first) | whole))
 
 
-class Pair(NamedTuple):
-    """One measure over one data set, before and after."""
-
-    scope: Scope
-    measure: Measure
-    before: Estimate
-    after: Estimate
-
-    @property
-    def difference(self) -> float:
-        return self.after.value - self.before.value
-
-
-class StudyView:
-    """What the template asks of a study: its first model stands for before, its last for after."""
-
-    def __init__(self, board: Leaderboard, study: Study) -> None:
-        self._board, self.study = board, study
-        self.names, self.before, self.after = study.names, study.names[0], study.names[-1]
-        self.several_rows, self.ablation = len(self.names) > 1, len(self.names) > 2
-        self.several_seeds = max(map(len, study.seeds.values())) > 1
-        self.tasks = board.scopes_of("task")
-        self.config = json.dumps(study.config, indent=2, ensure_ascii=False, default=str)
-        self.examples = [ExampleView(example, self.before, self.after) for example in study.examples]
-
-    def shown(self) -> tuple[str, ...]:
-        """The models of the bars."""
-        return (self.before, self.after) if self.several_rows else (self.before,)
-
-    def estimate(self, name: str, scope: Scope, measure: Measure) -> Estimate:
-        return self._board.numbers[Key(name, scope, measure)]
-
-    def conditions(self, scope: Scope) -> tuple[str, ...]:
-        """The conditions of a data set, its reference first."""
-        return self._board.outcomes[scope.name].conditions
-
-    def items(self, scope: Scope) -> int:
-        return len(self._board.outcomes[scope.name].items)
-
-    def pair(self, scope: Scope, measure: Measure) -> Pair:
-        return Pair(scope, measure, *(self.estimate(name, scope, measure) for name in (self.before, self.after)))
-
-    def hardest(self) -> list[Pair]:
-        """Per family with perturbations the condition with the lowest accuracy before."""
-        return self._lowest(lambda scope: self.conditions(scope)[1:], lambda pair: pair.before.value)
-
-    def headline(self) -> Pair | None:
-        """The hardest condition of all; None where nothing was perturbed."""
-        return min(self.hardest(), key=lambda pair: pair.before.value, default=None)
-
-    def undisturbed(self) -> list[Pair]:
-        """Per family with `clean` items the data set whose clean accuracy changed for the worst."""
-        return self._lowest(lambda scope: {"clean"} & {self.conditions(scope)[0]}, lambda pair: pair.difference)
-
-    def _lowest(self, conditions: Callable[[Scope], Any], key: Callable[[Pair], float]) -> list[Pair]:
-        found = []
-        for family in FAMILIES:
-            scopes = [scope for scope in self.tasks if self._board.outcomes[scope.name].family == family]
-            pairs = [self.pair(scope, Measure("accuracy", name)) for scope in scopes for name in conditions(scope)]
-            found += sorted(pairs, key=key)[:1]
-        return found
-
-    def panel(self, scope: Scope, measure: Measure) -> Panel:
-        return dot_panel({name: self.estimate(name, scope, measure) for name in self.names})
-
-
-class ExampleView:
-    """An example whose prompt is split at the end of the added text, with every answer in words."""
-
-    def __init__(self, example: Example, before: str, after: str) -> None:
-        self.example, item = example, example.item
-        self.task, self.item_id = shorten(example.task, NAME_LIMIT), shorten(item.id, NAME_LIMIT)
-        prompt = user_text(item)
-        added = len(item.context) if prompt.startswith(item.context) else 0
-        self.added = shorten(prompt[:added], PROMPT_LIMIT)
-        self.prompt = shorten(prompt[added:], PROMPT_LIMIT)
-        self.gold = self._option(example.before.gold)
-        self.named = self._option(example.before.named) if example.before.named else ""
-        self.answers = [(before, *self._answer(example.before)), (after, *self._answer(example.after))]
-
-    @property
-    def image_uri(self) -> str:
-        """The picture as a data URI of a PNG, at most `THUMBNAIL` pixels a side; empty without one."""
-        if self.example.item.image is None:
-            return ""
-        picture = self.example.item.image.convert("RGB")
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        buffer = io.BytesIO()
-        picture.save(buffer, format="PNG", optimize=True)
-        return _data_uri("image/png", buffer.getvalue())
-
-    def _option(self, letter: str) -> str:
-        options, index = self.example.item.options, LETTERS.index(letter)
-        return f"{letter}: {shorten(options[index] if index < len(options) else '', ANSWER_LIMIT)}"
-
-    def _answer(self, record: Record) -> tuple[str, str, str]:
-        """Return what the model wrote, the option that was read from it, and the verdict."""
-        option = "no option" if record.parsed is None else self._option(record.parsed)
-        return shorten(record.raw, ANSWER_LIMIT), option, "right" if record.right else "wrong"
-
-
-class DotRow(NamedTuple):
-    """One model of a panel: its line, a dot per seed, its mean, in units of the view box, and the mean itself."""
-
-    name: str
-    y: float
-    dots: tuple[float, ...]
-    mean_x: float
-    mean: float
-
-
-class Panel(NamedTuple):
-    """A dot plot of one measure; `ticks` are (x, share), `baseline` is the first model's mean."""
-
-    rows: tuple[DotRow, ...]
-    ticks: tuple[tuple[float, float], ...]
-    baseline: float
-    bottom: float
-    height: float
-
-
-def dot_panel(estimates: Mapping[str, Estimate]) -> Panel:
-    """Return the dot plot of one measure over the models, on an axis cut at tens of percent."""
-    low, high = axis([value for one in estimates.values() for value in one.seeds])
-
-    def x(share: float) -> float:
-        return PANEL_LEFT + (share - low) / (high - low) * (PANEL_RIGHT - PANEL_LEFT)
-
-    rows = tuple(
-        DotRow(name, PANEL_TOP + (i + 0.5) * ROW_HEIGHT, tuple(map(x, one.seeds)), x(one.value), one.value)
-        for i, (name, one) in enumerate(estimates.items())
-    )
-    bottom = PANEL_TOP + len(rows) * ROW_HEIGHT
-    ticks = tuple((x(share), share) for share in (low, (low + high) / 2, high))
-    return Panel(rows, ticks, rows[0].mean_x, bottom, bottom + 20)
-
-
-def axis(values: list[float]) -> tuple[float, float]:
-    """Return the tens of percent around `values`, at least 10 points apart."""
-    low = min(math.floor(round(10 * min(values), 9)), 9)
-    high = max(math.ceil(round(10 * max(values), 9)), low + 1)
-    return low / 10, high / 10
-
-
-def _environment() -> Environment:
+def environment() -> Environment:
     """Return the templates of this folder: all text escaped, its hidden characters spelt out."""
     made = Environment(
         loader=FileSystemLoader(FOLDER),
@@ -291,9 +176,5 @@ def _is_unseen(measure: Measure) -> bool:
     return measure.condition is not None and not get(measure.condition).seen
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

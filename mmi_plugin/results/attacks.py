@@ -20,6 +20,7 @@ from mmi_plugin.results import Record
 from mmi_plugin.results.estimates import Estimate, estimate
 from mmi_plugin.results.fields import field
 from mmi_plugin.results.measures import PerItem
+from mmi_plugin.results.outcomes import clusters_of
 
 BEATEN = 0.002
 """What an attack without gradients may find more than one with them before these are doubted (AutoAttack's checks)."""
@@ -69,9 +70,10 @@ def attacks(records: Sequence[Record], conditions: Sequence[str]) -> list[Attack
     for name, own in _under(records, conditions):
         told = [record.attack for record in own if record.attack]
         if told:
-            right = PerItem(np.array([record.right for record in own], dtype=float))
+            right = np.array([record.right for record in own], dtype=float)
             means = {key: fmean(one[key] for one in told) for key in _NUMBERS}
-            found.append(Attacked(name, estimate([right]), loss=_mean_curve([one["loss"] for one in told]), **means))
+            share, loss = estimate([PerItem(right, clusters=clusters_of(own))]), [one["loss"] for one in told]
+            found.append(Attacked(name, share, loss=_mean_curve(loss), **means))
     return found
 
 
@@ -103,10 +105,7 @@ def _beaten(shares: Mapping[str, float]) -> Iterator[str]:
     """Yield each attack with gradients that one without them, or noise, of the same size beats."""
     for name, share in shares.items():
         for other, lower in shares.items():
-            with_gradients = get(name).attack[0] in ("apgd", "gradients") and get(other).attack[0] in (
-                "square",
-                "noise",
-            )
+            with_gradients = get(name).attack[0] not in WITHOUT_GRADIENTS and get(other).attack[0] in WITHOUT_GRADIENTS
             if with_gradients and _size(get(name)) == _size(get(other)) and lower < share - BEATEN:
                 yield (
                     f"{name}: {100 * share:.1f}% are right, and {100 * lower:.1f}% under {other}, which uses no "

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import NormalDist, fmean
 from typing import TypeVar
 
 import numpy as np
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.results.intervals import pooled_interval
-from mmi_plugin.results.measures import Outcomes, PerItem
+from mmi_plugin.results.intervals import Clusters, pooled_interval
+from mmi_plugin.results.measures import PerItem
+from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.results.permutation import sign_flip_p
 
 ALPHA = 0.05
+_Z, _POWER = (NormalDist().inv_cdf(share) for share in (1 - ALPHA / 2, 0.8))
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,22 @@ class Estimate:
 
 def estimate(parts: Sequence[PerItem]) -> Estimate:
     """Return the mean over data sets of their means over items, with the interval of `results.intervals`."""
-    samples = [part.values[~np.isnan(part.values)] for part in parts]
+    counted = [~np.isnan(part.values) for part in parts]
+    samples = [part.values[kept] for part, kept in zip(parts, counted, strict=True)]
     n = sum(map(len, samples))
     if not all(map(len, samples)):
         return Estimate(math.nan, math.nan, math.nan, n)
     value = float(np.mean([sample.mean() for sample in samples]))
     seeds = tuple(map(fmean, zip(*(part.seeds for part in parts), strict=True)))
-    return Estimate(value, *pooled_interval(samples, parts[0].lowest), n, seeds)
+    return Estimate(value, *pooled_interval(samples, parts[0].lowest, _clusters(parts, counted)), n, seeds)
+
+
+def _clusters(parts: Sequence[PerItem], counted: Sequence[np.ndarray]) -> list[Clusters | None]:
+    """Return the clusters of each part's items that count."""
+    return [
+        Clusters.of(None if part.clusters is None else part.clusters[kept])
+        for part, kept in zip(parts, counted, strict=True)
+    ]
 
 
 MCNEMAR, PERMUTATION = "McNemar, exact", "sign-flip permutation"
@@ -66,6 +77,17 @@ class Difference:
     def differs(self) -> bool:
         """Whether the difference is beyond chance: its interval leaves out 0, and so does the corrected test."""
         return self.p_holm < ALPHA and (self.low > 0 or self.high < 0)
+
+    @property
+    def detectable(self) -> float:
+        """The true difference that a test at 5% would find in four of five such studies: 2.80 standard errors, as the
+        interval says them."""
+        return (self.high - self.low) / 2 * (1 + _POWER / _Z)
+
+    def not_worse_by(self, margin: float) -> bool:
+        """Whether the second model is shown to be worse by no more than `margin` (non-inferiority, one-sided at 2.5%:
+        the 95% interval lies above minus the margin). Of measures where more is better."""
+        return self.low > -margin
 
     @property
     def in_every_seed(self) -> bool:
@@ -105,20 +127,24 @@ def difference(first: Sequence[PerItem], second: Sequence[PerItem]) -> Differenc
 
     Takes one part per data set, the items of both models in the same order; items that do not count
     for one of them are left out. Binary values of one data set are tested with McNemar's exact test,
-    everything else by exchanging the two models within items, as at random.
+    everything else by exchanging the two models within items, or within clusters of them, as at random.
     """
-    pairs = [_pair(old, new) for old, new in zip(first, second, strict=True)]
+    counted = [~(np.isnan(old.values) | np.isnan(new.values)) for old, new in zip(first, second, strict=True)]
+    pairs = [(o.values[kept], new.values[kept]) for o, new, kept in zip(first, second, counted, strict=True)]
+    clusters = _clusters(first, counted)
     n = sum(len(old) for old, _ in pairs)
-    exact = len(pairs) == 1 and first[0].binary and second[0].binary
+    exact = len(pairs) == 1 and first[0].binary and second[0].binary and clusters == [None]
     test = MCNEMAR if exact else PERMUTATION
     if not all(len(old) for old, _ in pairs):
         return Difference(math.nan, math.nan, math.nan, n, math.nan, test)
     changes = [new - old for old, new in pairs]
-    weighed = np.concatenate([change / len(change) for change in changes])  # every data set weighs the same
+    exchanged = [group.sums(one) if group else one for one, group in zip(changes, clusters, strict=True)]
+    # Every data set weighs the same.
+    weighed = np.concatenate([one / len(change) for one, change in zip(exchanged, changes, strict=True)])
     p = _mcnemar(*pairs[0]) if exact else sign_flip_p(weighed)
     value = float(np.mean([change.mean() for change in changes]))
     seeds = tuple(map(fmean, zip(*map(_by_seed, first, second), strict=True)))
-    return Difference(value, *pooled_interval(changes, -1), n, p, test, seeds=seeds)
+    return Difference(value, *pooled_interval(changes, -1, clusters), n, p, test, seeds=seeds)
 
 
 def _by_seed(old: PerItem, new: PerItem) -> list[float]:
@@ -128,24 +154,19 @@ def _by_seed(old: PerItem, new: PerItem) -> list[float]:
     return [after - before for before, after in zip(one, other, strict=False)]
 
 
-def _pair(old: PerItem, new: PerItem) -> tuple[np.ndarray, np.ndarray]:
-    both = ~(np.isnan(old.values) | np.isnan(new.values))
-    return old.values[both], new.values[both]
-
-
 def _mcnemar(old: np.ndarray, new: np.ndarray) -> float:
-    from statsmodels.stats.contingency_tables import mcnemar  # slow to import
+    from scipy.stats import binomtest  # slow to import
 
-    old, new = old.astype(bool), new.astype(bool)
-    table = [[(old & new).sum(), (old & ~new).sum()], [(~old & new).sum(), (~old & ~new).sum()]]
-    return float(mcnemar(table, exact=True).pvalue)
+    gained, lost = int((new > old).sum()), int((new < old).sum())
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values after Holm's correction (Holm, 1979), for all of them together."""
-    from statsmodels.stats.multitest import multipletests  # slow to import
-
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+    given = np.array(p_values, dtype=float)
+    order = given.argsort()
+    given[order] = np.minimum(np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1)), 1)
+    return given.tolist()
 
 
 Key = TypeVar("Key", bound=Hashable)

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmi_plugin.answers import THOUGHTS, read
-from mmi_plugin.conditions import check_names
+from mmi_plugin.answers import LONGEST, THOUGHTS, read, read_free
+from mmi_plugin.answers.agreement import check_metric
+from mmi_plugin.conditions import IN_IMAGE, check_names
 from mmi_plugin.errors import InputError
 from mmi_plugin.files import json_lines, read_bytes, read_text
 from mmi_plugin.item import FAMILIES, LETTERS
@@ -52,8 +53,16 @@ _FIELDS: dict[str, Kinds] = {
     "named": _OPTIONAL_TEXT,
     "input": str,
 }
-_LATER: dict[str, Kinds] = {"failure": _OPTIONAL_TEXT, "options": (list, type(None)), "cut_off": bool}
+_LATER: dict[str, Kinds] = {
+    "failure": _OPTIONAL_TEXT,
+    "options": (list, type(None)),
+    "cut_off": bool,
+    "cluster": _OPTIONAL_TEXT,
+    "group": _OPTIONAL_TEXT,
+}
 """Fields that old results lack."""
+_FREE: dict[str, Kinds] = {"answers": (list, type(None)), "metric": _OPTIONAL_TEXT}
+"""Fields of free-form answers."""
 
 
 def read_results(path: Path) -> dict[str, TaskResult]:
@@ -163,7 +172,8 @@ def _read_anew(record: Record, prompt: str, thoughts: Tags) -> Record:
     """Return the record with what its raw answer says."""
     if record.failure:
         return replace(record, parsed=None, cut_off=False)
-    reading = read(record.raw.removeprefix(prompt), record.options, thoughts)
+    said = record.raw.removeprefix(prompt)
+    reading = read_free(said, thoughts) if record.metric else read(said, record.options, thoughts)
     return replace(record, parsed=reading.letter, cut_off=reading.cut_off)
 
 
@@ -197,21 +207,23 @@ def _rows(path: Path, conditions: Sequence[str], seed: int) -> Iterator[dict[str
         data = read_bytes(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    golds: dict[str, str] = {}
+    golds: dict[str, Any] = {}
     for number, line in json_lines(data):
         where = f"{path}: row {number}"
         row = parse_object(line, where)
         for name, kinds in _FIELDS.items():
             field(row, name, kinds, where)
-        for name, kinds in _LATER.items():
+        for name, kinds in {**_LATER, **_FREE}.items():
             field(row, name, kinds, where, needed=False)
-        if row.get("options") is None:  # in old results, or by whoever would not have letters read anew
+        free = row.get("metric") is not None
+        if row.get("options") is None and not free:  # in old results, or by whoever would not have letters read anew
             row["options"] = _listed(row["input"])
-        _check_letters(row, where)
+        _check_free(row, where) if free else _check_letters(row, where)
         check_attack(row, where)
         _check_asked(row, conditions, seed, where)
-        if golds.setdefault(row["item_id"], row["gold"]) != row["gold"]:
-            raise InputError(f"{where}: field 'gold' is {row['gold']!r}, and before {golds[row['item_id']]!r}")
+        for name in ("gold", "options", "cluster", "group", *_FREE):
+            if (before := golds.setdefault((row["item_id"], name), row.get(name))) != row.get(name):
+                raise InputError(f"{where}: field {name!r} is {shown(row.get(name))}, and before {shown(before)}")
         yield row
 
 
@@ -227,6 +239,20 @@ def _listed(prompt: str) -> list[str] | None:
     ends = [*places[1:], places[-1] + 1] if places else []
     found = ["\n".join(lines[start:end])[3:] for start, end in zip(places, ends, strict=True)]
     return found if len(found) > 1 else None
+
+
+def _check_free(row: Mapping[str, Any], where: str) -> None:
+    """Raise InputError for a free-form answer that its metric cannot be asked about."""
+    answers = row.get("answers") or []
+    if not answers or not all(isinstance(text, str) and 0 < len(text) <= LONGEST for text in answers):
+        raise InputError(f"{where}: field 'answers' is {shown(answers)}, not a list of texts")
+    check_metric(row["metric"], answers, where)
+    if row["gold"] not in answers:
+        raise InputError(f"{where}: field 'gold' is {shown(row['gold'])}, not one of the answers")
+    if (named := row.get("named")) is not None and not 0 < len(named) <= LONGEST:
+        raise InputError(f"{where}: field 'named' is {shown(named)}, not an answer")
+    if (shares := row.get("probabilities")) is not None:
+        raise InputError(f"{where}: field 'probabilities' is {shown(shares)}, and a free-form question has no options")
 
 
 def check_within(path: Path, folder: Path) -> None:
@@ -252,7 +278,8 @@ def _check_letters(row: Mapping[str, Any], where: str) -> None:
     if not 0 < len(options) <= len(LETTERS) or not all(isinstance(option, str) for option in options):
         raise InputError(f"{where}: field 'options' is {shown(options)}")
     valid = LETTERS[: len(options)]
-    if "\n".join(f"{letter}: {text}" for letter, text in zip(valid, options, strict=True)) not in row["input"]:
+    asked = "\n".join(f"{letter}: {text}" for letter, text in zip(valid, options, strict=True))
+    if asked not in row["input"] and not row["condition"].startswith(IN_IMAGE):
         raise InputError(f"{where}: field 'options' is {shown(options)}, which were not asked")
     for name in ("gold", "parsed", "named"):
         letter = row[name]

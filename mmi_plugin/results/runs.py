@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from mmi_plugin.errors import InputError, nearest, plain, shorten
 from mmi_plugin.results import TaskResult
 from mmi_plugin.results.estimates import check_comparable
-from mmi_plugin.results.measures import Outcomes
+from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.results.reading import RESULTS, SETUP, check_within, read_results
 from mmi_plugin.sources.materials import SETTINGS
 

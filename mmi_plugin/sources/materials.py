@@ -71,7 +71,8 @@ class Materials:
     sentence_draw: `distinct` sentences that mention no option of the item, or `any`, with replacement. fact_text:
     `composed` of a caption and a fact on the option it names, or `as_given`: an item's first fact and nothing else.
     system_text: a file with the system turn of items with options. closing_text: a file with the line after the
-    options, or `none`. question_header: which items have the line "Question:": `all`, those with `choices`, `none`.
+    options (of free-form `records`, after the question), or `none`. question_header: which items have the line
+    "Question:": `all`, those with `choices`, `none`.
 
     $NAME in a file or folder stands for an environment variable. Raises InputError that begins with the key for a
     value that is none of these; what files hold is found out by `over`.
@@ -130,7 +131,8 @@ class Materials:
         if self.system_text is not None:
             changed["system"] = "" if self.system_text == NONE else _text("system_text", self.system_text)
         if self.closing_text is not None:
-            changed["closing"] = "" if self.closing_text == NONE else _text("closing_text", self.closing_text)
+            closing = "" if self.closing_text == NONE else _text("closing_text", self.closing_text)
+            changed |= {"closing": closing, **({"brief": closing} if form.brief else {})}
         if self.question_header is not None:
             changed["header"] = self.question_header
         return replace(form, **changed)

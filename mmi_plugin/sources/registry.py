@@ -25,6 +25,7 @@ class Benchmark:
     """Items of one family, checked, with ids that stay the same from run to run.
 
     places: item id -> where it was read, for items that a user wrote. hashes: the item_hash of each, where known.
+    metric: of `answers.agreement`, by which the answers to its free-form questions are compared.
     """
 
     name: str
@@ -33,11 +34,16 @@ class Benchmark:
     pools: Pools = field(default_factory=Pools.default)
     places: Mapping[str, str] = field(default_factory=dict)
     hashes: Sequence[str] | None = None
+    metric: str = ""
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """All conditions of the family, its reference first."""
-        return for_family(self.family)
+        """All published conditions of the family that fit its questions, its reference first."""
+        return self.fitting(for_family(self.family))
+
+    def fitting(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return those of `names` that fit: free-form questions have no wrong option to be named."""
+        return tuple(name for name in names if not (self.metric and get(name).names_option))
 
     def place(self, item: Item) -> str:
         """Return what an error about `item` begins with."""
@@ -48,13 +54,16 @@ class Benchmark:
         versions = [f"{name}@{get(name).version}" for name in conditions]
         hashes = map(item_hash, self.items) if self.hashes is None else self.hashes
         state = hashlib.sha256(self.name.encode())
-        for part in chain(hashes, [self.pools.digest(), *versions, str(seed)]):
+        metric = [f"metric={self.metric}"] if self.metric else []
+        for part in chain(hashes, [self.pools.digest(), *versions, str(seed), *metric]):
             state.update(f"\x1f{part}".encode())
         return state.hexdigest()
 
 
 Source = Callable[..., Benchmark]
 SOURCES: dict[str, Source] = {}
+LICENCES: dict[str, str] = {}
+"""Source -> where its data are and under which licence, as a page says it; of other people's interference sets."""
 
 
 def source(load_split: Source) -> Source:

@@ -16,7 +16,7 @@ from mmi_plugin.item import Family, Item, check
 from mmi_plugin.pictures import Picture, read_picture
 from mmi_plugin.sources.local import decoded_rows, from_hub, from_local, local_copy, published_file
 from mmi_plugin.sources.published import read_published, say_rows
-from mmi_plugin.sources.registry import SOURCES, Benchmark
+from mmi_plugin.sources.registry import LICENCES, SOURCES, Benchmark
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -27,8 +27,10 @@ KINDS: dict[str, tuple[str, set[str]]] = {
     "index": ("an integer or a class label", {"integer", "class"}),
     "class": ("a class label or its name", {"text", "class"}),
     "texts": ("a list of texts", {"list of text"}),
+    "answers": ("a text, an integer or a list of texts", {"text", "integer", "list of text"}),
     "choices": ("lists 'text' and 'label'", {"choices"}),
     "image": ("an image or a path", {"image", "text"}),
+    "image or none": ("an image or a path", {"image", "text"}),
     "images": ("an image, a path or a list of them", {"image", "text", "list of image", "list of text"}),
 }
 """Kind of a column -> what an error calls it, and which `held` it accepts."""
@@ -133,6 +135,13 @@ class Row:
 
 ItemOf = Callable[[Row], Item | None]
 """From a row to its item, or to None for a row that is no question of the benchmark."""
+ItemsOf = Callable[[Iterable[Row]], Iterator[tuple[Row, Item]]]
+"""From all rows to the items, each with the row that errors about it name."""
+
+
+def each(item_of: ItemOf) -> ItemsOf:
+    """Return what makes the items of rows that are one item each."""
+    return lambda rows: ((row, item) for row in rows if (item := item_of(row)) is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +149,8 @@ class Table:
     """A data set of the hub as a source.
 
     splits: our name of a split -> the hub's. columns: name -> kind, a key of KINDS. images: where paths of images
-    start; by default at the file or folder that holds them.
+    start; by default at the file or folder that holds them. items_of: where an item has several rows, or a row several
+    items. metric: of free-form questions, as in Benchmark.
     """
 
     name: str
@@ -151,6 +161,8 @@ class Table:
     columns: Mapping[str, str]
     item_of: ItemOf | None = None
     images: str | None = None
+    items_of: ItemsOf | None = None
+    metric: str = ""
 
     def __call__(self, split: str, *, path: str | None = None, from_split: str | None = None) -> Benchmark:
         """Return the items of `split`.
@@ -177,10 +189,11 @@ class Table:
             data, where, folder = self._open(place, names)
             start = folder if self.images is None else Path(self.images)
             check_columns(data.features, self.columns, where)
-            items = list(_usable(self._rows(data, split, where, start), reader(data), where))
+            items_of = self.items_of or each(reader(data))
+            items = list(_usable(items_of(self._rows(data, split, where, start)), where))
         if not items:
             raise InputError(f"{self.name}: {file or place or self.hub}: holds no item")
-        return Benchmark(self.name, self.family, tuple(items))
+        return Benchmark(self.name, self.family, tuple(items), metric=self.metric)
 
     def _open(self, place: Path | None, names: list[str]) -> tuple[Dataset, str, Path | None]:
         """Return the rows, what errors about them begin with, and where image paths start."""
@@ -192,7 +205,7 @@ class Table:
 
     def _rows(self, data: Dataset, split: str, where: str, folder: Path | None) -> Iterator[Row]:
         """Yield the rows of a data set whose columns were checked; image paths start from `folder`."""
-        images = [name for name, kind in self.columns.items() if kind in ("image", "images")]
+        images = [name for name, kind in self.columns.items() if kind in ("image", "image or none", "images")]
         encoded = data.select_columns(images).with_format("arrow")  # Arrow cells hold the bytes as they are
         texts = data.select_columns([name for name, feature in data.features.items() if "Image(" not in repr(feature)])
         rows = decoded_rows(texts, where)
@@ -200,13 +213,14 @@ class Table:
         for number, values in enumerate(tqdm(rows, desc=where, total=len(data), delay=3, disable=hidden)):
             place = f"{where}, row {number + 1}"
             pictures = {
-                name: Picture(partial(_bytes, encoded, number, name, folder), f"{place}: field {name!r}")
+                name: Picture(partial(image_bytes, encoded, number, name, folder), f"{place}: field {name!r}")
                 for name in images
+                if self.columns[name] != "image or none" or encoded[number][name][0].is_valid
             }
             yield Row(self, split, number, place, values, pictures)
 
 
-def _bytes(encoded: Dataset, number: int, column: str, folder: Path | None) -> bytes:
+def image_bytes(encoded: Dataset, number: int, column: str, folder: Path | None) -> bytes:
     """Return the bytes of the (first) image in a cell: bytes, a path, or a list of them."""
     cell = encoded[number][column][0].as_py()
     cell = cell[0] if isinstance(cell, list) and cell else cell
@@ -217,17 +231,14 @@ def _bytes(encoded: Dataset, number: int, column: str, folder: Path | None) -> b
     return cell["bytes"] or read_picture(Path(cell["path"]))
 
 
-def _usable(rows: Iterable[Row], item_of: ItemOf, where: str) -> Iterator[Item]:
-    """Yield the checked items of `rows`, but those whose options repeat.
+def _usable(pairs: Iterable[tuple[Row, Item]], where: str) -> Iterator[Item]:
+    """Yield the checked items, but those whose options repeat.
 
     A few published items list an option twice, so that no single letter is right: they are
     counted, named and left out.
     """
     repeated = []
-    for row in rows:
-        item = item_of(row)
-        if item is None:
-            continue
+    for row, item in pairs:
         if len(set(item.options)) < len(item.options):
             repeated.append(row.number + 1)
             continue
@@ -244,5 +255,21 @@ def table(
         name = item_of.__name__
         SOURCES[name] = Table(name, family, hub, config, splits, columns, item_of)
         return item_of
+
+    return register
+
+
+def grouped(
+    family: Family, hub: str, *, splits: Mapping[str, str], columns: Mapping[str, str], metric: str = "",
+    licence: str = "",
+) -> Callable[[ItemsOf], ItemsOf]:  # fmt: skip
+    """Register a function from all rows to the items as a source under its own name; licence: that which the page of
+    the data names; the rest is as in `Table`."""
+
+    def register(items_of: ItemsOf) -> ItemsOf:
+        name = items_of.__name__
+        SOURCES[name] = Table(name, family, hub, None, splits, columns, items_of=items_of, metric=metric)
+        LICENCES[name] = f"{hub}, {licence}"
+        return items_of
 
     return register

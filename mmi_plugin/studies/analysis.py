@@ -8,7 +8,8 @@ from typing import Any
 
 from mmi_plugin.results import Record
 from mmi_plugin.results.estimates import Difference, Estimate, corrected, difference, estimate
-from mmi_plugin.results.measures import Measure, Outcomes, over_seeds, per_item
+from mmi_plugin.results.measures import Measure, over_seeds, per_item
+from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.studies.demo import TASKS, benchmark
 from mmi_plugin.studies.plan import OWN, Setting
 

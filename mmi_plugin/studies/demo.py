@@ -20,7 +20,8 @@ from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import file_hash, versions, write_whole
 from mmi_plugin.report.board import build
 from mmi_plugin.report.items import Example, pick_examples
-from mmi_plugin.report.page import Study, to_html
+from mmi_plugin.report.page import write_page
+from mmi_plugin.report.study import Study
 from mmi_plugin.report.table import table
 from mmi_plugin.results import TaskResult
 from mmi_plugin.results.measures import task_numbers
@@ -218,7 +219,7 @@ def _report(out: Path, rows: Sequence[AblationRow], results: Mapping[str, Any]) 
         config=results["config"],
         examples=_examples(found[0], found[after]),
     )
-    write_whole(out / "report.html", to_html(board, study))
+    write_page(out / "report.html", board, study)
     print(table(board, shown))
     print(f"report: {out / 'report.html'}")
 

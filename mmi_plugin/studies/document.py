@@ -47,13 +47,21 @@ def _draw(panel: Axes, axis: Axis, analysis: Analysis) -> None:
         found = [analysis.numbers[setting, endpoint] for setting in settings]
         shares = 100 * np.array([one.value for one in found])
         reach = 100 * np.array([[one.value - one.low, one.high - one.value] for one in found]).T.clip(0)
-        panel.errorbar(
-            places + shift, shares, reach, color=colour, marker=marker, markersize=4, capsize=2, label=endpoint.label
-        )
+        style = {"color": colour, "marker": marker, "markersize": 4, "capsize": 2, "label": endpoint.label}
+        panel.errorbar(places + shift, shares, reach, linestyle="-" if _are_numbers(axis.values) else "none", **style)
     panel.set_xticks(places, axis.values)
     panel.set_xlim(-0.5, len(settings) - 0.5)
     panel.set_title(axis.name if axis.name == axis.field else f"{axis.name} ({axis.field})", fontsize=9)
     panel.grid(axis="y", alpha=0.4)
+
+
+def _are_numbers(values: Sequence[str]) -> bool:
+    """Whether values are those of a scale, along which a line between two of them means something."""
+    try:
+        list(map(float, values))
+    except ValueError:
+        return False
+    return True
 
 
 _INTRO = """One field of `{config}` at a time is changed, everything else is kept; each setting is trained from the

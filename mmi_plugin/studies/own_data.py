@@ -6,20 +6,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmi_plugin.conditions import get
 from mmi_plugin.documents import Selection
 from mmi_plugin.errors import InputError
-from mmi_plugin.files import write_whole
-from mmi_plugin.harness.task_manager import tasks_folder
+from mmi_plugin.harness.task_manager import find_task, tasks_folder
 from mmi_plugin.studies import lmms_eval, write_task
 
 TASK = "mmi_own"
-COLUMNS = ("id", "question", "options", "answer", "image", "label")
-SPLIT = "test"
+COLUMNS = ("id", "question", "options", "answer", "image", "label", "cluster")
+ASKED = {"image_heavy": "mmi_caltech101", "text_heavy": "mmi_openbookqa", "vqa": "mmi_scienceqa"}
+"""Family -> a task, whose conditions are asked where none are named."""
 
 
-def options(data: str, images: Path | None, family: str, columns: Sequence[str], conditions: str | None) -> dict:
+def options(
+    data: str,
+    images: Path | None,
+    family: str,
+    columns: Sequence[str],
+    metric: str | None = None,
+    conditions: str | None = None,
+) -> dict[str, Any]:
     """Return the `dataset_kwargs` that the flags stand for. Raises InputError for columns that are none."""
     found: dict[str, Any] = {"source": "records", "path": _absolute(data), "family": family}
+    if metric is not None:
+        found["metric"] = metric
     if images is not None:
         found["images"] = str(images.absolute())
     for given in columns:
@@ -27,10 +37,13 @@ def options(data: str, images: Path | None, family: str, columns: Sequence[str],
         if name not in COLUMNS or not column:
             raise InputError(f"--columns {given}: not of the form {'|'.join(COLUMNS)}=COLUMN")
         found["option_columns" if name == "options" else f"{name}_column"] = column
-    if Path(data).is_dir() and family == "image_heavy":
+    if Path(data).is_dir() and family == "image_heavy" and metric is None:
         found.setdefault("label_column", "label")
     if conditions is not None:
         found["conditions"] = conditions.split(",")
+    elif family in ASKED:
+        names = find_task(ASKED[family]).options["conditions"]
+        found["conditions"] = [name for name in names if not (metric and get(name).names_option)]
     return found
 
 
@@ -53,10 +66,10 @@ def run(dataset_kwargs: Mapping[str, Any], split: str, out: Path, flags: Mapping
 def _board(out: Path) -> None:
     from mmi_plugin.report.board import build
     from mmi_plugin.report.files import terminal
-    from mmi_plugin.report.page import to_html
+    from mmi_plugin.report.page import write_page
     from mmi_plugin.results.runs import read_runs
 
     board = build(read_runs([str(out)]))
-    write_whole(out / "board.html", to_html(board, pictures=True))  # of what the user has just named
+    write_page(out / "board.html", board, pictures=True)  # of what the user has just named
     print(terminal(board))
     print(f"page: {out / 'board.html'}, task: {out / 'tasks' / f'{TASK}.yaml'}")

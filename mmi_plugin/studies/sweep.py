@@ -17,7 +17,7 @@ from mmi_plugin.report.board import Key, curve_numbers, sweeps
 from mmi_plugin.report.figures import dose_figures, save_figures
 from mmi_plugin.report.files import csv_cell
 from mmi_plugin.results.estimates import Estimate
-from mmi_plugin.results.measures import Outcomes
+from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.results.runs import read_runs
 from mmi_plugin.sources.materials import SETTINGS, acting, settings_in
 from mmi_plugin.studies import lmms_eval, write_task

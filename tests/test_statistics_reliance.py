@@ -1,0 +1,87 @@
+"""Which modality is followed where they conflict: against entropies by hand and a logistic curve that is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmi_plugin.conditions import get, perturbing
+from mmi_plugin.item import Item
+from mmi_plugin.results import Record
+from mmi_plugin.results.outcomes import Outcomes
+from mmi_plugin.results.reliance import CONFLICT, IMAGE_ALONE, TEXT_ALONE, relative_uncertainty, reliance
+
+
+def entropy(shares: tuple[float, ...]) -> float:
+    return -sum(share * math.log(share) for share in shares if share)
+
+
+def test_relative_uncertainty_by_hand() -> None:
+    image, text = (0.5, 0.25, 0.25), (0.9, 0.05, 0.05)
+    expected = 2 * (entropy(text) - entropy(image)) / (entropy(text) + entropy(image))
+    found = relative_uncertainty(np.array([image, text, (1, 0, 0)]), np.array([text, text, (0, 1, 0)]))
+    assert found[:2] == pytest.approx([expected, 0]) and np.isnan(found[2])
+    certain = np.array([(1.0, 0, 0)])
+    assert relative_uncertainty(certain, np.array([image])) == pytest.approx([2])
+    assert relative_uncertainty(np.array([image]), certain) == pytest.approx([-2])
+
+
+def answers(item: str, condition: str, letter: str, shares: tuple[float, ...], named: str | None) -> Record:
+    return Record(item, condition, 0, "A", letter, letter, named, shares)
+
+
+def conflicts(balance: float, slope: float, n: int) -> Outcomes:
+    """Items with the text's doubts drawn at random, and answers by a logistic curve over the relative uncertainty."""
+    rng, records = np.random.default_rng(5), []
+    for number in range(n):
+        one, other = rng.uniform(0.05, 0.6, 2)
+        image, text = (1 - one, one / 2, one / 2), (other / 2, 1 - other, other / 2)
+        image_doubt, text_doubt = entropy(image), entropy(text)
+        x = 2 * (text_doubt - image_doubt) / (text_doubt + image_doubt)
+        follows = rng.random() < 1 / (1 + math.exp(-slope * (x - balance)))
+        key = f"i{number}"
+        records += [
+            answers(key, IMAGE_ALONE, "A", image, None),
+            answers(key, TEXT_ALONE, "B", text, "B"),
+            answers(key, CONFLICT, "B" if follows else "A", (0.5, 0.5, 0), "B"),
+        ]
+    return Outcomes.of("t", "image_heavy", (IMAGE_ALONE, CONFLICT, TEXT_ALONE), records)
+
+
+@pytest.mark.parametrize(("balance", "slope"), [(0.4, -4.0), (-0.3, -2.5)])
+def test_the_balance_of_a_known_curve_is_found(balance: float, slope: float) -> None:
+    found = reliance(conflicts(balance, slope, 3000))
+    assert found.n == 3000
+    assert found.balance == pytest.approx(balance, abs=0.08) and found.slope == pytest.approx(slope, rel=0.12)
+    shares = [one.share for one in found.bins]
+    assert shares == sorted(shares, reverse=True), "the less certain the text, the less it is followed"
+    curve = [1 / (1 + math.exp(-slope * (one.uncertainty - balance))) for one in found.bins]
+    assert shares == pytest.approx(curve, abs=0.06), "a curve's mean over a fifth is near its value at the middle"
+
+
+def test_only_items_with_a_conflict_count() -> None:
+    """Of four items one follows the text, one the image; on one the text leads nowhere; one answers neither."""
+    shown = {"a": "BB", "b": "AB", "c": "AC", "d": "CB"}  # under the conflict, and to the text alone
+    records = [
+        one
+        for key, (conflict, text) in shown.items()
+        for one in (
+            answers(key, IMAGE_ALONE, "A", (0.8, 0.1, 0.1), None),
+            answers(key, CONFLICT, conflict, (0.4, 0.4, 0.2), "B"),
+            answers(key, TEXT_ALONE, text, (0.1, 0.7, 0.2), "B"),
+        )
+    ]
+    found = reliance(Outcomes.of("t", "image_heavy", (IMAGE_ALONE, CONFLICT, TEXT_ALONE), records))
+    assert (found.n, found.text_ratio, found.balance) == (2, 0.5, None)
+    assert reliance(Outcomes.of("t", "image_heavy", (IMAGE_ALONE, CONFLICT), records[:2])) is None
+
+
+def test_a_text_beside_a_black_picture_is_the_same_text_and_counts_in_no_worst_case() -> None:
+    item = Item("i1", "image_heavy", "What is it?", "cat", ("cat", "dog", "eel"), image=Image.new("RGB", (6, 6), "red"))
+    alone, beside = get(TEXT_ALONE)(item), get(CONFLICT)(item)
+    assert (alone.context, alone.named) == (beside.context, beside.named)
+    assert alone.image.getextrema() == ((0, 0),) * 3
+    assert perturbing((IMAGE_ALONE, CONFLICT, TEXT_ALONE)) == (IMAGE_ALONE, CONFLICT)

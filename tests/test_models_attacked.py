@@ -17,11 +17,11 @@ from mmi_plugin.attacks import Attack
 from mmi_plugin.attacks.balls import Ball, masked_rms
 from mmi_plugin.attacks.search import search
 from mmi_plugin.cli import main as mmi
-from mmi_plugin.conditions import REFERENCE
+from mmi_plugin.conditions import REFERENCE, get
 from mmi_plugin.documents import Documents, documents
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.flags import check_attacks
-from mmi_plugin.item import messages
+from mmi_plugin.item import Item, messages
 from mmi_plugin.models.attacked import single
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.embeddings import Embeddings
@@ -284,10 +284,13 @@ def test_what_cannot_be_attacked_is_refused(given: list[str], said: str, capsys:
     assert said in capsys.readouterr().err and not Path("none").exists()
 
 
-def test_other_models_and_trainings_are_refused(tiny_llava: Path, tmp_path: Path) -> None:
+def test_other_models_questions_and_trainings_are_refused(tiny_llava: Path, tmp_path: Path) -> None:
     given = Namespace(model="llava_hf")
     with pytest.raises(InputError, match="which only mmi_hf has gradients for"):
         check_attacks(given, object, "mmi_adv_demo_digits", ("clean", "adversarial_embeddings"))
     check_attacks(given, object, "mmi_demo_digits", ("clean",))
+    free = Item("free", "text_heavy", "Which colour is grass?", "green", answers=("green",))
+    with pytest.raises(InputError, match="'adversarial_pixels' attacks letters of options, and item free has no"):
+        get("adversarial_pixels")(free)
     with pytest.raises(InputError, match="'adversarial_embeddings' attacks at evaluation; field 'adversary'"):
         training.config(tiny_llava, tmp_path, image_heavy_conditions=["clean", "adversarial_embeddings"])

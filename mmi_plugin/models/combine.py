@@ -16,7 +16,7 @@ Options = Sequence[list[list[int]] | None]
 
 
 class Combined(LogitsProcessor):
-    """Makes one of the logits of R rows and of their contrasts, which follow them."""
+    """Makes one of the logits of R rows and of their contrasts after them: B is R without contrasts, else 2 R."""
 
     def __init__(self, baseline: Baseline, start: int, direct: Options, choices: Sequence[tuple[str, ...]]) -> None:
         self._settings, self._method = baseline.settings, baseline.method
@@ -26,13 +26,13 @@ class Combined(LogitsProcessor):
     def around(self, processors: Sequence[LogitsProcessor], mask: torch.Tensor) -> list[LogitsProcessor]:
         """Return `processors` between the combination and what lets contrasts, too, say what their rows say.
 
-        mask: (R or 2 R, L) bool, which columns of the prompts are tokens.
+        mask: (B, L) bool, which columns of the prompts are tokens.
         """
         last = Sampled(self._settings, mask) if "samples" in self._settings else Mirrored(self._rows)
         return [self, *processors, last]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the combined logits (R or 2 R, V), twice where there are contrasts. input_ids: (R or 2 R, L)."""
+        """Return the combined logits (B, V), twice where there are contrasts. input_ids: (B, L); scores: (B, V)."""
         own, other = scores[: self._rows].float(), scores[self._rows :].float()
         said = input_ids[: self._rows, self._start :].tolist()
         found = own
@@ -75,7 +75,7 @@ class Mirrored(LogitsProcessor):
         self._rows = rows
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores (R or 2 R, V) of the first R rows, for both halves. input_ids: not read."""
+        """Return the scores (B, V) of the first rows, for both halves. input_ids: not read."""
         return scores[: self._rows].repeat(len(scores) // self._rows, 1)
 
 

@@ -144,7 +144,7 @@ def _formula(name: str, own: torch.Tensor, other: torch.Tensor, step: int, optio
     return found
 
 
-def _slow(case: Case, name: str, row: Query) -> tuple[str, tuple[float, ...] | None]:
+def _slow(case: Case, name: str, row: Query, penalty: float = 1.0) -> tuple[str, tuple[float, ...] | None]:
     model, tokenizer = case.model, case.processor.tokenizer
     inputs, other = dict(_inputs(case.processor, row.chat)), _contrast(name, case.processor, row.chat)
     options = [tokens[0] for tokens in _choices(case.processor, row)] if row.choices else []
@@ -157,6 +157,8 @@ def _slow(case: Case, name: str, row: Query) -> tuple[str, tuple[float, ...] | N
         found = _formula(name, own, against, step, options if step == 1 else [])
         if step == 1 and row.choices:
             chances = tuple(found.softmax(-1)[options].tolist())
+        seen = torch.tensor([*inputs["input_ids"][0].tolist(), *said])
+        found[seen] = torch.where(found[seen] > 0, found[seen] / penalty, found[seen] * penalty)
         said.append(int(found.argmax()))
         if said[-1] == tokenizer.eos_token_id:
             break
@@ -184,6 +186,16 @@ def test_every_baseline_says_what_plain_loops_say(case: Case) -> None:
             if name == "cut":
                 assert reply.text == bare.text  # greedy decoding never leaves the likeliest token
     assert moved == set(CONTRASTS)
+
+
+@pytest.mark.parametrize("case", ["llava"], indirect=True)
+def test_penalties_look_at_the_prompt_and_not_at_its_contrast(case: Case) -> None:
+    baseline = Baseline.take("without_image", {})
+    scorer = Scorer(case.model, prompts_of(case.processor), thinking=0, baseline=baseline)
+    replies = scorer.answer(case.rows, {"max_new_tokens": STEPS, "repetition_penalty": 3.0})
+    slow = [_slow(case, "without_image", row, 3.0)[0] for row in case.rows]
+    assert [reply.text for reply in replies] == slow
+    assert slow != [_slow(case, "without_image", row)[0] for row in case.rows]
 
 
 @pytest.mark.parametrize("case", ["llava"], indirect=True)

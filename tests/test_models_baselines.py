@@ -190,12 +190,12 @@ def test_every_baseline_says_what_plain_loops_say(case: Case) -> None:
 
 @pytest.mark.parametrize("case", ["llava"], indirect=True)
 def test_penalties_look_at_the_prompt_and_not_at_its_contrast(case: Case) -> None:
-    baseline = Baseline.take("without_image", {})
+    baseline = Baseline.take("without_text", {})
     scorer = Scorer(case.model, prompts_of(case.processor), thinking=0, baseline=baseline)
     replies = scorer.answer(case.rows, {"max_new_tokens": STEPS, "repetition_penalty": 3.0})
-    slow = [_slow(case, "without_image", row, 3.0)[0] for row in case.rows]
+    slow = [_slow(case, "without_text", row, 3.0)[0] for row in case.rows]
     assert [reply.text for reply in replies] == slow
-    assert slow != [_slow(case, "without_image", row)[0] for row in case.rows]
+    assert slow != [_slow(case, "without_text", row)[0] for row in case.rows]
 
 
 @pytest.mark.parametrize("case", ["llava"], indirect=True)

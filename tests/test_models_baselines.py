@@ -144,14 +144,16 @@ def _formula(name: str, own: torch.Tensor, other: torch.Tensor, step: int, optio
     return found
 
 
-def _slow(case: Case, name: str, row: Query, penalty: float = 1.0) -> tuple[str, tuple[float, ...] | None]:
+def _slow(
+    case: Case, name: str, row: Query, penalty: float = 1.0, steps: int = STEPS
+) -> tuple[str, tuple[float, ...] | None]:
     model, tokenizer = case.model, case.processor.tokenizer
     inputs, other = dict(_inputs(case.processor, row.chat)), _contrast(name, case.processor, row.chat)
     options = [tokens[0] for tokens in _choices(case.processor, row)] if row.choices else []
     assert len(set(options)) == len(options)
     said: list[int] = []
     chances = None
-    for step in range(1, STEPS + 1):
+    for step in range(1, steps + 1):
         own = _logits(model, inputs, said)
         against = own if other is None else _logits(model, other, said)
         found = _formula(name, own, against, step, options if step == 1 else [])
@@ -192,10 +194,10 @@ def test_every_baseline_says_what_plain_loops_say(case: Case) -> None:
 def test_penalties_look_at_the_prompt_and_not_at_its_contrast(case: Case) -> None:
     baseline = Baseline.take("without_text", {})
     scorer = Scorer(case.model, prompts_of(case.processor), thinking=0, baseline=baseline)
-    replies = scorer.answer(case.rows, {"max_new_tokens": STEPS, "repetition_penalty": 3.0})
-    slow = [_slow(case, "without_text", row, 3.0)[0] for row in case.rows]
+    replies = scorer.answer(case.rows, {"max_new_tokens": 12, "repetition_penalty": 3.0})
+    slow = [_slow(case, "without_text", row, 3.0, 12)[0] for row in case.rows]
     assert [reply.text for reply in replies] == slow
-    assert slow != [_slow(case, "without_text", row)[0] for row in case.rows]
+    assert slow != [_slow(case, "without_text", row, steps=12)[0] for row in case.rows]
 
 
 @pytest.mark.parametrize("case", ["llava"], indirect=True)

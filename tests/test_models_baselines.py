@@ -276,4 +276,6 @@ def test_settings_of_the_processor_are_left_and_the_record_names_all() -> None:
     baseline = Baseline.take("vcd", given)
     assert given == {"max_pixels": 1}
     assert baseline.to_dict() == {"name": "vcd", "alpha": 2.0, "beta": 0.1, "step": 500, "seed": 0}
+    asked = Baseline.take("describe_first", {}).to_dict()
+    assert asked["instruction"].startswith("First describe") and asked["tokens"] == 256
     assert set(CONTROLS) < set(METHODS)

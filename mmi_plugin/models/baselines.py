@@ -116,7 +116,8 @@ class Baseline:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record of a run, as JSON has it."""
-        return {"name": self.name, **self.settings}
+        said = {"instruction": self.method.instruction} if self.method.instruction else {}
+        return {"name": self.name, **self.settings, **said}
 
     def decoding(self, decoding: Decoding) -> Decoding:
         """Return the decoding with room for what the instruction asks for."""

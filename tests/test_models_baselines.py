@@ -119,9 +119,11 @@ def _logits(model: Any, inputs: dict[str, Any], said: list[int]) -> torch.Tensor
     return model(**longer).logits[0, -1].double()
 
 
-def _formula(name: str, own: torch.Tensor, other: torch.Tensor, step: int, options: list[int]) -> torch.Tensor:
+def _formula(name: str, own: torch.Tensor, other: torch.Tensor | None, step: int, options: list[int]) -> torch.Tensor:
     """The papers' equations; step: 1 for the first token. options: those that may be said at it."""
-    if name in ("vcd", "without_image", "without_text", "random_image"):
+    if other is None:  # there is nothing to take away
+        found = own.clone()
+    elif name in ("vcd", "without_image", "without_text", "random_image"):
         found = 2 * own - other
     elif name == "m3id":
         gamma = math.exp(-0.02 * step)
@@ -155,7 +157,7 @@ def _slow(
     chances = None
     for step in range(1, steps + 1):
         own = _logits(model, inputs, said)
-        against = own if other is None else _logits(model, other, said)
+        against = None if other is None else _logits(model, other, said)
         found = _formula(name, own, against, step, options if step == 1 else [])
         if step == 1 and row.choices:
             chances = tuple(found.softmax(-1)[options].tolist())

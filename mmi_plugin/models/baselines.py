@@ -135,9 +135,7 @@ class Baseline:
         if self.method.contrast is None:
             return prompts.inputs(chats)
         if not any(images_of(chat) for chat in chats):
-            prompts.say_once(
-                f"baseline {self.name} cannot act on prompts without an image: these are asked as they are"
-            )
+            prompts.say_once(f"baseline {self.name} cannot act on prompts without an image: there is no contrast")
         others = [_CONTRASTS[self.method.contrast](chat, self.settings) for chat in chats]
         inputs = prompts.inputs([*chats, *others])
         return _noised(inputs, prompts, chats, self.settings) if self.method.contrast == "noised" else inputs

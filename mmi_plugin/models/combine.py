@@ -18,30 +18,41 @@ Options = Sequence[list[list[int]] | None]
 class Combined(LogitsProcessor):
     """Makes one of the logits of R rows and of their contrasts after them: B is R without contrasts, else 2 R."""
 
-    def __init__(self, baseline: Baseline, start: int, direct: Options, choices: Sequence[tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        baseline: Baseline,
+        mask: torch.Tensor,
+        direct: Options,
+        choices: Sequence[tuple[str, ...]],
+        contrasted: Sequence[bool],
+    ) -> None:
+        """mask: (B, L) bool, which columns of the prompts are tokens. direct, choices: of each row the tokens of its
+        options and their labels. contrasted: which rows have a contrast that is not the prompt itself."""
         self._settings, self._method = baseline.settings, baseline.method
-        self._start, self._rows = start, len(direct)
+        self._mask, self._rows = mask, len(direct)
+        self._contrasted = torch.tensor(contrasted, device=mask.device)[:, None]
         self._direct, self._choices = direct, choices
+        lengths = [len(tokens) for own in direct for tokens in own or ()] if baseline.reads_options else []
+        self._longest = max(lengths, default=0)  # after so many tokens no option goes on, and nothing waits for them
 
-    def around(self, processors: Sequence[LogitsProcessor], mask: torch.Tensor) -> list[LogitsProcessor]:
-        """Return `processors` between the combination and what lets contrasts, too, say what their rows say.
-
-        mask: (B, L) bool, which columns of the prompts are tokens.
-        """
-        last = Sampled(self._settings, mask) if "samples" in self._settings else Mirrored(self._rows)
+    def around(self, processors: Sequence[LogitsProcessor]) -> list[LogitsProcessor]:
+        """Return `processors` between the combination and what lets contrasts, too, say what their rows say."""
+        last = Sampled(self._settings, self._mask) if "samples" in self._settings else Mirrored(self._rows)
         return [self, *processors, last]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return the combined logits (B, V), twice where there are contrasts. input_ids: (B, L); scores: (B, V)."""
         own, other = scores[: self._rows].float(), scores[self._rows :].float()
-        said = input_ids[: self._rows, self._start :].tolist()
+        start = self._mask.shape[1]
+        step = input_ids.shape[1] - start
+        said = input_ids[: self._rows, start:].tolist() if step < self._longest else []
         found = own
         if len(other):
             apart = own - other
-            weight = self._method.weight(self._settings, len(said[0]) + 1)
-            found = apart if self._method.ratio else own + weight * apart
+            weight = self._method.weight(self._settings, step + 1)
+            found = torch.where(self._contrasted, apart if self._method.ratio else own + weight * apart, own)
         found = found.masked_fill(~self._possible(own, said), -torch.inf)
-        if "by" in self._settings:
+        if "by" in self._settings and said:
             found = found + self._shift(found, said)
         return torch.cat([found, found]) if len(other) else found
 
@@ -50,7 +61,7 @@ class Combined(LogitsProcessor):
         possible = own > -torch.inf
         if beta := self._settings.get("beta"):
             possible &= own >= own.amax(-1, keepdim=True) + math.log(beta)
-        if self._method.options_alone:
+        if self._method.options_alone and said:
             for row, (direct, before) in enumerate(zip(self._direct, said, strict=True)):
                 if heads := sorted({tokens[len(before)] for tokens in _going_on(direct, before)}):
                     possible[row] = False

@@ -17,7 +17,7 @@ from mmi_plugin.answers import answer_start, read
 from mmi_plugin.models.baselines import Baseline
 from mmi_plugin.models.combine import Combined, Options
 from mmi_plugin.models.decode import Decoding, Forced, OptionLogs, ThoughtBudget, constraints, letter_forms
-from mmi_plugin.models.prompt import Chat, Prompts
+from mmi_plugin.models.prompt import Chat, Prompts, images_of
 from mmi_plugin.models.tokens import Tensors
 from mmi_plugin.models.trees import Branches
 
@@ -137,8 +137,8 @@ class Generator:
         ):
             self._prompts.say_once(f"baseline {self._baseline.name} cannot act where the template begins the answer")
         mask = inputs["attention_mask"].bool()
-        combined = Combined(self._baseline, mask.shape[1], direct, [row.choices for row in rows])
-        return lambda processors: combined.around(processors, mask)
+        contrasted = [bool(images_of(row.chat)) for row in rows]
+        return Combined(self._baseline, mask, direct, [row.choices for row in rows], contrasted).around
 
     def _speak(
         self,

@@ -52,7 +52,8 @@ REFUSED = {
 """Flags that would change nothing, or harm, whatever the model."""
 REFUSED_BY_OURS = {
     "max_tokens": "mmi_hf has no budget for a whole run: --gen_kwargs max_new_tokens=N is one for each answer",
-    "seed": "mmi_hf draws nothing: `seed` in a task's dataset_kwargs is that of the conditions",
+    "seed": "mmi_hf draws nothing: `seed` in a task's dataset_kwargs is that of the conditions, "
+    "--model_args vcd_seed=N that of a baseline",
 }
 """Flags that act on other models of lmms-eval, and on which of ours is said here why not."""
 

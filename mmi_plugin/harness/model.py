@@ -83,9 +83,8 @@ class MmiHf(lmms):
         self.accelerator = Accelerator()
         alone = self.accelerator.num_processes == 1
         self.device = _device(device) if device and alone else self.accelerator.device
-        loaded = load_processor(
-            processor or pretrained, "main" if processor else revision, trust_remote_code, **settings
-        )
+        place = (processor, "main") if processor else (pretrained, revision)
+        loaded = load_processor(*place, trust_remote_code, **settings)
         self._prompts = prompts_of(loaded, None, variables)
         how = {"device_map": device_map, "attn_implementation": attn_implementation}
         own = {"revision": revision, "trust_remote_code": trust_remote_code}

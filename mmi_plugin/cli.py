@@ -133,6 +133,15 @@ def _add_sweeps(commands: Commands) -> None:
     _add_model(curve)
     curve.set_defaults(run=runs.sweep)
     _add_attack(commands)
+    compared = commands.add_parser(
+        "baselines", help="ask a model by every baseline without training and its controls: one board"
+    )
+    compared.add_argument("task", metavar="TASK", help="tasks or groups, as of lmms_eval --tasks: mmi_demo_digits")
+    compared.add_argument("--out", type=Path, required=True, help="results folder")
+    compared.add_argument("--only", nargs="+", metavar="NAME", help="baselines, for example vcd m3id cut")
+    compared.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    _add_model(compared)
+    compared.set_defaults(run=runs.baselines)
     made = commands.add_parser("convert", help="make safetensors of .bin files or of DeepSpeed's shards")
     made.add_argument("source", type=Path, metavar="IN", help="checkpoint folder, with .bin files or global_stepN")
     made.add_argument("out", type=Path, metavar="OUT", help="new folder")

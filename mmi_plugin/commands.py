@@ -148,6 +148,13 @@ def attack(args: argparse.Namespace) -> int:
     return run(args.task, asked, args.out, args.model_args, args.include_path, _given(args))
 
 
+def baselines(args: argparse.Namespace) -> int:
+    """Ask by every baseline without training."""
+    from mmi_plugin.studies.baselines import run
+
+    return run(args.task, args.out, args.model, args.model_args, args.only, args.include_path, _given(args))
+
+
 def sweep_train(args: argparse.Namespace, own: argparse.ArgumentParser) -> int:
     """Train with one field changed at a time."""
     from mmi_plugin.studies.ablation import run

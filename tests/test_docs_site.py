@@ -16,7 +16,7 @@ import mmi_plugin as mmi
 pytestmark = pytest.mark.skipif("MMI_SITE" not in os.environ, reason="make docs builds the site, and runs this")
 PAGES = (
     *("index", "diagnose", "mitigate", "data", "conditions", "method", "paper", "statistics", "api", "gpu", "limits"),
-    *("published", "ablations", "architecture"),
+    *("published", "ablations", "architecture", "baselines"),
 )
 LOADS = {"script": "src", "img": "src", "iframe": "src", "link": "href", "source": "src", "video": "src"}
 

@@ -21,6 +21,7 @@ from mmi_plugin.conditions import REFERENCE, get
 from mmi_plugin.documents import Documents, documents
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.flags import check_attacks
+from mmi_plugin.harness.model import MmiHf
 from mmi_plugin.item import Item, messages
 from mmi_plugin.models.attacked import single
 from mmi_plugin.models.decode import Decoding
@@ -289,6 +290,9 @@ def test_other_models_questions_and_trainings_are_refused(tiny_llava: Path, tmp_
     with pytest.raises(InputError, match="which only mmi_hf has gradients for"):
         check_attacks(given, object, "mmi_adv_demo_digits", ("clean", "adversarial_embeddings"))
     check_attacks(given, object, "mmi_demo_digits", ("clean",))
+    given = Namespace(model="mmi_hf", model_args="pretrained=none,baseline=vcd")
+    with pytest.raises(InputError, match="baseline=vcd: mmi_adv_demo_digits asks 'adversarial_embeddings', which"):
+        check_attacks(given, MmiHf, "mmi_adv_demo_digits", ("clean", "adversarial_embeddings"))
     free = Item("free", "text_heavy", "Which colour is grass?", "green", answers=("green",))
     with pytest.raises(InputError, match="'adversarial_pixels' attacks letters of options, and item free has no"):
         get("adversarial_pixels")(free)

@@ -17,7 +17,7 @@ from mmi_plugin.results.estimates import MCNEMAR, PERMUTATION, difference, estim
 from mmi_plugin.results.intervals import Clusters, interval
 from mmi_plugin.results.measures import Measure, PerItem, per_item
 from mmi_plugin.results.outcomes import Outcomes
-from mmi_plugin.sources import Benchmark
+from mmi_plugin.sources import Benchmark, load
 
 
 def drawn(rng: np.random.Generator, n: int, size: int, share: float, alike: float) -> np.ndarray:
@@ -94,6 +94,12 @@ def test_items_with_the_same_image_or_a_named_cluster_belong_together() -> None:
     assert Clusters.of(measured.clusters).count == 3
     apart = [replace(record, cluster=None) for record in records]
     assert per_item(Outcomes.of("t", "vqa", ("clean",), apart))[Measure("accuracy", "clean")].clusters is None
+
+
+def test_the_demo_asks_each_country_several_times_and_knows_it() -> None:
+    bench = load("demo_capitals", "test")
+    countries = {item.id.split("-")[1] for item in bench.items}
+    assert {item.cluster.lower() for item in bench.items} == countries and len(countries) == len(bench.items) / 6
 
 
 @pytest.mark.parametrize("kind", ["share", "difference", "mean"])

@@ -54,7 +54,8 @@ REFUSED = {
 """Flags that would change nothing, or harm, whatever the model."""
 REFUSED_BY_OURS = {
     "max_tokens": "mmi_hf has no budget for a whole run: --gen_kwargs max_new_tokens=N is one for each answer",
-    "seed": "mmi_hf draws nothing: `seed` in a task's dataset_kwargs is that of the conditions",
+    "seed": "mmi_hf draws nothing: `seed` in a task's dataset_kwargs is that of the conditions, "
+    "--model_args vcd_seed=N that of a baseline",
 }
 """Flags that act on other models of lmms-eval, and on which of ours is said here why not."""
 
@@ -106,6 +107,10 @@ def check_attacks(args: Namespace, model: type, task: str, conditions: Sequence[
     attacks = [one for one in conditions if get(one).attack]
     if attacks and not is_ours(model):
         raise InputError(f"--model {args.model}: {task} asks {attacks[0]!r}, which only mmi_hf has gradients for")
+    if attacks and (baseline := key_values(args, "model_args").get("baseline")):
+        raise InputError(
+            f"--model_args baseline={baseline}: {task} asks {attacks[0]!r}, which attacks only a model as it is"
+        )
 
 
 def _check_writable(folder: Path) -> None:

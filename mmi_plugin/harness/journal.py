@@ -240,7 +240,9 @@ class Evaluation:
         What it took is `run`. It and the first two are empty for models that say nothing, as those of lmms-eval.
         """
         asked = self.own.items() if is_ours(type(model)) else ()
-        decoding = {name: Decoding.parse(task.config.generation_kwargs).to_dict() for name, task in asked}
+        baseline = getattr(model, "baseline", None)
+        by = {} if baseline is None else {"baseline": baseline.to_dict()}
+        decoding = {name: {**Decoding.parse(task.config.generation_kwargs).to_dict(), **by} for name, task in asked}
         tasks = {
             name: {
                 "settings": task.selection.materials.to_dict(),

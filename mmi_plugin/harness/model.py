@@ -20,6 +20,7 @@ from tqdm import tqdm
 from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.compat import failed, result
+from mmi_plugin.models.baselines import Baseline
 from mmi_plugin.models.evaluate import THINKING, Scorer, query_of
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
@@ -40,9 +41,10 @@ class MmiHf(lmms):
     Weights are read from safetensors only. chat_template_kwargs: variables of the chat template, a JSON object or
     `enable_thinking` by itself. max_thinking_tokens: what a thought may take, beside the tokens of the answer.
     deterministic: no answer depends on the batch it is in. trace: write a profile of five batches into `folder`, which
-    an evaluation sets to that of its results. batch_size: a number, or "auto" for one found by trial, up
-    to max_batch_size. processor: a folder or hub id with it, for weights without one. settings: of the processor, as
-    `max_pixels`. Raises InputError for arguments or a checkpoint that cannot be used.
+    an evaluation sets to that of its results. batch_size: a number, or "auto" for one found by trial, up to
+    max_batch_size. baseline: what answers are decoded by, see `models.baselines`, with its settings as further
+    arguments (`vcd_alpha`). processor: a folder or hub id with it, for weights without one. settings: of the
+    processor, as `max_pixels`. Raises InputError for arguments or a checkpoint that cannot be used.
     """
 
     is_simple = False
@@ -65,11 +67,13 @@ class MmiHf(lmms):
         processor_kwargs: Mapping[str, Any] | str | None = None,
         deterministic: bool = False,
         trace: bool = False,
+        baseline: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
+        self.baseline = Baseline.take(baseline, settings)
         _check_given(pretrained, {"deterministic": deterministic, "trace": trace}, settings)
         fixed, most = _batch_size(batch_size, max_batch_size)
         self.batch_size = fixed or "auto"
@@ -79,9 +83,8 @@ class MmiHf(lmms):
         self.accelerator = Accelerator()
         alone = self.accelerator.num_processes == 1
         self.device = _device(device) if device and alone else self.accelerator.device
-        loaded = load_processor(
-            processor or pretrained, "main" if processor else revision, trust_remote_code, **settings
-        )
+        place = (processor, "main") if processor else (pretrained, revision)
+        loaded = load_processor(*place, trust_remote_code, **settings)
         self._prompts = prompts_of(loaded, None, variables)
         how = {"device_map": device_map, "attn_implementation": attn_implementation}
         own = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -108,7 +111,9 @@ class MmiHf(lmms):
     def scorer(self) -> Scorer:
         """What answers, made when first asked: `thoughts` may be set until then."""
         if self._scorer is None:
-            self._scorer = Scorer(self._model, self._prompts, True, self.thoughts, self._thinking, self._deterministic)
+            self._scorer = Scorer(
+                self._model, self._prompts, True, self.thoughts, self._thinking, self._deterministic, self.baseline
+            )
             if self._scorer.opened:
                 tag = self._scorer.opened.strip()
                 logger.info(

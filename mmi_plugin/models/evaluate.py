@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from mmi_plugin.answers import THOUGHTS, read, read_free
+from mmi_plugin.answers import THOUGHTS, normalise, read, read_free
 from mmi_plugin.attacks import Attack
 from mmi_plugin.conditions import get
 from mmi_plugin.documents import Documents
+from mmi_plugin.errors import InputError
 from mmi_plugin.item import image_hash, messages
 from mmi_plugin.models.attacked import Attacker
+from mmi_plugin.models.baselines import Baseline
+from mmi_plugin.models.combine import vote
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Generator, Query, Reply, Target
@@ -133,7 +137,8 @@ class Scorer:
     and those of the next that go on with it. Whether the model allows it is found out from its structure, and on the
     first such batch by comparison with plain generation; a model that does not allow it answers plainly.
     `deterministic`: each prompt is computed by itself, so that not a bit of its answer depends on its batch; one
-    image still serves all its prompts. `thoughts` and `thinking`: see Generator.
+    image still serves all its prompts. `thoughts` and `thinking`: see Generator. `baseline`: what answers are decoded
+    by, each prompt beside its contrast; then no image is shared.
     """
 
     def __init__(
@@ -144,9 +149,11 @@ class Scorer:
         thoughts: Sequence[tuple[str, str]] = THOUGHTS,
         thinking: int = THINKING,
         deterministic: bool = False,
+        baseline: Baseline | None = None,
     ) -> None:
         self._model, self._prompts, self._one_by_one = model, prompts, deterministic
-        self._generator = Generator(model, prompts, thoughts, thinking)
+        self._baseline = baseline
+        self._generator = Generator(model, prompts, thoughts, thinking, baseline)
         self._image_token = getattr(model.config, "image_token_id", None)
         self._attacker = Attacker(model, prompts, self._generator, self._first, lambda row: self._plain([row]))
         self._prefixes = Prefixes(model, self._generator.tokens)
@@ -155,7 +162,7 @@ class Scorer:
         self._window = window(model) if self._obstacle is None else None
         self._marks: dict[tuple[str, ...], list[str]] = {}  # what stands for the images of the last prompts
         self._checked = False
-        self._wanted = share
+        self._wanted = share and baseline is None  # contrasts show other images, or none
 
     @property
     def opened(self) -> str:
@@ -182,7 +189,11 @@ class Scorer:
         if self._one_by_one and len(rows) > 1:
             return [reply for row in rows for reply in self._answer([row], decoding)]
         if rows[0].target is not None:  # batches have one attack, see order_key
+            if self._baseline is not None:
+                raise InputError(f"baseline {self._baseline.name}: an attack is one of the model as it is")
             return self._attacker.answers(rows, decoding)
+        if self._baseline is not None:
+            return self._answer_by(self._baseline, rows, decoding)
         if not self._wanted or not all(row.shared for row in rows):
             return self._generator.answers(rows, self._plain(rows), decoding)
         if self._obstacle is None and not self._checked:
@@ -193,6 +204,28 @@ class Scorer:
             f"every prompt is computed whole, as {type(self._model).__name__} cannot share images: {self._obstacle}"
         )
         return self._generator.answers(rows, self._plain(rows), decoding)
+
+    def _answer_by(self, baseline: Baseline, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
+        """Answer by a baseline; of several samples for a row the first of the commonest answer counts."""
+        chats = [baseline.chat(row.chat) if row.choices else row.chat for row in rows]
+        pairs = zip(rows, chats, strict=True)
+        asked = [replace(row, chat=chat) for row, chat in pairs for _ in range(baseline.samples)]
+        inputs = to_model(
+            baseline.inputs(self._prompts, [row.chat for row in asked]), self._model.device, self._model.dtype
+        )
+        replies = self._generator.answers(asked, inputs, baseline.decoding(decoding))
+        if baseline.samples == 1:
+            return replies
+        chosen = []
+        for place, row in enumerate(rows):
+            own = replies[place * baseline.samples : (place + 1) * baseline.samples]
+            if row.choices:
+                said = [read(one.text, row.options or row.choices, self._generator.thoughts).letter for one in own]
+            else:
+                said = [normalise(read_free(one.text, self._generator.thoughts).letter or "") for one in own]
+            first, shares = vote(said, row.choices)
+            chosen.append(replace(own[first], probabilities=shares))
+        return chosen
 
     def _differs(self, rows: Sequence[Query]) -> str | None:
         """Return why the model cannot share prefixes: it looks ahead, or gives other logits; None if it can."""

@@ -15,11 +15,15 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from mmi_plugin.answers import answer_start, read
 from mmi_plugin.attacks import Attack
+from mmi_plugin.models.baselines import Baseline
+from mmi_plugin.models.combine import Combined, Options
 from mmi_plugin.models.compat import deferred, waits_less
 from mmi_plugin.models.decode import Decoding, Forced, OptionLogs, ThoughtBudget, constraints, letter_forms
-from mmi_plugin.models.prompt import Chat, Prompts
+from mmi_plugin.models.prompt import Chat, Prompts, images_of
 from mmi_plugin.models.tokens import Tensors
 from mmi_plugin.models.trees import Branches
+
+Combine = Callable[[list[LogitsProcessor]], list[LogitsProcessor]]
 
 
 class Target(NamedTuple):
@@ -86,14 +90,20 @@ class Generator:
     """Lets a model speak greedily to prepared inputs.
 
     thoughts: tags around a model's thoughts, which may take `thinking` tokens beside those of the answer. Settings
-    in the checkpoint's own generation config do not act, but for token ids.
+    in the checkpoint's own generation config do not act, but for token ids. baseline: what answers are decoded by;
+    then what is asked has the contrasts after the rows.
     """
 
     def __init__(
-        self, model: PreTrainedModel, prompts: Prompts, thoughts: Sequence[tuple[str, str]], thinking: int
+        self,
+        model: PreTrainedModel,
+        prompts: Prompts,
+        thoughts: Sequence[tuple[str, str]],
+        thinking: int,
+        baseline: Baseline | None = None,
     ) -> None:
         self._model, self._prompts, self._tokenizer = model, prompts, prompts.tokenizer
-        self.thoughts, self._thinking = tuple(thoughts), thinking
+        self.thoughts, self._thinking, self._baseline = tuple(thoughts), thinking, baseline
         self._settings = _token_ids(model, prompts)
         self._thinks = False
         self.opened = prompts.opened(self.thoughts)
@@ -119,12 +129,13 @@ class Generator:
         start = inputs["input_ids"].shape[1]
         direct = [self._prompts.option_tokens(row.chat, row.choices) if row.choices else None for row in rows]
         logs = OptionLogs(self._watched(rows, direct), inputs["input_ids"].device)
-        processors = [logs, *constraints(decoding, inputs, self._settings.eos_token_id)]
+        combine = self._combination(rows, direct, inputs)
+        processors = combine([logs, *constraints(decoding, inputs, self._settings.eos_token_id)])
         budget = ThoughtBudget(lambda new: self._said(new).text, decoding.max_new_tokens, start, self.thoughts)
         spoken = self._speak(asked, decoding.max_new_tokens + self._thinking, processors, budget)
-        first = self._first_probabilities(asked, start, direct, logs)
+        first = self._first_probabilities(asked, start, direct, logs, combine)
         answers = []
-        for number, (row, new) in enumerate(zip(rows, spoken[:, start:].tolist(), strict=True)):
+        for number, (row, new) in enumerate(zip(rows, spoken[: len(rows), start:].tolist(), strict=True)):
             said = self._said(new)
             begin = answer_start(said.text, self.thoughts) or 0
             text = said.text[:begin] + decoding.cut(said.text[begin:])
@@ -132,6 +143,18 @@ class Generator:
             chances = first[number] if place is _FIRST else place and logs.probabilities(place[0], number, place[1])
             answers.append(Reply(text, len(said.tokens), chances))
         return answers
+
+    def _combination(self, rows: Sequence[Query], direct: Options, inputs: Tensors) -> Combine:
+        """Return what puts a baseline around processors."""
+        if self._baseline is None:
+            return list
+        if self._baseline.reads_options and any(
+            row.choices and own is None for row, own in zip(rows, direct, strict=True)
+        ):
+            self._prompts.say_once(f"baseline {self._baseline.name} cannot act where the template begins the answer")
+        mask = inputs["attention_mask"].bool()
+        contrasted = [bool(images_of(row.chat)) for row in rows]
+        return Combined(self._baseline, mask, direct, [row.choices for row in rows], contrasted).around
 
     def _speak(
         self,
@@ -155,10 +178,10 @@ class Generator:
         self, inputs: Tensors, steps: int, processors: Sequence[LogitsProcessor], budget: ThoughtBudget | None
     ) -> torch.Tensor:
         """`_speak` by `generate`: where that can do without waiting, with room for the tokens of an answer from the
-        start. A model that thinks is asked anew and, from then on, with room that grows."""
+        start. A model that thinks is asked anew and, from then on, with room that grows; so is one under a baseline."""
         stop = StoppingCriteriaList([budget] if budget else [])
         options = {"logits_processor": LogitsProcessorList(processors), "stopping_criteria": stop}
-        if waits_less(self._model) and not self._thinks:
+        if waits_less(self._model) and not self._thinks and self._baseline is None:
             with deferred(self._model) as told:
                 said = self.tokens(inputs, min(steps, budget.answer) if budget else steps, **options, **told)
             self._thinks = budget is not None and budget.thinks
@@ -186,7 +209,7 @@ class Generator:
         form = letter_forms(self._tokenizer).get(said.tokens[step], {})
         return (step, [form[choice] for choice in row.choices]) if form.keys() >= set(row.choices) else None
 
-    def _watched(self, rows: Sequence[Query], direct: Sequence[list[list[int]] | None]) -> list[int]:
+    def _watched(self, rows: Sequence[Query], direct: Options) -> list[int]:
         """Return every token whose probability may be wanted."""
         labels = {choice for row in rows for choice in row.choices}
         forms = letter_forms(self._tokenizer).values() if labels else ()
@@ -194,7 +217,7 @@ class Generator:
         return sorted(likewise | {token for own in direct for tokens in own or () for token in tokens})
 
     def _first_probabilities(
-        self, asked: Tensors | Branches, start: int, direct: Sequence[list[list[int]] | None], logs: OptionLogs
+        self, asked: Tensors | Branches, start: int, direct: Options, logs: OptionLogs, combine: Combine
     ) -> list[tuple[float, ...] | None]:
         """Return the probability of each row's choices said at once: of the first token, of all where choices share it.
 
@@ -204,7 +227,7 @@ class Generator:
         heard = {(): logs}
         for stem in sorted({tuple(choice[:-1]) for own in choices for choice in own} - {()}):
             heard[stem] = OptionLogs(logs.tokens, self._model.device)
-            self._speak(asked, len(stem) + 1, [heard[stem], Forced(stem, start)])
+            self._speak(asked, len(stem) + 1, combine([heard[stem], Forced(stem, start)]))
 
         def chance(row: int, choice: Sequence[int]) -> float:
             steps = heard[tuple(choice[:-1])]

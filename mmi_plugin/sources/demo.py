@@ -119,7 +119,7 @@ def capital_question(country: str) -> str:
 def demo_capitals(split: str) -> Benchmark:
     """`VARIANTS` items per country, the train split with more, lest the lists are learned by heart.
 
-    Wrong options are capitals of the same split.
+    Wrong options are capitals of the same split. The items of a country are a cluster.
     """
     known = {country: capitals()[country] for country in countries(split)}
     items = []
@@ -127,7 +127,7 @@ def demo_capitals(split: str) -> Benchmark:
         for variant in range(VARIANTS[split]):
             options = _options(answer, known.values(), "capitals", country, variant)
             name = f"capitals-{country.lower()}-{variant}"
-            items.append(Item(name, "text_heavy", capital_question(country), answer, options))
+            items.append(Item(name, "text_heavy", capital_question(country), answer, options, cluster=country))
     return Benchmark("demo_capitals", "text_heavy", tuple(items), demo_pools(split))
 
 

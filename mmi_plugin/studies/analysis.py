@@ -27,8 +27,9 @@ class Trial:
     def records(self, task: str) -> list[Record]:
         """The answers to one task, without the raw text."""
         own = self.answers[task]
+        clusters = {item.id: item.cluster for item in benchmark(task).items}
         return [
-            Record(item, name, 0, gold, letter, letter or "")
+            Record(item, name, 0, gold, letter, letter or "", cluster=clusters.get(item))
             for name, letters in own["parsed"].items()
             for item, gold, letter in zip(own["items"], own["gold"], letters, strict=True)
         ]

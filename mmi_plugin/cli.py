@@ -69,6 +69,13 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
     )
     board.add_argument("--baseline", metavar="NAME", help="model that the others are compared with")
     board.add_argument(
+        "--margin",
+        type=float,
+        default=2.0,
+        metavar="POINTS",
+        help="how much worse than the baseline VQA may get and still count as not harmed (default: 2)",
+    )
+    board.add_argument(
         "--allow-different-prompts",
         action="store_true",
         help="test models against the baseline whose processor, template, system prompt or decoding differs",

@@ -87,6 +87,7 @@ def leaderboard(args: argparse.Namespace) -> int:
     """Write what `args` asks for and print the ranking."""
     from mmi_plugin.report import files
     from mmi_plugin.report.board import build
+    from mmi_plugin.report.remarks import remarks
     from mmi_plugin.results.runs import find_baseline, read_runs
 
     runs = read_runs(args.results, args.common)
@@ -104,7 +105,7 @@ def leaderboard(args: argparse.Namespace) -> int:
         from mmi_plugin.report.figures import figures, save_figures
 
         save_figures(figures(board), args.plots)
-    print(files.terminal(board))
+    print("\n".join(filter(None, [files.terminal(board), remarks(board, args.margin)])))
     return 0
 
 

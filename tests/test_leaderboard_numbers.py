@@ -7,6 +7,8 @@ import json
 import math
 import re
 import shutil
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -65,16 +67,28 @@ def test_agrees_with_the_numbers_of_the_harness(content: dict, evaluated: list[P
 
 
 def test_each_difference_is_paired_by_item_and_tested(content: dict, evaluated: list[Path]) -> None:
-    one, two = (_right(folder, CAPITALS) for folder in evaluated)
-    gained = sum(one[item]["random_pixels"] and not two[item]["random_pixels"] for item in one)
-    lost = sum(two[item]["random_pixels"] and not one[item]["random_pixels"] for item in one)
-    found = number(content, "one", CAPITALS, "accuracy", "random_pixels")
+    one, two = (_right(folder, DIGITS) for folder in evaluated)
+    gained = sum(one[item]["clean"] and not two[item]["clean"] for item in one)
+    lost = sum(two[item]["clean"] and not one[item]["clean"] for item in one)
+    found = number(content, "one", DIGITS, "accuracy", "clean")
     n = gained + lost
     assert n > 0
     assert found["difference"] == pytest.approx((gained - lost) / len(one))
     tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n
     assert found["p"] == pytest.approx(min(1, 2 * tail)) and found["test"] == "McNemar, exact"
     assert found["difference_low"] <= found["difference"] <= found["difference_high"]
+
+
+def test_items_of_one_country_are_exchanged_together(content: dict, evaluated: list[Path]) -> None:
+    one, two = (_right(folder, CAPITALS) for folder in evaluated)
+    by_country: Counter[str] = Counter()
+    for item in one:
+        by_country[item.split("-")[1]] += one[item]["random_pixels"] - two[item]["random_pixels"]
+    sums = [change for change in by_country.values() if change]
+    totals = [abs(sum(map(math.prod, zip(signs, sums, strict=True)))) for signs in product((1, -1), repeat=len(sums))]
+    found = number(content, "one", CAPITALS, "accuracy", "random_pixels")
+    assert 0 < len(sums) < 15 and found["test"] == "sign-flip permutation"
+    assert found["p"] == pytest.approx(sum(total >= abs(sum(sums)) for total in totals) / len(totals))
 
 
 def test_holm_over_the_tests_of_the_worst_case_and_apart_from_them_over_all_others(content: dict) -> None:

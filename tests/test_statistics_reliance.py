@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ from PIL import Image
 
 from mmi_plugin.conditions import get, perturbing
 from mmi_plugin.item import Item
+from mmi_plugin.report.board import build
+from mmi_plugin.report.remarks import remarks
 from mmi_plugin.results import Record
 from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.results.reliance import CONFLICT, IMAGE_ALONE, TEXT_ALONE, relative_uncertainty, reliance
+from mmi_plugin.results.runs import Run
 
 
 def entropy(shares: tuple[float, ...]) -> float:
@@ -85,3 +89,30 @@ def test_a_text_beside_a_black_picture_is_the_same_text_and_counts_in_no_worst_c
     assert (alone.context, alone.named) == (beside.context, beside.named)
     assert alone.image.getextrema() == ((0, 0),) * 3
     assert perturbing((IMAGE_ALONE, CONFLICT, TEXT_ALONE)) == (IMAGE_ALONE, CONFLICT)
+
+
+def test_the_board_says_what_its_numbers_are_not_enough_for() -> None:
+    """Two models on 30 questions, one wrong more; and of ten conflicts, all follow the text."""
+    folder = Path("results")
+    vqa = {name: [("A" if number >= wrong else "B") for number in range(30)] for name, wrong in (("a", 0), ("b", 1))}
+    runs = []
+    for name, letters in vqa.items():
+        records = [Record(f"i{n}", "clean", 0, "A", letter, letter) for n, letter in enumerate(letters)]
+        conflict = [
+            one
+            for n in range(10)
+            for one in (
+                answers(f"c{n}", IMAGE_ALONE, "A", (0.8, 0.2), None),
+                answers(f"c{n}", CONFLICT, "B", (0.3, 0.7), "B"),
+                answers(f"c{n}", TEXT_ALONE, "B", (0.1, 0.9), "B"),
+            )
+        ]
+        outcomes = {
+            "q": Outcomes.of("q", "vqa", ("clean",), records),
+            "c": Outcomes.of("c", "image_heavy", (IMAGE_ALONE, CONFLICT, TEXT_ALONE), conflict),
+        }
+        runs.append(Run(name, folder, {}, outcomes))
+    said = " ".join(remarks(build(runs, "a")).split())
+    assert "b is no more than 2 points worse than a on q: not shown (-3.3 points [" in said
+    assert "b is no more than 50 points worse than a on q: shown" in " ".join(remarks(build(runs, "a"), 50).split())
+    assert "a on c: of 10 items on which image and text alone lead to different options, 100.0% follow" in said

@@ -70,7 +70,7 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     )
 
 
-CHANGE = ("difference", "difference_low", "difference_high", "difference_n", "p", "p_holm", "test")
+CHANGE = ("difference", "difference_low", "difference_high", "difference_n", "detectable", "p", "p_holm", "test")
 
 
 def rows(board: Leaderboard) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def rows(board: Leaderboard) -> list[dict[str, Any]]:
 def _change(change: Difference | None) -> dict[str, Any]:
     if change is None:
         return dict.fromkeys(CHANGE)
-    numbers = change.value, change.low, change.high, change.n, change.p, change.p_holm
+    numbers = change.value, change.low, change.high, change.n, change.detectable, change.p, change.p_holm
     return dict(zip(CHANGE, [*map(_finite, numbers), change.test], strict=True))
 
 

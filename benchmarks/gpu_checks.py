@@ -23,13 +23,13 @@ from PIL import Image
 
 from benchmarks.evaluation import save_model
 from benchmarks.train_step import EPS, Setting, build_batch, build_model, irrelevant, ours
+from mmi_plugin.attacks.noise import draw
 from mmi_plugin.models import generate
 from mmi_plugin.models.evaluate import Scorer
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
-from mmi_plugin.trainers.noise import draw
 
 Step = tuple[float, dict[str, torch.Tensor], torch.Tensor]
 

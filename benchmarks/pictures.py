@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from mmi_plugin.conditions import CONDITIONS, FLOOR, REFERENCE, Condition
 from mmi_plugin.conditions.given import PREFIX
 from mmi_plugin.conditions.pools import package_folder, photo_files, sample_photos
-from mmi_plugin.conditions.registry import INSTRUCTED
+from mmi_plugin.conditions.registry import INSTRUCTED, Between
 from mmi_plugin.conditions.text import template_fact
 from mmi_plugin.files import write_whole
 from mmi_plugin.item import FAMILIES, Given, Item, user_text
@@ -42,7 +42,8 @@ it. `instructed_NAME` is NAME with a line before everything else that says to ig
 
 The pictures are photographs that scikit-image and scikit-learn ship; a data set has its own pools. Long lines of
 prompts are wrapped here. `given_NAME` is what an interference set itself came with for an item, and asked of such a
-set alone; what is shown of it here is made up.
+set alone; what is shown of it here is made up. `adversarial_NAME`, `square_NAME` and `noise_NAME` move what the
+reference shows, which only a model can say: [attacks](attacks.md).
 """
 TITLES = {
     "image_heavy": "Where the image decides",
@@ -90,8 +91,8 @@ def shown(family: str) -> list[Condition]:
 
 
 def pictured(family: str) -> list[Condition]:
-    """Return those that the figure shows: all but the versions that a data set itself comes with."""
-    return [one for one in shown(family) if not one.name.startswith(PREFIX)]
+    """Return those that the figure shows: all but those of a data set itself, and of adversaries, who need a model."""
+    return [one for one in shown(family) if not one.name.startswith(PREFIX) and not one.attack]
 
 
 def _is_own(one: Condition) -> bool:
@@ -181,15 +182,19 @@ def _section(one: Condition, item: Item, family: str) -> str:
     uses += "" if one.role == "interferes" else " In no worst case and no mean."
     lines = [f"### `{one.name}`\n", f"{_doc(one)}\n", f"{uses.strip()} Version {one.version}.\n"]
     for name, parameter in one.parameters.items():
-        values = parameter.valid
-        said = f"{values[0]} to {values[-1]}" if isinstance(values, range) else ", ".join(values)
-        lines.append(f"- `{name}`: {said} (default: {parameter.default})")
+        lines.append(f"- `{name}`: {_values(parameter.valid)} (default: {parameter.default})")
     lines += [""] if one.parameters else []
     if instructed := CONDITIONS.get(INSTRUCTED + one.name):
         lines.append(f"`{instructed.name}` begins with: *{instructed.instruction}*\n")
     if user_text(one(item)) != user_text(item) or one.name == REFERENCE[family]:
         lines.append(f"```text\n{_wrapped(user_text(one(item))) or '(no text)'}\n```\n")
     return "\n".join(lines)
+
+
+def _values(valid: range | Between | tuple[str, ...]) -> str:
+    if isinstance(valid, Between):
+        return f"above {valid.least:g}, up to {valid.most:,}"
+    return f"{valid[0]} to {valid[-1]}" if isinstance(valid, range) else ", ".join(valid)
 
 
 def _doc(one: Condition) -> str:

@@ -45,10 +45,10 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from benchmarks.base import architecture
 from mmi_plugin.models.attention import WAYS
+from mmi_plugin.models.layout import at_once
 from mmi_plugin.trainers.config import MMIConfig, Savings
 from mmi_plugin.trainers.data import load_benchmarks, make_groups
 from mmi_plugin.trainers.forward import ForwardPass
-from mmi_plugin.trainers.layout import at_once
 from mmi_plugin.trainers.plan import Plan
 from mmi_plugin.trainers.trainer import MMITrainer
 

@@ -139,6 +139,7 @@ def _add_sweeps(commands: Commands) -> None:
     curve.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
     _add_model(curve)
     curve.set_defaults(run=runs.sweep)
+    _add_attack(commands)
     compared = commands.add_parser(
         "baselines", help="ask a model by every baseline without training and its controls: one board"
     )
@@ -172,6 +173,29 @@ def _add_sweeps(commands: Commands) -> None:
     trained.add_argument("--limit", type=int, metavar="N", help="ask the first N test items of each task only")
     trained.add_argument("--workers", type=int, help="runs at a time (default: one per core)")
     trained.set_defaults(run=lambda args: runs.sweep_train(args, trained), fields=[])
+
+
+def _add_attack(commands: Commands) -> None:
+    worst = commands.add_parser(
+        "attack", help="ask a task under the worst that an adversary finds in the irrelevant modality, at several sizes"
+    )
+    worst.add_argument("task", metavar="TASK", help="a task of this package, for example mmi_demo_digits")
+    worst.add_argument("--space", default="embeddings", help="embeddings, pixels or tokens (default: %(default)s)")
+    worst.add_argument(
+        "--eps", nargs="+", required=True, help="sizes: times the RMS of embeddings, 255ths of pixels, or tokens"
+    )
+    worst.add_argument("--norm", help="of pixels: linf (default) or l2")
+    worst.add_argument("--text", help="embeddings of image-heavy items that move: prompt (default) or after_image")
+    worst.add_argument("--steps", help="of each run (default: 20)")
+    worst.add_argument("--restarts", help="of all runs (default: 1)")
+    worst.add_argument("--full", action="store_true", help="100 steps and 5 restarts")
+    worst.add_argument("--square", action="store_true", help="also without gradients, 1,000 queries an item")
+    worst.add_argument("--out", type=Path, required=True, help="results folder")
+    worst.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    worst.add_argument("--model_args", required=True, help="of mmi_hf, for example pretrained=FOLDER")
+    for name in runs.AS_IN_LMMS_EVAL:
+        worst.add_argument(f"--{name}", help="as in lmms_eval")
+    worst.set_defaults(run=runs.attack)
 
 
 def _add_training(commands: Commands) -> None:

@@ -137,6 +137,18 @@ def sweep(args: argparse.Namespace) -> int:
     return run(args.task, args.sweep, args.out, args.model, args.model_args, args.include_path, _given(args))
 
 
+def attack(args: argparse.Namespace) -> int:
+    """Ask under the worst that an adversary finds."""
+    from mmi_plugin.studies.attack import FULL, Asked, run
+
+    given = {name: getattr(args, name) for name in ("norm", "text", "steps", "restarts")}
+    if args.full and (args.steps or args.restarts):
+        raise InputError("--full sets --steps and --restarts: give one or the other")
+    settings = {name: value for name, value in given.items() if value is not None} | (FULL if args.full else {})
+    asked = Asked(args.space, tuple(args.eps), args.square, settings)
+    return run(args.task, asked, args.out, args.model_args, args.include_path, _given(args))
+
+
 def baselines(args: argparse.Namespace) -> int:
     """Ask by every baseline without training."""
     from mmi_plugin.studies.baselines import run

@@ -117,7 +117,7 @@ _REMEMBERED = 512  # images whose name is kept
 class Documents:
     """What is asked of a benchmark, in `rows`: one per item and condition, the rows of an item next to each other.
 
-    Columns: item_id, condition, seed, gold (letter), named (letter or None), prompt, choices (the
+    Columns: item_id, family, condition, seed, gold (letter), named (letter or None), prompt, choices (the
     letters), options (what they stand for), image_key (equal where the images are, or None), cluster (equal where items
     share an image or a passage, or None), group (equal where items count together, or None). Of a free-form question
     gold is its answer, answers all that count and metric how they are compared; else these are empty and None. Images
@@ -160,6 +160,7 @@ def _rows(bench: Benchmark, conditions: tuple[str, ...], seed: int, limit: int |
             changed = perturbed(bench, unseen, name, seed)
             yield {
                 "item_id": item.id,
+                "family": item.family,
                 "condition": name,
                 "seed": seed,
                 "gold": target(changed),

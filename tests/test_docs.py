@@ -203,7 +203,7 @@ def test_every_flag_task_and_file_that_is_named_exists(page: Path) -> None:
     flags = {flag for span in code for flag in re.findall(r"(?<![\w-])--[a-z]\w*(?:-\w+)*", span)}
     assert flags - known == set()
     assert set(re.findall(r"\bmmi_[a-z0-9_]*[a-z0-9](?![\w*.])", text)) - NOT_TASKS - task_names() == set()
-    for name in re.findall(r"\w+@[\w=@]+\b(?![=,])(?!\d*,)", text):
+    for name in re.findall(r"\w+@[\w=@]+(?:\.\d[\w=@]*)*\b(?![=,])(?!\d*,)", text):
         assert get(name).name == name
     paths = re.findall(r"`((?:mmi_plugin|trainers|tasks|configs|benchmarks|tests|docs)/[\w./-]*)`", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import mmi_plugin.attacks
 import mmi_plugin.conditions
 import mmi_plugin.models
 import mmi_plugin.trainers
 
-TENSORS = ("trainers", "models")
-FOLDERS = {name: Path(next(iter(getattr(mmi_plugin, name).__path__))) for name in ("trainers", "models", "conditions")}
+TENSORS = ("trainers", "models", "attacks")
+FOLDERS = {name: Path(next(iter(getattr(mmi_plugin, name).__path__))) for name in (*TENSORS, "conditions")}
 # (B, L), (N,), (), (R, L, ...), (own, prefix + own): sizes and commas, no prose.
 SIZE = r"(?:[\w'*]+(?: [+*] [\w'*]+)?|\.\.\.)"
 SHAPE = re.compile(rf"(?<!\w)\((?:|{SIZE},|{SIZE}(?:, {SIZE})+)\)")

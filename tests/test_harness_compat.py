@@ -13,6 +13,7 @@ from lmms_eval.cli import dispatch, power_cmd, tasks_cmd
 from mmi_plugin import harness
 from mmi_plugin.harness import compat
 from mmi_plugin.harness.task_manager import QuickTaskManager
+from mmi_plugin.models.generate import Reply
 from mmi_plugin.results import Record
 from tests.foreign import Foreign, check, private_uses
 
@@ -58,8 +59,9 @@ def test_what_is_replaced_comes_back() -> None:
 
 
 def test_probabilities_stay_with_an_answer() -> None:
-    text, counts = unwrap_generation_output(compat.result("B", 2, (0.25, 0.75)))
+    text, counts = unwrap_generation_output(compat.result(Reply("B", 2, (0.25, 0.75), {"loss": [0.5]})))
     assert (text, counts.to_dict(), compat.probabilities_of(counts)) == ("B", {"output_tokens": 2}, (0.25, 0.75))
+    assert compat.attack_of(counts) == {"loss": [0.5]}
     assert compat.probabilities_of(unwrap_generation_output("B")[1]) is None
 
 

@@ -82,7 +82,7 @@ class Names(QuickTaskManager):
 @pytest.mark.parametrize(
     ("asked", "kept"),
     [
-        ("mmi_*", ["mmi_all", "mmi_demo", "mmi_interference_all", "mmi_published"]),
+        ("mmi_*", ["mmi_adv_demo", "mmi_all", "mmi_demo", "mmi_interference_all", "mmi_published"]),
         ("mmi_ood", ["mmi_ood"]),
         ("mmi_all,mmi_vqa,mmi_food101", ["mmi_all"]),
         ("mmi_openbookqa,mmi_vqa,mmi_mmbench", ["mmi_openbookqa", "mmi_vqa"]),

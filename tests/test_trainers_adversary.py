@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from mmi_plugin.trainers.decoder import unwrap
+from mmi_plugin.models.decoder import unwrap
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.method import Adversary, masked_rms
 from mmi_plugin.trainers.trainer import MMITrainer

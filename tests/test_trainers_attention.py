@@ -12,12 +12,12 @@ from torch.nn.attention import flex_attention as torch_flex
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.models import attention, flex
+from mmi_plugin.models import attention, flex, layout
 from mmi_plugin.models.compat import attention_of
 from mmi_plugin.models.flex import mask_of, rung
-from mmi_plugin.trainers import forward, layout
+from mmi_plugin.models.layout import Layout, Tree, attend
+from mmi_plugin.trainers import forward
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.layout import Layout, Tree, attend
 from tests import families, training
 from tests.test_trainers_inner import STEP
 

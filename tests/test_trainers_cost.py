@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.base.architecture import build_model, build_processor, build_tokenizer
+from mmi_plugin.models.layout import Layout, Tree, attend, grow_trees
 from mmi_plugin.trainers import run
 from mmi_plugin.trainers.config import Savings
-from mmi_plugin.trainers.layout import Layout, Tree, attend, grow_trees
 from tests import tiny, training
 
 STEP = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmi_plugin.trainers import layout
+from mmi_plugin.models import layout
 from tests import families, training
 from tests.reference import Reference
 

@@ -12,9 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmi_plugin.trainers import inner, layout
-from mmi_plugin.trainers.inner import Budget, CachedPrefix, cut
-from mmi_plugin.trainers.layout import Tree
+from mmi_plugin.models import layout
+from mmi_plugin.models.layout import Tree
+from mmi_plugin.models.replay import CachedPrefix
+from mmi_plugin.trainers import inner
+from mmi_plugin.trainers.inner import Budget, cut
 from mmi_plugin.trainers.trainer import MMITrainer
 from tests import families, training
 from tests.test_trainers_adversary import attacked

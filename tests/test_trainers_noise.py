@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from mmi_plugin.trainers import noise
-from mmi_plugin.trainers.noise import draw, philox
+from mmi_plugin.attacks import noise
+from mmi_plugin.attacks.noise import draw, philox
 
 # kat_vectors of Random123: philox4x32 with 10 rounds, the counter's four words, the key's two, and the answer.
 KNOWN = """

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmi_plugin.trainers import forward, inner, layout, trainer, vision
+from mmi_plugin.models import layout
+from mmi_plugin.trainers import forward, inner, trainer, vision
 from mmi_plugin.trainers.forward import ForwardPass
 from tests import training
 from tests.test_trainers_inner import STEP

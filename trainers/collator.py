@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers import ProcessorMixin
 
+from mmi_plugin.attacks.balls import irrelevant
 from mmi_plugin.errors import InputError
 from mmi_plugin.item import FAMILIES, Item, stream, target
 from mmi_plugin.models.families import prompts_of
@@ -16,7 +17,7 @@ from mmi_plugin.models.prompt import TrainingRow
 from mmi_plugin.models.tokens import Tensors as Batch
 from mmi_plugin.models.tokens import pad
 from mmi_plugin.trainers.groups import Group
-from mmi_plugin.trainers.method import IGNORED, irrelevant, origins
+from mmi_plugin.trainers.method import IGNORED, origins
 from mmi_plugin.trainers.plan import Plan
 
 OWN_COLUMNS = ("items", "labels", "irrelevant", "origin", "seeds", "image_index", "image_tokens", "plan")

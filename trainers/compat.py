@@ -25,11 +25,8 @@ from mmi_plugin.models.compat import Foreign
 Result = TypeVar("Result")
 KEPT = "inner loop"
 ENCODED_IMAGES = "mm_encoder_outputs"
-VISUAL_PLACES, DEEP_FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
-OWN_MASKS = "create_masks_for_generate"
-LLAVA, QWEN3_VL = "transformers.models.llava.modeling_llava", "transformers.models.qwen3_vl.modeling_qwen3_vl"
+LLAVA = "transformers.models.llava.modeling_llava"
 FSDP_GROUP = "torch.distributed.fsdp._fully_shard._fsdp_param_group:FSDPParamGroup"
-GEMMA3 = "transformers.models.gemma3.modeling_gemma3"
 FOREIGN = (
     Foreign("transformers:Trainer._save_checkpoint", "4.57", "a checkpoint moves to its place when it is whole"),
     Foreign("transformers:Trainer._get_output_dir", "4.57", "where a checkpoint is written meanwhile"),
@@ -47,13 +44,6 @@ FOREIGN = (
     Foreign("transformers:DynamicCache", "4.57", "keys and values of a prefix are cut out", mentions="self.layers"),
     Foreign(f"{LLAVA}:LlavaModel.forward", "5.22", "images that were encoded before", parameters=(ENCODED_IMAGES,)),
     Foreign(f"{LLAVA}:LlavaModel.get_image_features", "5.22", "encodes them", parameters=("pixel_values",)),
-    Foreign(
-        f"{QWEN3_VL}:Qwen3VLTextModel.forward",
-        "4.57",
-        "features that inner layers add follow their rows",
-        parameters=(VISUAL_PLACES, DEEP_FEATURES),
-    ),
-    Foreign(f"{GEMMA3}:Gemma3ForConditionalGeneration.{OWN_MASKS}", "4.57", "such a family masks in its own way"),
     Foreign("torch.distributed.fsdp:FSDPModule.unshard", "2.9", "weights for calls outside of a module's forward"),
     Foreign("torch.distributed.fsdp:FSDPModule._get_fsdp_state", "2.9", "what it drops, to drop it again later on"),
     Foreign(FSDP_GROUP, "2.9", "the same after a forward pass", mentions="self.post_forward_mesh_info"),

@@ -226,6 +226,8 @@ class MMIConfig(Objective, JsonFields):
     def _check_conditions(self, family: str) -> None:
         try:
             for name in conditions.check_names(self.conditions_of(family), family):
+                if conditions.get(name).attack:
+                    raise InputError(f"{name!r} attacks at evaluation; field 'adversary' has that of training")
                 if conditions.get(name).role == "apart":
                     trained = ", ".join(conditions.for_family(family))
                     raise InputError(f"condition {name!r} is for evaluations alone; trained are {trained}, ...")

@@ -8,6 +8,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from mmi_plugin.documents import Documents, documents
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.models.decoder import evaluating, unwrap
 from mmi_plugin.models.evaluate import evaluate
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.prompt import Prompts
@@ -16,7 +17,6 @@ from mmi_plugin.results.measures import task_numbers
 from mmi_plugin.sources import SOURCES, Benchmark, is_known, load
 from mmi_plugin.trainers.compat import within_forward
 from mmi_plugin.trainers.config import MMIConfig
-from mmi_plugin.trainers.decoder import evaluating, unwrap
 
 PREFIX = "mmi_"
 SETTINGS = {"max_new_tokens": 8}  # enough for a letter, or to see that there is none

@@ -17,11 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from mmi_plugin.models.decoder import Call, DecoderInputs, at_decoder, unwrap
+from mmi_plugin.models.layout import Layout, on_device, packable, use_trees
 from mmi_plugin.trainers.collator import OWN_COLUMNS, Batch
 from mmi_plugin.trainers.config import Savings
-from mmi_plugin.trainers.decoder import Call, DecoderInputs, at_decoder, unwrap
 from mmi_plugin.trainers.inner import Attacked, Budget, InnerLoop
-from mmi_plugin.trainers.layout import Layout, on_device, packable, use_trees
 from mmi_plugin.trainers.method import IGNORED, Adversary, AnswerTokens, Rows
 from mmi_plugin.trainers.plan import Plan
 from mmi_plugin.trainers.vision import shared_images

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from mmi_plugin.models.compat import cache_argument
+from mmi_plugin.models.decoder import DecoderInputs, evaluating
 from mmi_plugin.models.devices import Arithmetic, free_memory
+from mmi_plugin.models.layout import Tree, on_device
+from mmi_plugin.models.replay import replay
 from mmi_plugin.trainers.compat import most_of_all
 from mmi_plugin.trainers.config import Savings
-from mmi_plugin.trainers.decoder import DecoderInputs, evaluating
-from mmi_plugin.trainers.layout import Layout, Tree, on_device
 from mmi_plugin.trainers.losses import row_losses
 from mmi_plugin.trainers.method import Adversary, AnswerTokens
 from mmi_plugin.trainers.shards import Shards
@@ -30,7 +30,6 @@ AT_ONCE = 2560
 """Tokens of a chunk at most where a device has its own memory: 3,000 cost 4% of a step's time at 7B, and so many stay
 below the outer pass's peak (docs/gpu.md)."""
 SHARE_OF_FREE = 0.8
-HOST = torch.device("cpu")
 
 
 class Budget:
@@ -208,50 +207,5 @@ class InnerLoop:
 
     def _replay(self, part: Attacked, tokens: AnswerTokens) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the cheapest exact way from embeddings (A', L, D) to the hidden states (N', D) before the head."""
-        decoder, rows = self._decoder, part.rows
-        width, device = part.mask.shape[1], part.mask.device
-        if part.trees is None:
-            read = tuple(on_device(places, device) for places in tokens.mask.nonzero(as_tuple=True))
-            return lambda moved: decoder(**rows.with_embeds(moved).call()).last_hidden_state[read]
-        if self._reuse:
-            prefixes, branches = Layout.split(part.trees, part.lengths, width, HOST)
-            answers = on_device(branches.place[tokens.mask], device)
-            return CachedPrefix(decoder, rows, answers, prefixes.to(device), branches.to(device))
-        layout = Layout.of([Tree((row,), 0) for row in range(len(part.lengths))], part.lengths, width, HOST)
-        answers, layout = on_device(layout.place[tokens.mask], device), layout.to(device)
-        call = rows.packed(layout)
-        return lambda moved: decoder(**{**call, "inputs_embeds": layout.pack(moved)}).last_hidden_state[0][answers]
-
-
-class CachedPrefix:
-    """Replays only what comes after each tree's prefix, whose keys and values are computed once.
-
-    answers: (N',) int64, where among the branches answer tokens are predicted.
-    """
-
-    def __init__(
-        self, decoder: nn.Module, rows: DecoderInputs, answers: torch.Tensor, prefixes: Layout, branches: Layout
-    ) -> None:
-        cache = DynamicCache(config=decoder.config)
-        self._name = cache_argument(decoder)
-        known = len(prefixes.source)
-        if not known:  # the decoder runs on one token, for nothing: all processes call it equally often
-            prefixes = Layout.of([Tree((0,), 0)], [1], rows.embeds.shape[1], rows.embeds.device)
-        with torch.no_grad():
-            decoder(**{**rows.packed(prefixes), "use_cache": True, self._name: cache})
-        # Autocast keeps the bf16 copies of fp32 weights until the outermost forward ends. Those made here have no
-        # graph, and up to torch 2.10 the passes after this one take them, so that these weights get no gradient.
-        torch.clear_autocast_cache()
-        self._decoder, self._branches = decoder, branches
-        self._states = [(layer.keys[:, :, :known], layer.values[:, :, :known]) for layer in cache.layers]
-        self._call = rows.packed(branches)
-        self._answers = answers
-
-    def __call__(self, moved: torch.Tensor) -> torch.Tensor:
-        """(A', L, D) embeddings -> (N', D) last hidden states where answers are predicted."""
-        # A call adds its own keys to the cache, even with use_cache=False, so each has a new one.
-        cache = DynamicCache(config=self._decoder.config)
-        for layer, (keys, values) in enumerate(self._states):
-            cache.update(keys, values, layer)
-        call = {**self._call, "inputs_embeds": self._branches.pack(moved), self._name: cache}
-        return self._decoder(**call).last_hidden_state[0][self._answers]
+        trees, read = part.trees, tokens.mask
+        return replay(self._decoder, part.rows, read, part.lengths, trees, reuse=self._reuse)

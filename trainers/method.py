@@ -42,8 +42,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mmi_plugin.item import FAMILIES
-from mmi_plugin.trainers.noise import draw
+from mmi_plugin.attacks.balls import Ball, masked_rms
+from mmi_plugin.attacks.noise import draw
 
 IGNORED = -100
 """The label of a token that is not of the answer; what the cross entropy of torch ignores, too."""
@@ -52,28 +52,6 @@ IGNORED = -100
 def origins(sizes: torch.Tensor) -> torch.Tensor:
     """The row of each row's origin, (B,) int64: the first of its group. sizes: (G,) int64, the rows of each group."""
     return torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-
-
-def irrelevant(
-    family: torch.Tensor,
-    image: torch.Tensor,
-    prompt: torch.Tensor,
-    after_image: bool = False,
-    whole_prompt: bool = False,
-) -> torch.Tensor:
-    """M of (1), (B, L) bool.
-
-    family: (B,) int64, places in FAMILIES. image, prompt: (B, L) bool, tokens of an image and tokens before the
-    answer. after_image: of the text, what follows the row's last image. whole_prompt: text and image tokens of
-    image-heavy and text-heavy rows alike.
-    """
-    image_heavy, text_heavy = (family[:, None] == FAMILIES.index(name) for name in ("image_heavy", "text_heavy"))
-    if whole_prompt:
-        return prompt & (image_heavy | text_heavy)
-    text = ~image
-    if after_image:
-        text &= image.int().flip(1).cumsum(1).flip(1) == 0  # no image token from here on
-    return prompt & (image_heavy & text | text_heavy & image)
 
 
 @dataclass(frozen=True)
@@ -193,16 +171,15 @@ class Adversary:
         """
         dtype = torch.promote_types(embeds.dtype, torch.float32)
         scale = masked_rms(embeds.to(dtype), mask) if self.relative else embeds.new_ones(len(embeds), 1, 1, dtype=dtype)
-        noise = draw("normal" if self.kind == "rg" else "uniform", mask, seeds, embeds.shape[-1], dtype)
         if self.kind == "rg":
-            return self.sigma * scale * noise
-        delta = self.eps * scale * (2 * noise - mask[..., None].to(dtype))
+            return self.sigma * scale * draw("normal", mask, seeds, embeds.shape[-1], dtype)
+        ball = Ball("linf", self.eps * scale, mask)
+        delta = ball.random(seeds, embeds.shape[-1])
         for _ in range(self.steps):
             delta.requires_grad_(True)
             loss = row_loss(embeds + delta.to(embeds.dtype)).sum()
             gradient, *_ = torch.autograd.grad(loss, [delta, *extra], allow_unused=True)
-            moved = delta.detach() + self._step(gradient * mask[..., None], mask, scale)
-            delta = torch.clamp(moved, -self.eps * scale, self.eps * scale)
+            delta = ball.project(delta.detach() + self._step(gradient * mask[..., None], mask, scale))
         return delta.detach()
 
     def _step(self, gradient: torch.Tensor, mask: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -213,9 +190,3 @@ class Adversary:
             return self.step_size * scale * gradient.sign()
         length = masked_rms(gradient, mask).clamp(min=torch.finfo(gradient.dtype).tiny)
         return self.step_size * scale * gradient / length
-
-
-def masked_rms(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Root mean square of (A, L, D) `values` inside the (A, L) mask, per row: (A, 1, 1)."""
-    total = (values.square() * mask[..., None]).sum((1, 2), keepdim=True)
-    return (total / (mask.sum(1)[:, None, None] * values.shape[-1]).clamp(min=1)).sqrt()

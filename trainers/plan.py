@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from mmi_plugin.trainers.layout import Layout, Tree, grow_trees
+from mmi_plugin.models.layout import Layout, Tree, grow_trees
 
 HOST = torch.device("cpu")
 

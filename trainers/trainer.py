@@ -24,18 +24,18 @@ from transformers import (
 
 from mmi_plugin.disk import writing
 from mmi_plugin.files import write_whole
+from mmi_plugin.models.decoder import unwrap
 from mmi_plugin.models.families import prompts_of
+from mmi_plugin.models.layout import at_once, on_device
 from mmi_plugin.trainers.collator import Batch, GroupCollator
 from mmi_plugin.trainers.compat import WholeCheckpoints
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.data import sampler_of
-from mmi_plugin.trainers.decoder import unwrap
 from mmi_plugin.trainers.evaluation import EvaluationCallback
 from mmi_plugin.trainers.forward import ForwardPass, Prediction
 from mmi_plugin.trainers.given import Records, start
 from mmi_plugin.trainers.groups import Groups, RatioBatchSampler
 from mmi_plugin.trainers.inner import Budget
-from mmi_plugin.trainers.layout import at_once, on_device
 from mmi_plugin.trainers.losses import LossPlaces, answer_losses, loss_counts, loss_sums, weighted_sum
 from mmi_plugin.trainers.meter import RATES, Meter, Profile, Speed
 from mmi_plugin.trainers.method import AnswerTokens, Rows

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.models.layout import on_device
 from mmi_plugin.trainers.compat import ENCODED_IMAGES
-from mmi_plugin.trainers.layout import on_device
 
 Features = torch.Tensor | Sequence[torch.Tensor]
 SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")

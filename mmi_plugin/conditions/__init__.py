@@ -1,6 +1,7 @@
 """Conditions: pure functions that change only the modality that must not matter."""
 
-from mmi_plugin.conditions import given as _given  # noqa: F401  (registers its conditions)
+from mmi_plugin.conditions import attack as _attack  # noqa: F401  (registers its conditions)
+from mmi_plugin.conditions import given as _given  # noqa: F401
 from mmi_plugin.conditions import image as _image  # noqa: F401
 from mmi_plugin.conditions import text as _text  # noqa: F401
 from mmi_plugin.conditions.pools import Pools

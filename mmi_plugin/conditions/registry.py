@@ -19,7 +19,7 @@ from mmi_plugin.plugins import load_plugins
 Perturbation = Callable[..., Item]
 """`(item, rng, pools, *, strengths) -> item`."""
 
-Strength = int | str
+Strength = int | float | str
 Role = Literal["interferes", "matches", "apart"]
 
 REFERENCE: dict[str, str] = {"image_heavy": "clean", "text_heavy": "random_pixels", "vqa": "clean"}
@@ -38,11 +38,33 @@ IN_IMAGE = "rendered_question"
 
 
 @dataclass(frozen=True)
+class Between:
+    """The numbers above `least`, up to `most`, as the valid values of a strength."""
+
+    least: float
+    most: float
+
+    def index(self, value: float) -> float:
+        """Return where a value stands in their order."""
+        return value
+
+    def parse(self, text: str) -> float | None:
+        """Return the number that `text` says, an integer where it is one; None for no such number."""
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+        if not self.least < value <= self.most:  # which no NaN is
+            return None
+        return int(value) if value.is_integer() else value
+
+
+@dataclass(frozen=True)
 class Parameter:
-    """A strength of a condition: its default and its valid values, a range of integers or texts."""
+    """A strength of a condition: its default and its valid values, a range of integers, numbers or texts."""
 
     default: Strength
-    valid: range | tuple[str, ...]
+    valid: range | Between | tuple[str, ...]
 
     def parse(self, text: str, where: str) -> Strength:
         """Return the value that `text` says, or raise an InputError that begins with `where`."""
@@ -50,6 +72,11 @@ class Parameter:
             if text.isascii() and text.isdecimal() and int(text) in self.valid:
                 return int(text)
             raise InputError(f"{where} is {text!r}, not an integer from {self.valid[0]} to {self.valid[-1]}")
+        if isinstance(self.valid, Between):
+            if (value := self.valid.parse(text)) is None:
+                span = f"above {self.valid.least:g}, up to {self.valid.most:g}"
+                raise InputError(f"{where} is {text!r}, not a number {span}")
+            return value
         if text not in self.valid:
             raise InputError(f"{where} is {text!r}: {nearest(text, self.valid)}")
         return text
@@ -68,6 +95,8 @@ class Condition:
     version: raised with any change of what it produces, so that results of two versions never mix.
     instruction: a line before everything else that says to ignore what was added, or "".
     names_option: whether it names an option, which a free-form question does not have.
+    attack: by what, and in which space, an adversary at evaluation moves what it leaves as the reference has it (see
+        `mmi_plugin.attacks.Attack`); None for a condition that changes the item itself.
     """
 
     name: str
@@ -80,6 +109,7 @@ class Condition:
     parameters: Mapping[str, Parameter]
     instruction: str = ""
     names_option: bool = False
+    attack: tuple[str, str] | None = None
     strength: Mapping[str, Strength] = field(default_factory=dict)
     role: Role = "interferes"
 
@@ -91,7 +121,9 @@ class Condition:
             )
         if self.names_option and not item.options:
             raise InputError(f"condition {self.name!r} names an option, and item {item.id} has no options")
-        kind = REFERENCE[item.family] if self.name == FLOOR else self.kind
+        if self.attack and not item.options:
+            raise InputError(f"condition {self.name!r} attacks letters of options, and item {item.id} has no options")
+        kind = REFERENCE[item.family] if self.name == FLOOR or self.attack else self.kind
         rng, pools = stream(item.id, kind, seed), pools or Pools.default()
         if item.form != pools.form:
             item = replace(item, image=item.picture, form=pools.form)
@@ -128,12 +160,13 @@ def condition(
     ignore: str = "",
     role: Role = "interferes",
     names_option: bool = False,
+    attack: tuple[str, str] | None = None,
 ) -> Callable[[Perturbation], Perturbation]:
     """Register a function `(item, rng, pools, *, strengths) -> item` as a condition under its own name.
 
     A strength is a keyword with a default, annotated `Annotated[type, valid values]`. With `ignore`,
     a line that says to ignore what was added, `instructed_NAME` is registered too. names_option: of an item with
-    options alone, as it names one.
+    options alone, as it names one. attack: see `Condition`.
     """
 
     def register(perturb: Perturbation) -> Perturbation:
@@ -147,9 +180,8 @@ def condition(
             raise InputError(
                 f"condition {name!r} is registered by {other.perturb.__module__}, too: give it another name"
             )
-        made = Condition(
-            name, name, families, seen, published, version, perturb, strengths, names_option=names_option, role=role
-        )
+        own = {"attack": attack, "names_option": names_option, "role": role}
+        made = Condition(name, name, families, seen, published, version, perturb, strengths, **own)
         CONDITIONS[name] = made
         if ignore:
             name = INSTRUCTED + name

@@ -23,6 +23,7 @@ from loguru import logger
 
 from mmi_plugin.errors import complain
 from mmi_plugin.models.compat import Foreign
+from mmi_plugin.models.generate import Reply
 from mmi_plugin.results import Record
 
 MAIN, API, POWER = "lmms_eval.__main__", "lmms_eval.api", "lmms_eval.cli.power_utils"
@@ -74,23 +75,30 @@ def _put(values: Mapping[str, Any]) -> None:
 
 @dataclass
 class Counts(TokenCounts):
-    """Token counts, and the probability of each option.
+    """Token counts, the probability of each option, and what an attack took.
 
     lmms-eval keeps an answer's text and its token counts with the request and drops everything
     else, so the probabilities travel in the counts.
     """
 
     probabilities: tuple[float, ...] | None = None
+    attack: dict[str, Any] | None = None
 
 
-def result(text: str, tokens: int, probabilities: tuple[float, ...] | None) -> GenerationResult:
-    """Return an answer of `tokens` tokens in the form that lmms-eval takes from a model."""
-    return GenerationResult(text, Counts(output_tokens=tokens, probabilities=probabilities))
+def result(reply: Reply) -> GenerationResult:
+    """Return an answer in the form that lmms-eval takes from a model."""
+    counts = Counts(output_tokens=reply.tokens, probabilities=reply.probabilities, attack=reply.attack)
+    return GenerationResult(reply.text, counts)
 
 
 def probabilities_of(counts: TokenCounts | None) -> tuple[float, ...] | None:
     """Return the probabilities of the options; None where the model gave none."""
     return getattr(counts, "probabilities", None)
+
+
+def attack_of(counts: TokenCounts | None) -> dict[str, Any] | None:
+    """Return what an attack took; None where there was none."""
+    return getattr(counts, "attack", None)
 
 
 class Scored(dict[str, Any]):

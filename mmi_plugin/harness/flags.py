@@ -6,6 +6,7 @@ import ast
 import inspect
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from lmms_eval.api.reasoning import parse_reasoning_tags_config
 from lmms_eval.models import get_model, list_available_models
 from lmms_eval.utils import simple_parse_args_string
 
+from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.models.decode import Decoding
 
@@ -96,6 +98,19 @@ def check_tasks(args: Namespace, own: dict[str, Any]) -> None:
     if is_ours(model):
         for task in own.values():
             Decoding.parse({**task.config.generation_kwargs, **key_values(args, "gen_kwargs")})
+    for name, task in own.items():
+        check_attacks(args, model, name, task.selection.conditions)
+
+
+def check_attacks(args: Namespace, model: type, task: str, conditions: Sequence[str]) -> None:
+    """Raise InputError for a condition under which another model than ours would be asked the reference."""
+    attacks = [one for one in conditions if get(one).attack]
+    if attacks and not is_ours(model):
+        raise InputError(f"--model {args.model}: {task} asks {attacks[0]!r}, which only mmi_hf has gradients for")
+    if attacks and (baseline := key_values(args, "model_args").get("baseline")):
+        raise InputError(
+            f"--model_args baseline={baseline}: {task} asks {attacks[0]!r}, which attacks only a model as it is"
+        )
 
 
 def _check_writable(folder: Path) -> None:

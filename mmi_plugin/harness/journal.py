@@ -248,6 +248,7 @@ class Evaluation:
                 "settings": task.selection.materials.to_dict(),
                 "content_hash": task.config.metadata["content_hash"],
                 "condition_versions": task.config.metadata["condition_versions"],
+                **({"doubts": task.doubts} if task.doubts else {}),
             }
             for name, task in self.own.items()
         }

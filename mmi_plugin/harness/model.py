@@ -173,7 +173,7 @@ class MmiHf(lmms):
 
     def _answer(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         answers = self.scorer.answer([self._query(request) for request in requests], requests[0].args[2])
-        return [result(answer.text, answer.tokens, answer.probabilities) for answer in answers]
+        return [result(answer) for answer in answers]
 
     def _query(self, request: Instance) -> Query:
         document = self._document(request)

@@ -21,10 +21,11 @@ from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.harness.compat import Aggregation, Scored, fail_stock, failure_of, probabilities_of
-from mmi_plugin.harness.flags import REFUSED, check_flags, default_of, tag_pairs
+from mmi_plugin.harness.compat import Aggregation, Scored, attack_of, fail_stock, failure_of, probabilities_of
+from mmi_plugin.harness.flags import REFUSED, check_attacks, check_flags, default_of, tag_pairs
 from mmi_plugin.models.evaluate import record_of
 from mmi_plugin.results import Record
+from mmi_plugin.results.attacks import warnings
 from mmi_plugin.results.intervals import standard_error
 from mmi_plugin.results.measures import APART, PerItem, higher_is_better, incomplete, task_numbers, task_values
 
@@ -53,6 +54,7 @@ class InterferenceTask(ConfigurableMessagesTask):
                 raise InputError(f"{config.get('task')}: key {key!r} is {value!r}, and can only be {_FIXED[key]!r}")
         self._undone = f"{config.get('task')}: the task cannot be made"
         self.failed: list[Record] = []  # of all ranks, once aggregated
+        self.doubts: list[str] = []  # of attacks, likewise
         fail_stock(lambda: [self._undone] if self._undone else self.failures())
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
         self._undone = ""
@@ -82,7 +84,7 @@ class InterferenceTask(ConfigurableMessagesTask):
         }
         self._counted: tuple[Any, ...] | None = None
         self.metrics = (*self._measured([])[0], *self._apart())
-        self._answers: dict[tuple[str, str], tuple[str, str, tuple[float, ...] | None]] = {}
+        self._answers: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.args: Namespace | None = None  # of the command line; lmms-eval sets it
         self._system_prompt: str | None = None
 
@@ -128,6 +130,7 @@ class InterferenceTask(ConfigurableMessagesTask):
             self._undone = f"{self.task_name}: not evaluated to its end"
         if self.args is not None:
             check_flags(self.args, self._model())
+            check_attacks(self.args, self._model(), self.task_name, self.selection.conditions)
         if options.get("cache_requests"):
             raise InputError(f"--cache_requests: {REFUSED['cache_requests']}")
         own = self.bench.pools.form.system
@@ -181,13 +184,14 @@ class InterferenceTask(ConfigurableMessagesTask):
                 raise RuntimeError(f"{self.task_name}: item {doc['item_id']} ({doc['condition']}) has no answer")
             raw = request.resps[0]
             said = raw.removeprefix(request.args[0])  # lmms-eval's instructblip gives the prompt back first
-            self._answers[doc["item_id"], doc["condition"]] = raw, said, probabilities_of(request.token_counts[0])
+            counts = request.token_counts[0]
+            self._answers[doc["item_id"], doc["condition"]] = raw, said, probabilities_of(counts), attack_of(counts)
         return super().apply_filters()
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str], full_docs: Any = None) -> Scored:
         """Return the record of one document."""
-        raw, said, probabilities = self._answers[doc["item_id"], doc["condition"]]
-        record = record_of(doc, raw, probabilities, self.thoughts(), failure_of(raw), said)
+        raw, said, probabilities, attack = self._answers[doc["item_id"], doc["condition"]]
+        record = record_of(doc, raw, probabilities, self.thoughts(), failure_of(raw), said, attack)
         return Scored(record, self.metrics)
 
     def aggregation(self) -> dict[str, Aggregation]:
@@ -202,6 +206,10 @@ class InterferenceTask(ConfigurableMessagesTask):
             self.failed = [record for record in records if record.failure]
             first = ", ".join(lacking[:5])
             logger.warning(f"{self.task_name}: {len(lacking)} items lack a condition and are in no number: {first}")
+        if name == "incomplete":
+            self.doubts = warnings(records, self.selection.conditions)
+            for doubt in self.doubts:
+                logger.warning(f"{self.task_name}: {doubt}")
         return self._measured(records)[0].get(name, math.nan)  # where --limit leaves no item that has it
 
     def _apart(self) -> list[str]:

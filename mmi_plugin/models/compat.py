@@ -44,6 +44,9 @@ class Foreign(NamedTuple):
 
 CHATS, CACHES = "transformers.utils.chat_template_utils", "transformers.cache_utils"
 PROCESSOR, IMAGES = "transformers:ProcessorMixin", "transformers.image_processing_utils:BaseImageProcessor"
+VISUAL_PLACES, DEEP_FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
+OWN_MASKS = "create_masks_for_generate"
+QWEN3_VL, GEMMA3 = "transformers.models.qwen3_vl.modeling_qwen3_vl", "transformers.models.gemma3.modeling_gemma3"
 FOREIGN = (
     Foreign(f"{CHATS}:mark_control_tokens", "5.23", "`</s>` in a question is text", ("obj", "control_tokens_re")),
     Foreign(f"{CHATS}:encode_marked_chat", "5.23", "the ids of a text with such marks", ("tokenizer", "chat")),
@@ -61,6 +64,8 @@ FOREIGN = (
     Foreign("transformers:PreTrainedConfig._attn_implementation", "5.23", "by what a decoder attends"),
     Foreign("transformers.integrations.sdpa_attention:sdpa_attention_forward", "5.23", "attention of each piece"),
     Foreign("transformers.masking_utils:sdpa_mask", "5.23", "the mask of a decoder whose rows stay padded"),
+    Foreign(f"{QWEN3_VL}:Qwen3VLTextModel", "5.23", "rows take what inner layers add along", mentions=DEEP_FEATURES),
+    Foreign(f"{GEMMA3}:Gemma3ForConditionalGeneration.{OWN_MASKS}", "5.23", "such a family masks in its own way"),
     Foreign("transformers:PreTrainedModel._can_compile_fullgraph", "5.23", "whether it takes a static cache"),
     Foreign("torch._dynamo.config:recompile_limit", "2.9", "FlexAttention is compiled for each length of the ladder"),
 )

@@ -12,13 +12,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from mmi_plugin.answers import THOUGHTS, normalise, read, read_free
+from mmi_plugin.attacks import Attack
+from mmi_plugin.conditions import get
 from mmi_plugin.documents import Documents
+from mmi_plugin.errors import InputError
 from mmi_plugin.item import image_hash, messages
+from mmi_plugin.models.attacked import Attacker
 from mmi_plugin.models.baselines import Baseline
 from mmi_plugin.models.combine import vote
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.models.generate import Generator, Query, Reply
+from mmi_plugin.models.generate import Generator, Query, Reply, Target
 from mmi_plugin.models.meter import Meter
 from mmi_plugin.models.order import OrderKey, answer_all, order_key, shared_images
 from mmi_plugin.models.prefix import Prefixes, ends, looks_ahead, obstacle, window
@@ -73,7 +77,10 @@ def ask(
     def answer(places: list[int]) -> list[Record]:
         asked = [query_of(rows[place], messages(documents.item(rows[place])), shared) for place in places]
         replies = zip(places, scorer.answer(asked, settings), strict=True)
-        return [record_of(rows[place], reply.text, reply.probabilities, thoughts) for place, reply in replies]
+        return [
+            record_of(rows[place], reply.text, reply.probabilities, thoughts, attack=reply.attack)
+            for place, reply in replies
+        ]
 
     return answer_all(scorer.ordered(keys), batch_size, answer)
 
@@ -81,7 +88,11 @@ def ask(
 def query_of(document: Mapping[str, Any], chat: Chat, shared: set[str]) -> Query:
     """Return a document as the model is asked it. shared: the images that other prompts show, too."""
     labels, options = tuple(document["choices"]), tuple(document["options"])
-    return Query(chat, labels, document["image_key"] in shared, options)
+    attack, target = Attack.of(get(document["condition"])), None
+    if attack is not None:
+        gold = labels.index(document["gold"])
+        target = Target(attack, document["item_id"], document["seed"], document["family"], gold)
+    return Query(chat, labels, document["image_key"] in shared, options, target)
 
 
 def record_of(
@@ -91,10 +102,11 @@ def record_of(
     thoughts: Sequence[tuple[str, str]] = THOUGHTS,
     failure: str | None = None,
     said: str | None = None,
+    attack: Mapping[str, Any] | None = None,
 ) -> Record:
     """Return the record of what a model answered to a document.
 
-    said: what is read of `raw`, by default all. failure: why there is no answer in it.
+    said: what is read of `raw`, by default all. failure: why there is no answer in it. attack: what an adversary took.
     """
     text = raw if said is None else said
     reading = read_free(text, thoughts) if document["metric"] else read(text, document["options"], thoughts)
@@ -110,6 +122,7 @@ def record_of(
         probabilities=probabilities,
         cut_off=not failure and reading.cut_off,
         options=tuple(document["options"]),
+        attack=attack,
         answers=tuple(document["answers"]) or None,
         metric=document["metric"],
         cluster=document["cluster"],
@@ -139,9 +152,10 @@ class Scorer:
         baseline: Baseline | None = None,
     ) -> None:
         self._model, self._prompts, self._one_by_one = model, prompts, deterministic
-        self._thoughts, self._baseline = tuple(thoughts), baseline
+        self._baseline = baseline
         self._generator = Generator(model, prompts, thoughts, thinking, baseline)
         self._image_token = getattr(model.config, "image_token_id", None)
+        self._attacker = Attacker(model, prompts, self._generator, self._first, lambda row: self._plain([row]))
         self._prefixes = Prefixes(model, self._generator.tokens)
         self.meter = Meter(model)
         self._obstacle = obstacle(model)
@@ -174,6 +188,10 @@ class Scorer:
     def _answer(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
         if self._one_by_one and len(rows) > 1:
             return [reply for row in rows for reply in self._answer([row], decoding)]
+        if rows[0].target is not None:  # batches have one attack, see order_key
+            if self._baseline is not None:
+                raise InputError(f"baseline {self._baseline.name}: an attack is one of the model as it is")
+            return self._attacker.answers(rows, decoding)
         if self._baseline is not None:
             return self._answer_by(self._baseline, rows, decoding)
         if not self._wanted or not all(row.shared for row in rows):
@@ -202,9 +220,9 @@ class Scorer:
         for place, row in enumerate(rows):
             own = replies[place * baseline.samples : (place + 1) * baseline.samples]
             if row.choices:
-                said = [read(one.text, row.options or row.choices, self._thoughts).letter for one in own]
+                said = [read(one.text, row.options or row.choices, self._generator.thoughts).letter for one in own]
             else:
-                said = [normalise(read_free(one.text, self._thoughts).letter or "") for one in own]
+                said = [normalise(read_free(one.text, self._generator.thoughts).letter or "") for one in own]
             first, shares = vote(said, row.choices)
             chosen.append(replace(own[first], probabilities=shares))
         return chosen
@@ -228,6 +246,15 @@ class Scorer:
         if apart > _TOLERANCE.get(self._model.dtype, _COARSE):
             return f"its logits differ by {apart:.1%} when it goes on from a kept image"
         return None
+
+    def _first(self, rows: Sequence[Query]) -> torch.Tensor:
+        """Return the logits of the token after each prompt, (B, V), from what they share where that can be kept."""
+        if self._wanted and not self._checked and self._obstacle is None:
+            self._obstacle, self._checked = self._differs(rows), True
+        if not self._wanted or self._obstacle is not None:
+            return self._generator.tokens(self._plain(rows), 1, output_logits=True).logits[0]
+        order, branches = self._branches(rows)
+        return branches.first[torch.tensor(order).argsort()]
 
     def _plain(self, rows: Sequence[Query]) -> Tensors:
         return to_model(self._prompts.inputs([row.chat for row in rows]), self._model.device, self._model.dtype)

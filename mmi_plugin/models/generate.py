@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from mmi_plugin.answers import answer_start, read
+from mmi_plugin.attacks import Attack
 from mmi_plugin.models.baselines import Baseline
 from mmi_plugin.models.combine import Combined, Options
 from mmi_plugin.models.compat import deferred, waits_less
@@ -25,15 +26,26 @@ from mmi_plugin.models.trees import Branches
 Combine = Callable[[list[LogitsProcessor]], list[LogitsProcessor]]
 
 
+class Target(NamedTuple):
+    """What an adversary attacks: an item by its id, with the seed of its task. gold: the place of the right option."""
+
+    attack: Attack
+    item_id: str
+    seed: int
+    family: str
+    gold: int
+
+
 @dataclass(frozen=True)
 class Query:
     """A prompt. `choices`: the labels whose probability is wanted; `options`: the texts that they stand for (by
-    default the labels themselves); `shared`: other prompts show its image."""
+    default the labels themselves); `shared`: other prompts show its image; `target`: what to attack, if anything."""
 
     chat: Chat
     choices: tuple[str, ...] = ()
     shared: bool = False
     options: tuple[str, ...] = ()
+    target: Target | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,7 @@ class Reply:
     text: str
     tokens: int
     probabilities: tuple[float, ...] | None
+    attack: dict[str, Any] | None = None
 
 
 @dataclass
@@ -90,11 +103,11 @@ class Generator:
         baseline: Baseline | None = None,
     ) -> None:
         self._model, self._prompts, self._tokenizer = model, prompts, prompts.tokenizer
-        self._thoughts, self._thinking, self._baseline = tuple(thoughts), thinking, baseline
+        self.thoughts, self._thinking, self._baseline = tuple(thoughts), thinking, baseline
         self._settings = _token_ids(model, prompts)
         self._thinks = False
-        self.opened = prompts.opened(self._thoughts)
-        tags = "".join(tag for pair in self._thoughts for tag in pair)
+        self.opened = prompts.opened(self.thoughts)
+        tags = "".join(tag for pair in self.thoughts for tag in pair)
         special = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
         special |= {*self._tokenizer.all_special_ids, *self._settings.eos_token_id}
         self._silent = {token for token in special if self._tokenizer.convert_ids_to_tokens(token) not in tags}
@@ -118,13 +131,13 @@ class Generator:
         logs = OptionLogs(self._watched(rows, direct), inputs["input_ids"].device)
         combine = self._combination(rows, direct, inputs)
         processors = combine([logs, *constraints(decoding, inputs, self._settings.eos_token_id)])
-        budget = ThoughtBudget(lambda new: self._said(new).text, decoding.max_new_tokens, start, self._thoughts)
+        budget = ThoughtBudget(lambda new: self._said(new).text, decoding.max_new_tokens, start, self.thoughts)
         spoken = self._speak(asked, decoding.max_new_tokens + self._thinking, processors, budget)
         first = self._first_probabilities(asked, start, direct, logs, combine)
         answers = []
         for number, (row, new) in enumerate(zip(rows, spoken[: len(rows), start:].tolist(), strict=True)):
             said = self._said(new)
-            begin = answer_start(said.text, self._thoughts) or 0
+            begin = answer_start(said.text, self.thoughts) or 0
             text = said.text[:begin] + decoding.cut(said.text[begin:])
             place = self._place(row, text, said, direct[number]) if row.choices else None
             chances = first[number] if place is _FIRST else place and logs.probabilities(place[0], number, place[1])
@@ -186,9 +199,9 @@ class Generator:
         _FIRST: the choices as it is trained to say them, at once, where it does or where it chooses none of them.
         None where the probabilities of labels would not be those of its answer.
         """
-        reading = read(text, row.options or row.choices, self._thoughts)
+        reading = read(text, row.options or row.choices, self.thoughts)
         if reading.start is None:
-            at_once = direct is not None and answer_start(text, self._thoughts) == 0
+            at_once = direct is not None and answer_start(text, self.thoughts) == 0
             return _FIRST if at_once and reading.letter is None else None
         step = said.step(reading.start)
         if step == 0 and direct is not None and said.tokens[0] in {tokens[0] for tokens in direct}:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
-from mmi_plugin.conditions import FLOOR
+from mmi_plugin.conditions import FLOOR, get
 
 Found = TypeVar("Found")
 
@@ -21,9 +21,10 @@ class OrderKey(NamedTuple):
 
 
 def order_key(document: Mapping[str, Any], settings: str = "") -> OrderKey:
-    """Return what the order of a document depends on; what is asked again is asked in batches of its own."""
-    again = FLOOR if document["condition"] == FLOOR else ""
-    return OrderKey(settings + again, document["image_key"], len(document["prompt"]))
+    """Return what the order of a document depends on; what is asked again, and each attack, in batches of its own."""
+    name = document["condition"]
+    own = name if name == FLOOR or get(name).attack else ""
+    return OrderKey(settings + own, document["image_key"], len(document["prompt"]))
 
 
 def answer_all(

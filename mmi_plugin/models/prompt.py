@@ -70,8 +70,6 @@ class Prompts:
         self._check_system()
         self.lead, self.end = self._surroundings()
 
-    # --- text
-
     def chat(self, item: Item, answer: str | None = None) -> Chat:
         """Return an item as a chat, up to where the model speaks or with `answer`."""
         return messages(item, answer)
@@ -171,8 +169,6 @@ class Prompts:
             self._warned.add(message)
             logger.warning(message)
 
-    # --- tokens
-
     def images(self, shown: Sequence[Sequence[Image.Image]]) -> tuple[Tensors, list[list[str]]]:
         """Return the model's inputs for the images of rows and, per row and image, the text its mark becomes."""
         if not any(shown):
@@ -196,12 +192,14 @@ class Prompts:
             return {}
         return {"mm_token_type_ids": (ids == self.placeholder_id).long()}
 
-    def inputs(self, chats: Sequence[Chat]) -> Tensors:
-        """Return the model's inputs for a batch of prompts, padded on the left."""
+    def inputs(self, chats: Sequence[Chat], said: Sequence[int] = (), left: bool = True) -> Tensors:
+        """Return the model's inputs for a batch of prompts, padded on the left. said: what all answers begin with."""
         tensors, expansions = self.images([self.joined(images_of(chat)) for chat in chats])
-        ids, inside = pad(self.encode([self.text(chat) for chat in chats], expansions), self.encoder.padding, left=True)
+        rows = self.encode([self.text(chat) for chat in chats], expansions)
+        answers = [[False] * len(row) + [True] * len(said) for row in rows]
+        ids, inside = pad([[*row, *said] for row in rows], self.encoder.padding, left=left)
         batch = {**tensors, "input_ids": ids, "attention_mask": inside.long()}
-        return batch | self.columns(chats, ids, torch.zeros_like(inside))
+        return batch | self.columns(chats, ids, pad(answers, False, left=left)[0].bool())
 
     def rows(
         self, chats: Sequence[Chat], expansions: Sequence[Sequence[str]], names: Sequence[str], most: int | None = None

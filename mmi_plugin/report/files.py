@@ -15,6 +15,7 @@ from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.errors import plain, visible
 from mmi_plugin.files import versions
 from mmi_plugin.report.board import OVERALL, Key, Leaderboard, Scope, is_primary
+from mmi_plugin.results.attacks import warnings
 from mmi_plugin.results.estimates import Difference, Estimate
 from mmi_plugin.results.measures import LABELS, Measure
 from mmi_plugin.results.runs import differences, unknown
@@ -250,7 +251,7 @@ def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
         )
     if found := differences(board.runs):
         text += f" Not all were asked in the same way: {'; '.join(one.say(show) for one in found)}."
-    text += _free(board, show) + _letters(board, show)
+    text += _free(board, show) + _letters(board, show) + _doubts(board, show)
     if lacking := unknown(board.runs):
         text += f" Unknown of some, and so not compared: {', '.join(lacking)}."
     return text
@@ -278,6 +279,16 @@ def _letters(board: Leaderboard, show: Callable[[str], str]) -> str:
         if changed := sum(result.read_anew for result in run.results.values()):
             text += f" {changed} letters of {show(run.name)}, read anew from its answers, are others than logged."
     return text
+
+
+def _doubts(board: Leaderboard, show: Callable[[str], str]) -> str:
+    """Return why attacks at evaluation may be weaker than they look."""
+    found: list[str] = []
+    for run in board.runs:
+        for task, result in run.results.items():
+            doubts = warnings(result.records, result.conditions)
+            found += [f"{show(run.name)}, {show(task)}, {doubt}" for doubt in doubts]
+    return f" Attacks to be doubted: {'; '.join(found)}." if found else ""
 
 
 def _cell(board: Leaderboard, key: Key) -> str:

@@ -23,6 +23,7 @@ from mmi_plugin.report.figures import caption, svg_figures
 from mmi_plugin.report.files import FAMILY_LABELS, interval, label, note, overview_columns, p_value, plain, words
 from mmi_plugin.report.items import ITEMS, NAME_LIMIT, Browser, data_uri, to_script
 from mmi_plugin.report.study import PANEL_LEFT, PANEL_TOP, PANEL_WIDTH, Study, StudyView
+from mmi_plugin.results.attacks import attacks, warnings
 from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.measures import LOWER_IS_BETTER, Measure
 from mmi_plugin.sources import LICENCES
@@ -82,6 +83,12 @@ class BoardView:
         self.note = note(board, lambda name: shorten(plain(name), NAME_LIMIT))
         self.columns = overview_columns(board)
         self.tasks = board.scopes_of("task")
+        self.attacks = [
+            (run.name, task, attacks(result.records, result.conditions), warnings(result.records, result.conditions))
+            for run in board.runs
+            for task, result in run.results.items()
+            if any(record.attack for record in result.records)
+        ]
         figures = svg_figures(board).items()
         self.figures = [(data_uri("image/svg+xml", svg), caption(board, name)) for name, svg in figures]
         self._page, self._pictures = page, pictures

@@ -16,7 +16,8 @@ class Record:
     `probabilities` of the options, in their order, where the model gave them; `failure` says why
     there is no answer where the model failed; `cut_off`: it ran out of tokens within a thought;
     `options`: the texts that the letters stand for, which old results do not hold; `cluster`: equal for items that
-    share an image or a passage.
+    share an image or a passage; `attack`: of an answer under an adversary what that took and saw, see
+    `results.attacks`.
 
     `group`: equal for items that count together, None where the item stands for itself. Of a free-form question `named`
     is a text, `gold` one of the `answers` that count, `parsed` the answer that was read, and `metric` says how well
@@ -33,6 +34,7 @@ class Record:
     failure: str | None = None
     cut_off: bool = False
     options: Sequence[str] | None = None
+    attack: Mapping[str, Any] | None = None
     answers: Sequence[str] | None = None
     metric: str | None = None
     cluster: str | None = None

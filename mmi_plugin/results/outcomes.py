@@ -120,15 +120,16 @@ def stack(
         changed=table(lambda record: record.flipped(groups[record.item_id][ordered[0]]), bool),
         cut_off=table(lambda record: record.cut_off, bool),
         probabilities=_probabilities(task, rows),
-        clusters=_clusters(rows),
+        clusters=clusters_of([row[0] for row in rows]),
         groups=_groups(rows),
         metric=next(iter(metrics), None) or "",
         **asked,
     )
 
 
-def _clusters(rows: Sequence[Sequence[Record]]) -> np.ndarray | None:
-    labels = [row[0].cluster or f"item {row[0].item_id}" for row in rows]
+def clusters_of(records: Sequence[Record]) -> np.ndarray | None:
+    """Return the clusters' labels (items,) of items by a record of each; None where no two share one."""
+    labels = [record.cluster or f"item {record.item_id}" for record in records]
     return np.array(labels) if len(set(labels)) < len(labels) else None
 
 

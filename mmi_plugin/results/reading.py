@@ -20,6 +20,7 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.files import json_lines, read_bytes, read_text
 from mmi_plugin.item import FAMILIES, LETTERS
 from mmi_plugin.results import Record, TaskResult, group_by_item
+from mmi_plugin.results.attacks import check_attack
 from mmi_plugin.results.fields import Kinds, field, parse_object, part, shown
 from mmi_plugin.results.measures import task_numbers
 
@@ -218,6 +219,7 @@ def _rows(path: Path, conditions: Sequence[str], seed: int) -> Iterator[dict[str
         if row.get("options") is None and not free:  # in old results, or by whoever would not have letters read anew
             row["options"] = _listed(row["input"])
         _check_free(row, where) if free else _check_letters(row, where)
+        check_attack(row, where)
         _check_asked(row, conditions, seed, where)
         for name in ("gold", "options", "cluster", "group", *_FREE):
             if (before := golds.setdefault((row["item_id"], name), row.get(name))) != row.get(name):

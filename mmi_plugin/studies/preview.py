@@ -111,7 +111,8 @@ def _shown(name: str, item: Item, prompts: Prompts | None) -> Shown:
     before, found, after = text.partition(added) if added else (text, "", "")
     uri = thumbnail(item.images) if pictures else None
     sizes = ", ".join(picture.strip("[]\n") for picture in pictures) or "no image"
-    return Shown(name, before, found, after, ", ".join(filter(None, [sizes, size])), images, uri)
+    moved = "before an adversary acts" if get(name).attack else ""
+    return Shown(name, before, found, after, ", ".join(filter(None, [sizes, size, moved])), images, uri)
 
 
 def _estimate(selection: Selection, model: Any, size: int, total: int) -> str:

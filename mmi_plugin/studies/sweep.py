@@ -34,25 +34,40 @@ def run(
 
     Raises InputError for an unknown task, condition, strength or value.
     """
-    conditions = expand(sweep)
-    found = find_task(task, include_path)
     name = "_".join([task, sweep.split("=")[0].replace("@", "_")])
-    asked = {"model": model, "model_args": model_args, **flags}
+    status = ask(
+        find_task(task, include_path), name, expand(sweep), out, {"model": model, "model_args": model_args}, flags
+    )
+    if not status:
+        _report(out, name)
+    return status
+
+
+def ask(
+    found: TaskFile,
+    name: str,
+    conditions: tuple[str, ...],
+    out: Path,
+    model: Mapping[str, str],
+    flags: Mapping[str, Any],
+) -> int:
+    """Ask what a task asks under `conditions` as the task `name`, unless that was done before; return 0, or the
+    harness's status. model: `model` and `model_args` of lmms-eval's command line; flags: further ones."""
+    asked, arguments = {**model, **flags}, model["model_args"]
     key = {
         "task": {"split": found.split, "options": found.options, "conditions": conditions},
         "asked": asked,
-        "stamps": [stamp(part.partition("=")[2]) for part in model_args.split(",")],
+        "stamps": [stamp(part.partition("=")[2]) for part in arguments.split(",")],
         "versions": versions(),
     }
     _write_task(found, name, conditions, out / "tasks")
     more = {"tasks": name, "include_path": str(out / "tasks"), "output_path": str(out), "log_samples": True}
-    stem = f"{name}-{re.sub(r'[^A-Za-z0-9]+', '_', model_args)[-60:]}"
+    stem = f"{name}-{re.sub(r'[^A-Za-z0-9]+', '_', arguments)[-60:]}"
     job = Job(name, f"{__name__}:evaluate", {**asked, **more}, out / "runs" / f"{stem}.json", key, out / "sweep.log")
     try:
         make_all([job], workers=0)
     except JobFailed as failed:
         return failed.status
-    _report(out, name)
     return 0
 
 

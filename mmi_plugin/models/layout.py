@@ -20,8 +20,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from mmi_plugin.models.attention import ATTENTION, BLOCKS, Pattern, attend
-from mmi_plugin.models.compat import attention_of, use_attention
-from mmi_plugin.trainers.compat import OWN_MASKS
+from mmi_plugin.models.compat import OWN_MASKS, attention_of, use_attention
 
 logger = logging.get_logger(__name__)
 MIN_SHARED = 0.25

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mmi_plugin.trainers.compat import DEEP_FEATURES, VISUAL_PLACES
-from mmi_plugin.trainers.layout import Layout
+from mmi_plugin.models.compat import DEEP_FEATURES, VISUAL_PLACES
+from mmi_plugin.models.layout import Layout
 
 Call = dict[str, Any]
 

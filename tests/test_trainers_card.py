@@ -14,7 +14,7 @@ from typing import ClassVar
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, constants, hf_api
 from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -211,7 +211,9 @@ def pushed(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
     """What a stand-in for the hub on this machine was sent."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    place = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(hf_api.api, "endpoint", place)  # which its functions remember from their import
+    monkeypatch.setattr(constants, "ENDPOINT", place)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     _Hub.pushed.clear()
     yield _Hub.pushed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -131,11 +133,13 @@ def _label_text(text: str) -> str:
     return " ".join(text.split())[:LONGEST]
 
 
-def _fitted(text: str, room: tuple[int, int], pixels: float) -> tuple[list[str], ImageFont.FreeTypeFont]:
+def _fitted(
+    text: str, room: tuple[int, int], pixels: float, wrapped: Wrap | None = None
+) -> tuple[list[str], ImageFont.FreeTypeFont]:
     """Return the text in lines, and the font at `pixels` or at the next smaller size at which it fits."""
     while True:
         font = _font(max(1, int(pixels)))
-        lines = _wrapped(text, font, room[0])
+        lines = (wrapped or _wrapped)(text, font, room[0])
         fits = len(lines) * sum(font.getmetrics()) <= room[1] and all(font.getlength(line) <= room[0] for line in lines)
         if fits or pixels < 2:
             return lines, font
@@ -158,6 +162,27 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
             line, reached = [*line, word], wider
         lines.append(" ".join(line))
     return lines
+
+
+def _flowed(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Return the text's lines, none wider than `width`: cut at words, and within those that have no end (as texts
+    without blanks)."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line, reached = "", 0.0
+        for piece in _PIECE.findall(paragraph):
+            wide = font.getlength(piece)
+            if line and reached + wide > width and not piece.isspace():
+                lines.append(line.rstrip())
+                line, reached = "", 0.0
+            if line or not piece.isspace():
+                line, reached = line + piece, reached + wide
+        lines.append(line.rstrip())
+    return lines
+
+
+_PIECE = re.compile(r"\s+|\S{1,20}")
+Wrap = Callable[[str, ImageFont.FreeTypeFont, int], list[str]]
 
 
 @lru_cache
@@ -185,11 +210,13 @@ def matching_image(item: Item, rng: random.Random, pools: Pools) -> Item:
 def rendered_question(item: Item, rng: random.Random, pools: Pools) -> Item:
     """The whole prompt as an image beside an empty text: a model that shuts the image out cannot answer."""
     text = user_text(item)
+    if len(text) > _PAGE_HOLDS:
+        raise InputError(f"item {item.id}: its prompt has {len(text):,} characters, and a page holds {_PAGE_HOLDS:,}")
     area = 0.7 * len(text)  # of the letters, in squares of their size: they are half as wide as high
     side = max(pools.canvas, _PAGE, min(_LARGEST_PAGE, ceil(_SMALL_LETTERS * area**0.5)))
     room = side - 2 * _MARGIN
     page = Image.new("RGB", (side, side), "white")
-    lines, font = _fitted(text, (room, room), min(_PAGE_LETTERS, 1.2 * room / area**0.5))
+    lines, font = _fitted(text, (room, room), min(_PAGE_LETTERS, 1.2 * room / area**0.5), _flowed)
     pen = ImageDraw.Draw(page)
     for number, line in enumerate(lines):
         pen.text((_MARGIN, _MARGIN + number * sum(font.getmetrics())), line, fill="black", font=font)
@@ -197,6 +224,7 @@ def rendered_question(item: Item, rng: random.Random, pools: Pools) -> Item:
 
 
 _PAGE, _LARGEST_PAGE, _MARGIN = 672, 2688, 24  # pixels
+_PAGE_HOLDS = 150_000  # characters
 _PAGE_LETTERS, _SMALL_LETTERS = 28, 16  # pixels; a page grows before its letters get smaller than these
 
 

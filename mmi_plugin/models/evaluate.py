@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
+from weakref import proxy
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -76,11 +77,8 @@ def ask(
 
     def answer(places: list[int]) -> list[Record]:
         asked = [query_of(rows[place], messages(documents.item(rows[place])), shared) for place in places]
-        replies = zip(places, scorer.answer(asked, settings), strict=True)
-        return [
-            record_of(rows[place], reply.text, reply.probabilities, thoughts, attack=reply.attack)
-            for place, reply in replies
-        ]
+        pairs = zip((rows[place] for place in places), scorer.answer(asked, settings), strict=True)
+        return [record_of(row, one.text, one.probabilities, thoughts, attack=one.attack) for row, one in pairs]
 
     return answer_all(scorer.ordered(keys), batch_size, answer)
 
@@ -155,7 +153,9 @@ class Scorer:
         self._baseline = baseline
         self._generator = Generator(model, prompts, thoughts, thinking, baseline)
         self._image_token = getattr(model.config, "image_token_id", None)
-        self._attacker = Attacker(model, prompts, self._generator, self._first, lambda row: self._plain([row]))
+        own = proxy(self)  # so that a scorer that is not used any more gives its kept prefixes back at once
+        first, plain = (lambda rows: own._first(rows)), (lambda row: own._plain([row]))
+        self._attacker = Attacker(model, prompts, self._generator, first, plain)
         self._prefixes = Prefixes(model, self._generator.tokens)
         self.meter = Meter(model)
         self._obstacle = obstacle(model)

@@ -19,6 +19,21 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 Chat = list[dict[str, Any]]
 
 
+class Replies(BaseHTTPRequestHandler):
+    """A handler that replies in JSON, and says nothing on the terminal."""
+
+    def send(self, status: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+
 class Server(ThreadingHTTPServer):
     """Answers `POST /v1/chat/completions`, one request at a time; `chats` are those it was asked.
 
@@ -46,7 +61,7 @@ class Server(ThreadingHTTPServer):
         return self.processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Replies):
     server: Server
 
     def do_POST(self) -> None:
@@ -55,22 +70,11 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.one_at_a_time:
             self.server.chats.append(chat)
             if self.server.refuses(chat):
-                return self._send(400, {"error": {"message": "refused"}})
+                return self.send(400, {"error": {"message": "refused"}})
             text = self.server.generate(chat, request["max_tokens"])
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        self._send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
-
-    def _send(self, status: int, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Keep quiet."""
+        self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
 
 
 def _part(part: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import shutil
 from base64 import b64decode
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import ClassVar
@@ -28,6 +28,7 @@ from mmi_plugin.sources import load
 from mmi_plugin.trainers import run
 from mmi_plugin.trainers.record import model_card
 from tests import training
+from tests.server import Replies
 
 EVALUATION = {"eval_tasks": ["mmi_demo_digits"], "eval_tasks_steps": 2, "eval_tasks_items": 6}
 
@@ -171,7 +172,7 @@ def test_the_licence_is_that_of_the_bases_card(tiny_llava: Path, tmp_path: Path)
     assert ModelCard(model_card(training.config(base, tmp_path), record, [])).data.license == "llama2"
 
 
-class _Hub(BaseHTTPRequestHandler):
+class _Hub(Replies):
     """The hub's answers to a new repository, to a card's metadata, which must name things as the hub does, and to a
     commit, whose files come with it."""
 
@@ -180,30 +181,20 @@ class _Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         text = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/api/repos/create":
-            self._answer(200, {"url": "https://huggingface.co/me/trained"})
+            self.send(200, {"url": "https://huggingface.co/me/trained"})
         elif self.path == "/api/validate-yaml":
             head = yaml.safe_load(json.loads(text)["content"].split("---")[1])
             wrong = [name for name in (head.get("base_model"), *head.get("datasets", [])) if name and "/" not in name]
-            self._answer(400 if wrong or "license" not in head else 200, {"errors": wrong, "warnings": []})
+            self.send(400 if wrong or "license" not in head else 200, {"errors": wrong, "warnings": []})
         elif self.path == "/api/models/me/trained/preupload/main":
             files = [one | {"uploadMode": "regular", "shouldIgnore": False} for one in json.loads(text)["files"]]
-            self._answer(200, {"files": files})
+            self.send(200, {"files": files})
         else:
             assert self.path == "/api/models/me/trained/commit/main"
             lines = [json.loads(line) for line in text.splitlines()]
             files = [line["value"] for line in lines if line["key"] == "file"]
             self.pushed.update({one["path"]: b64decode(one["content"]) for one in files})
-            self._answer(200, {"commitUrl": "https://huggingface.co/me/trained/commit/0", "commitOid": "0"})
-
-    def _answer(self, status: int, content: dict) -> None:
-        text = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: object) -> None: ...
+            self.send(200, {"commitUrl": "https://huggingface.co/me/trained/commit/0", "commitOid": "0"})
 
 
 @pytest.fixture

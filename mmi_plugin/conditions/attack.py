@@ -10,7 +10,7 @@ import random
 from typing import Annotated
 
 from mmi_plugin.conditions.pools import Pools
-from mmi_plugin.conditions.registry import CONDITIONS, REFERENCE, Between, condition
+from mmi_plugin.conditions.registry import Between, as_reference, condition
 from mmi_plugin.item import Item
 
 Relative = Annotated[float, Between(0, 1000)]
@@ -21,10 +21,6 @@ Tokens = Annotated[int, range(1, 1001)]
 Moved = Annotated[str, ("prompt", "after_image")]
 Norm = Annotated[str, ("linf", "l2")]
 BOTH = ("image_heavy", "text_heavy")
-
-
-def _reference(item: Item, rng: random.Random, pools: Pools) -> Item:
-    return CONDITIONS[REFERENCE[item.family]].perturb(item, rng, pools)
 
 
 @condition(*BOTH, seen=False, published=False, attack=("apgd", "embeddings"))
@@ -39,7 +35,7 @@ def adversarial_embeddings(
     text: Moved = "prompt",
 ) -> Item:
     """The embeddings of the irrelevant modality moved by at most eps times their RMS, as Auto-PGD finds it worst."""
-    return _reference(item, rng, pools)
+    return as_reference(item, rng, pools)
 
 
 @condition(*BOTH, seen=False, published=False, attack=("square", "embeddings"))
@@ -53,7 +49,7 @@ def square_embeddings(
     text: Moved = "prompt",
 ) -> Item:
     """The same moved as Square attack finds it worst, without gradients: beside Auto-PGD it tells whether these lie."""
-    return _reference(item, rng, pools)
+    return as_reference(item, rng, pools)
 
 
 @condition(*BOTH, seen=False, published=False, attack=("noise", "embeddings"))
@@ -61,7 +57,7 @@ def noise_embeddings(
     item: Item, rng: random.Random, pools: Pools, *, eps: Relative = 0.1, text: Moved = "prompt"
 ) -> Item:
     """The same moved at random, uniformly within eps: what of an attack is its size alone."""
-    return _reference(item, rng, pools)
+    return as_reference(item, rng, pools)
 
 
 @condition("text_heavy", seen=False, published=False, attack=("apgd", "pixels"))
@@ -76,19 +72,19 @@ def adversarial_pixels(
     restarts: Restarts = 1,
 ) -> Item:
     """The irrelevant image moved by at most eps 255ths, a pixel or in l2 all together, as Auto-PGD finds it worst."""
-    return _reference(item, rng, pools)
+    return as_reference(item, rng, pools)
 
 
 @condition("text_heavy", seen=False, published=False, attack=("square", "pixels"))
 def square_pixels(item: Item, rng: random.Random, pools: Pools, *, eps: Bytes = 8, queries: Steps = 1000) -> Item:
     """The same moved as Square attack finds it worst, without gradients."""
-    return _reference(item, rng, pools)
+    return as_reference(item, rng, pools)
 
 
 @condition("text_heavy", seen=False, published=False, attack=("noise", "pixels"))
 def noise_pixels(item: Item, rng: random.Random, pools: Pools, *, eps: Bytes = 8, norm: Norm = "linf") -> Item:
     """The same moved at random."""
-    return _reference(item, rng, pools)
+    return as_reference(item, rng, pools)
 
 
 @condition("image_heavy", seen=False, published=False, attack=("gradients", "tokens"))
@@ -103,10 +99,10 @@ def adversarial_tokens(
     candidates: Tokens = 64,
 ) -> Item:
     """A line after everything else, of `length` tokens, as greedy coordinate gradient search finds it worst."""
-    return _reference(item, rng, pools)
+    return as_reference(item, rng, pools)
 
 
 @condition("image_heavy", seen=False, published=False, attack=("noise", "tokens"))
 def noise_tokens(item: Item, rng: random.Random, pools: Pools, *, length: Tokens = 10) -> Item:
     """The same of random tokens."""
-    return _reference(item, rng, pools)
+    return as_reference(item, rng, pools)

@@ -15,7 +15,7 @@ from typing import Annotated
 from PIL import Image, ImageDraw, ImageFont
 
 from mmi_plugin.conditions.pools import Pools
-from mmi_plugin.conditions.registry import CONDITIONS, REFERENCE, condition
+from mmi_plugin.conditions.registry import as_reference, condition
 from mmi_plugin.conditions.text import wrong_option
 from mmi_plugin.errors import InputError
 from mmi_plugin.item import Item, stream, user_text
@@ -244,4 +244,4 @@ def _slip(item: Item, option: str, side: int) -> Image.Image:
 @condition("image_heavy", "text_heavy", "vqa", seen=False, published=False, role="apart")
 def asked_again(item: Item, rng: random.Random, pools: Pools) -> Item:
     """The reference once more, in another batch: what flips by arithmetic alone."""
-    return CONDITIONS[REFERENCE[item.family]].perturb(item, rng, pools)
+    return as_reference(item, rng, pools)

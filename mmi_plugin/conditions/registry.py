@@ -6,6 +6,7 @@ A name may carry strengths: `unrelated_text@sentences=4@position=after`. What is
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -150,6 +151,11 @@ class Condition:
 
 
 CONDITIONS: dict[str, Condition] = {}
+
+
+def as_reference(item: Item, rng: random.Random, pools: Pools) -> Item:
+    """Return the item as its family's reference condition shows it."""
+    return CONDITIONS[REFERENCE[item.family]].perturb(item, rng, pools)
 
 
 def condition(

@@ -160,7 +160,8 @@ def jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Jensen-Shannon divergence in bits, in [0, 1]: (..., options) twice -> (...) (Lin, 1991)."""
     from scipy.special import rel_entr  # slow to import, and evaluations start with this module
 
-    nats = (rel_entr(p, (p + q) / 2) + rel_entr(q, (p + q) / 2)).sum(-1) / 2
+    middle = (p + q) / 2
+    nats = (rel_entr(p, middle) + rel_entr(q, middle)).sum(-1) / 2
     return np.clip(nats / np.log(2), 0, 1)
 
 

@@ -38,5 +38,5 @@ class Attack:
         if not condition.attack:
             return None
         by, space = condition.attack
-        given: dict[str, Any] = {name: parameter.default for name, parameter in condition.parameters.items()}
-        return Attack(space, by, **{**given, **condition.strength})
+        given: dict[str, Any] = condition.values
+        return Attack(space, by, **given)

@@ -133,6 +133,11 @@ class Condition:
             return changed
         return replace(changed, context="\n".join(filter(None, (self.instruction, changed.context))))
 
+    @property
+    def values(self) -> dict[str, Strength]:
+        """Every strength with its value, default or not."""
+        return {name: parameter.default for name, parameter in self.parameters.items()} | dict(self.strength)
+
     def at(self, **strength: Strength) -> Condition:
         """Return the condition at this strength, the rest by default, under its one name: strengths that
         are not default, in declared order."""

@@ -27,7 +27,7 @@ from mmi_plugin.models.evaluate import record_of
 from mmi_plugin.results import Record
 from mmi_plugin.results.attacks import warnings
 from mmi_plugin.results.intervals import standard_error
-from mmi_plugin.results.measures import APART, PerItem, higher_is_better, incomplete, task_numbers, task_values
+from mmi_plugin.results.measures import APART, PerItem, higher_is_better, incomplete, numbers_of, task_values
 
 _SHOWN = 20  # failed records; the sample log names all
 _FIXED: dict[str, Any] = {"output_type": "generate_until", "num_fewshot": 0, "metric_list": []}
@@ -229,8 +229,8 @@ class InterferenceTask(ConfigurableMessagesTask):
     def _measured(self, records: Sequence[Record]) -> tuple[dict[str, float], dict[str, PerItem]]:
         """Return numbers and values per item, found once: lmms-eval has a list of the same records for each number."""
         if self._counted is None or self._counted[0] != records:
-            asked = records, self.bench.family, self.selection.conditions
-            self._counted = records, task_numbers(*asked), task_values(*asked)
+            values = task_values(records, self.bench.family, self.selection.conditions)
+            self._counted = records, numbers_of(values, records, self.selection.conditions), values
         return self._counted[1:]
 
 

@@ -36,8 +36,7 @@ def sweeps(conditions: Sequence[str]) -> list[Sweep]:
     for condition in map(get, conditions):
         for name, parameter in condition.parameters.items():
             rest = condition.at(**{**condition.strength, name: parameter.default})
-            value = condition.strength.get(name, parameter.default)
-            found.setdefault((rest.name, name), {})[value] = condition.name
+            found.setdefault((rest.name, name), {})[condition.values[name]] = condition.name
     return [
         Sweep(rest, name, {value: names[value] for value in sorted(names, key=get(rest).parameters[name].valid.index)})
         for (rest, name), names in found.items()

@@ -115,7 +115,7 @@ def _beaten(shares: Mapping[str, float]) -> Iterator[str]:
 
 def _size(condition: Condition) -> tuple[Any, ...]:
     """Return what decides how much a condition's adversary may move."""
-    values = {name: parameter.default for name, parameter in condition.parameters.items()} | dict(condition.strength)
+    values = condition.values
     return condition.attack[1], *(values.get(name) for name in ("eps", "text", "length")), values.get("norm", "linf")
 
 
@@ -125,7 +125,7 @@ def _left(shares: Mapping[str, float]) -> Iterator[str]:
     for name in shares:
         condition = get(name)
         if condition.attack[0] == "apgd":
-            eps = condition.strength.get("eps", condition.parameters["eps"].default)
+            eps = condition.values["eps"]
             rest = (condition.kind, *sorted((k, v) for k, v in condition.strength.items() if k != "eps"))
             largest[rest] = max(largest.get(rest, (eps, name)), (eps, name))
     for eps, name in largest.values():

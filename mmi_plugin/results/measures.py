@@ -193,9 +193,13 @@ def task_values(records: Sequence[Record], family: str, conditions: Sequence[str
 
 
 def task_numbers(records: Sequence[Record], family: str, conditions: Sequence[str]) -> dict[str, float]:
-    """Return the numbers of one task: the means of `task_values`, shares in [0, 1] that are NaN where there is no
-    complete item; and the counts `items` and `incomplete`, the second of which are in no share."""
-    values = task_values(records, family, conditions)
+    """Return the numbers of one task, `numbers_of` its `task_values`."""
+    return numbers_of(task_values(records, family, conditions), records, conditions)
+
+
+def numbers_of(values: Mapping[str, PerItem], records: Sequence[Record], conditions: Sequence[str]) -> dict[str, float]:
+    """Return the means of `task_values`, shares in [0, 1] that are NaN where there is no complete item; and the counts
+    `items` and `incomplete`, the second of which are in no share."""
     lacking = len(incomplete(records, conditions))
     counts = {"items": len(group_by_item(records)) - lacking, "incomplete": lacking}
     return {name: _mean(one.values) for name, one in values.items()} | counts

@@ -189,7 +189,7 @@ def start(folder: Path, name: str) -> int:
     from mmi_plugin.errors import BadRows
     from mmi_plugin.trainers.config import MMIConfig
     from mmi_plugin.trainers.data import check_rows, load_benchmarks, make_groups
-    from mmi_plugin.trainers.run import run_record
+    from mmi_plugin.trainers.record import run_record
     from mmi_plugin.trainers.saving import load_checkpoint
     from mmi_plugin.trainers.trainer import MMITrainer
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mmi_plugin.trainers.resume import ROOMS
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "mmi_plugin": ROOT / "mmi_plugin",
@@ -117,3 +119,13 @@ def test_files_and_functions_stay_small_enough_to_be_read() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
 def test_a_benchmark_finds_what_it_measures(path: Path) -> None:
     import_module(f"benchmarks.{path.stem}")
+
+
+def test_the_code_that_a_resumed_training_must_share_is_all_that_the_method_imports() -> None:
+    graph = {module: {name for name in imports(file) if name in modules()} for module, file in modules().items()}
+    reached, left = set(), {"mmi_plugin.trainers.method", "mmi_plugin.trainers.collator", "mmi_plugin.trainers.losses"}
+    while left:
+        reached |= left
+        left = set().union(*(graph[module] for module in left)) - reached
+    rooms = {module.split(".")[1] for module in reached if module.count(".") > 1}
+    assert {"attacks", "trainers"} <= rooms <= set(ROOMS)

@@ -191,7 +191,7 @@ def test_the_last_whole_one_is_used(
     (out / "checkpoint-2" / "scheduler.pt").unlink()
     assert run.main(flags(start, data, out, *RESUME)) == 0
     said = capsys.readouterr().err
-    assert "checkpoint-3: not whole" in said and "optimizer.pt" in said
+    assert said.count("checkpoint-3: not whole") == 1 and "optimizer.pt" in said
     assert "checkpoint-2: not whole" in said and "scheduler.pt is missing" in said
     assert (out / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
 

@@ -43,7 +43,7 @@ FREE_GROUPS = (
 )
 STEADY = "constant"  # a learning rate that does not depend on how many steps there are
 LENGTHS = ("max_steps", "num_train_epochs")
-ROOMS = ("", "answers", "conditions", "models", "sources", "trainers")  # whose code decides what is learnt
+ROOMS = ("", "answers", "attacks", "conditions", "models", "sources", "trainers")  # whose code decides what is learnt
 
 
 @cache

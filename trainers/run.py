@@ -90,7 +90,7 @@ def _train(args: MMIConfig, benchmarks: list[Benchmark], bad: BadRows) -> MMITra
     trainer = MMITrainer(model, args, make_groups(args, benchmarks), processing_class=processor)
     trainer.record = record
     try:
-        trainer.train()
+        trainer.train(str(resume) if resume else None)
     except NonFiniteLoss as error:
         error.args = (f"{error}; state before it saved in {save_state(trainer, error)}",)
         raise

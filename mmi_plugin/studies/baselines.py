@@ -99,10 +99,10 @@ def _setting(part: str) -> tuple[str, Any]:
 
 def _report(out: Path, names: Sequence[str]) -> None:
     """Write the board of all runs, each beside the plain one, and print it."""
-    from mmi_plugin.report.page import to_html
+    from mmi_plugin.report.page import write_page
 
     board = build(read_runs([f"{name}={out / 'runs' / name}" for name in names]), PLAIN)
     write_whole(out / "baselines.csv", to_csv(board))
-    write_whole(out / "baselines.html", to_html(board))
+    write_page(out / "baselines.html", board)
     print(terminal(board))
     print(f"page: {out / 'baselines.html'}, numbers: {out / 'baselines.csv'}")

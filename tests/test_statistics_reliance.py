@@ -112,7 +112,7 @@ def test_the_board_says_what_its_numbers_are_not_enough_for() -> None:
             "c": Outcomes.of("c", "image_heavy", (IMAGE_ALONE, CONFLICT, TEXT_ALONE), conflict),
         }
         runs.append(Run(name, folder, {}, outcomes))
-    said = " ".join(remarks(build(runs, "a")).split())
+    said = " ".join(remarks(build(runs, "a"), 2).split())
     assert "b is no more than 2 points worse than a on q: not shown (-3.3 points [" in said
     assert "b is no more than 50 points worse than a on q: shown" in " ".join(remarks(build(runs, "a"), 50).split())
     assert "a on c: of 10 items on which image and text alone lead to different options, 100.0% follow" in said

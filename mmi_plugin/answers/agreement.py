@@ -7,7 +7,8 @@ from functools import lru_cache
 
 from mmi_plugin.errors import InputError, nearest
 
-METRICS = ("exact_match", "anls", "vqa_accuracy")
+METRICS = {"exact_match": "exact match", "anls": "ANLS", "vqa_accuracy": "VQA accuracy"}
+"""Metric -> its name as it is shown."""
 LEAST = {"vqa_accuracy": 4}
 """Metric -> how many answers a question needs: VQA accuracy counts three of those of the other annotators."""
 HALF = 0.5  # from this score on an answer is a right one; ANLS is 0 below it

@@ -10,12 +10,11 @@ from typing import Any
 
 from mmi_plugin.conditions import Condition
 
-SPACES = ("embeddings", "pixels", "tokens")
-
 
 @dataclass(frozen=True)
 class Attack:
-    """What is searched. space: of SPACES. by: "apgd", "square", "noise", or of tokens "gradients" and "noise".
+    """What is searched. space: "embeddings", "pixels" or "tokens". by: "apgd", "square", "noise", or of tokens
+    "gradients" and "noise".
 
     eps: of embeddings relative to the root mean square of those that may move; of pixels in 255ths. text: which text
     of image-heavy items moves, that of the whole "prompt" or what is "after_image". length: tokens of a suffix.

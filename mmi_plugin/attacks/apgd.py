@@ -37,6 +37,15 @@ class Found:
     still: torch.Tensor
     passes: int = 0
 
+    @staticmethod
+    def begun(start: torch.Tensor, looks: int) -> Found:
+        """Return what is found before the first of so many looks, from `start` (B, L, D)."""
+        count = len(start)
+        none = torch.zeros(count, dtype=torch.bool, device=start.device)
+        return Found(
+            start.clone(), start.new_full((count,), -torch.inf), start.new_full((count, looks), torch.nan), none
+        )
+
 
 @dataclass
 class _State:
@@ -90,12 +99,7 @@ def apgd(logits: Logits, loss: Loss, ball: Ball, start: torch.Tensor, gold: torc
 
     gold: (B,) int64, the right options. No tensor but the perturbation gets a gradient.
     """
-    found = Found(
-        start.clone(),
-        start.new_full((len(start),), -torch.inf),
-        start.new_full((len(start), steps + 1), torch.nan),
-        torch.zeros(len(start), dtype=torch.bool, device=start.device),
-    )
+    found = Found.begun(start, steps + 1)
     look, rows = _Look(logits, loss, gold, found), torch.arange(len(start), device=start.device)
     f, gradient, broken = look(start, rows, 0)
     found.still = ~((gradient * ball.mask[..., None]).flatten(1).abs().amax(1) > 0)  # nor is what is no number

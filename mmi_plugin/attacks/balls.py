@@ -78,6 +78,10 @@ class Ball:
             return self.radius * gradient.sign()
         return self.radius * gradient / _rows(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
 
+    def zero(self, width: int) -> torch.Tensor:
+        """Return no perturbation, (A, L, width)."""
+        return self.radius.new_zeros(*self.mask.shape, width)
+
     def random(self, seeds: torch.Tensor, width: int) -> torch.Tensor:
         """Return a random perturbation of each row, (A, L, width), a function of `seeds` (A,) int64 alone: uniform in
         the cube, or on the sphere of l2."""

@@ -65,7 +65,7 @@ def search(space: Space, attack: Attack, confirm: Confirm) -> Searched:
     Rows that are wrong without one, and all rows of "noise", keep what they have: zero, or one random draw.
     """
     rows, device = torch.arange(len(space.gold), device=space.gold.device), space.gold.device
-    zero = space.ball.random(space.seeds(0), space.width) * 0
+    zero = space.ball.zero(space.width)
     with torch.no_grad():
         clean, again = (space.logits(zero, rows) for _ in range(2))
     tolerance = SAME.get(space.dtype, COARSE) * clean.abs().amax()
@@ -84,8 +84,8 @@ def search(space: Space, attack: Attack, confirm: Confirm) -> Searched:
             at = left.nonzero()[:, 0]
             if not len(at):
                 return searched
-            start = space.ball.random(space.seeds(restart * 1000 + number), space.width)[at]
             own = space.ball.take(at)
+            start = own.random(space.seeds(restart * 1000 + number)[at], space.width)
             own_logits = _of(space, at)
             if loss is None:
                 found = square(own_logits, own, start, space.gold[at], attack.queries, restart)

@@ -26,12 +26,7 @@ def square(logits: Logits, ball: Ball, start: torch.Tensor, gold: torch.Tensor, 
 
     gold: (B,) int64. What is changed at once is a block of L times D, to either end of the ball.
     """
-    found = Found(
-        start.clone(),
-        start.new_full((len(start),), -torch.inf),
-        start.new_full((len(start), queries + 1), torch.nan),
-        torch.zeros(len(start), dtype=torch.bool, device=start.device),
-    )
+    found = Found.begun(start, queries + 1)
     rng = torch.Generator().manual_seed(seed)
     rows = torch.arange(len(start), device=start.device)
     stripes = torch.randint(0, 2, (len(start), 1, start.shape[2]), generator=rng).to(start) * 2 - 1

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mmi_plugin.conditions.pools import Pools
+from mmi_plugin.conditions.pools import Pools, canvas
 from mmi_plugin.conditions.registry import as_reference, condition
 from mmi_plugin.conditions.text import wrong_option
 from mmi_plugin.errors import InputError
@@ -32,13 +32,13 @@ def random_pixels(item: Item, rng: random.Random, pools: Pools) -> Item:
 @condition("text_heavy", ignore=IGNORE_PICTURE)
 def black(item: Item, rng: random.Random, pools: Pools) -> Item:
     """An all-black canvas."""
-    return replace(item, image=_canvas(pools.canvas, (0, 0, 0)))
+    return replace(item, image=canvas(pools.canvas, (0, 0, 0)))
 
 
 @condition("text_heavy", ignore=IGNORE_PICTURE)
 def white(item: Item, rng: random.Random, pools: Pools) -> Item:
     """An all-white canvas."""
-    return replace(item, image=_canvas(pools.canvas, (255, 255, 255)))
+    return replace(item, image=canvas(pools.canvas, (255, 255, 255)))
 
 
 @condition("text_heavy", version=2, ignore=IGNORE_PICTURE)
@@ -64,11 +64,6 @@ def text_only(item: Item, rng: random.Random, pools: Pools) -> Item:
 @lru_cache(maxsize=256)
 def _noise(draw: int, side: int) -> Image.Image:
     return Image.frombytes("RGB", (side, side), stream("random_pixels", draw, side).randbytes(3 * side * side))
-
-
-@lru_cache
-def _canvas(side: int, colour: tuple[int, int, int]) -> Image.Image:
-    return Image.new("RGB", (side, side), colour)
 
 
 _TITLES = ("Settings", "Inbox", "Profile", "Downloads", "Calendar", "Checkout", "Search", "Messages")

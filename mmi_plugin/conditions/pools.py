@@ -69,6 +69,12 @@ def _shrunk(file: Path) -> Image.Image:
 
 
 @lru_cache
+def canvas(side: int, colour: tuple[int, int, int]) -> Image.Image:
+    """Return a square of one colour, made once, so that it is hashed and encoded once."""
+    return Image.new("RGB", (side, side), colour)
+
+
+@lru_cache
 def folder_photos(folder: str) -> tuple[Picture, ...]:
     """Every image file at or below `folder`, by name. Raises InputError when there is none."""
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())

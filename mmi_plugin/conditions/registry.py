@@ -93,6 +93,7 @@ class Condition:
         these are what a task asks by default. Another strength than the default is neither.
     role: `interferes` where it adds what must not matter (and for the reference itself), `matches` where it names the
         right option, else `apart`. Only the first are in worst cases and in means over conditions.
+    apart_at: strengths with which it is `apart`, as they leave nothing that decides.
     version: raised with any change of what it produces, so that results of two versions never mix.
     instruction: a line before everything else that says to ignore what was added, or "".
     names_option: whether it names an option, which a free-form question does not have.
@@ -113,6 +114,7 @@ class Condition:
     attack: tuple[str, str] | None = None
     strength: Mapping[str, Strength] = field(default_factory=dict)
     role: Role = "interferes"
+    apart_at: Mapping[str, Strength] = field(default_factory=dict)
 
     def __call__(self, item: Item, seed: int = 0, pools: Pools | None = None) -> Item:
         """Return `item` under this condition: a pure function of (item, condition, seed)."""
@@ -150,8 +152,7 @@ class Condition:
         if not other:
             return base
         name = "".join([base.name, *(f"@{key}={value}" for key, value in other.items())])
-        # Beside a black picture nothing is left that decides: what is asked is what the text alone leads to.
-        role = "apart" if other.get("picture") == "black" else base.role
+        role = "apart" if base.apart_at.items() & other.items() else base.role
         return replace(base, name=name, strength=other, seen=False, published=False, role=role)
 
 
@@ -172,12 +173,13 @@ def condition(
     role: Role = "interferes",
     names_option: bool = False,
     attack: tuple[str, str] | None = None,
+    apart_at: Mapping[str, Strength] | None = None,
 ) -> Callable[[Perturbation], Perturbation]:
     """Register a function `(item, rng, pools, *, strengths) -> item` as a condition under its own name.
 
     A strength is a keyword with a default, annotated `Annotated[type, valid values]`. With `ignore`,
     a line that says to ignore what was added, `instructed_NAME` is registered too. names_option: of an item with
-    options alone, as it names one. attack: see `Condition`.
+    options alone, as it names one. attack, apart_at: see `Condition`.
     """
 
     def register(perturb: Perturbation) -> Perturbation:
@@ -191,7 +193,7 @@ def condition(
             raise InputError(
                 f"condition {name!r} is registered by {other.perturb.__module__}, too: give it another name"
             )
-        own = {"attack": attack, "names_option": names_option, "role": role}
+        own = {"attack": attack, "names_option": names_option, "role": role, "apart_at": dict(apart_at or {})}
         made = Condition(name, name, families, seen, published, version, perturb, strengths, **own)
         CONDITIONS[name] = made
         if ignore:

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Annotated
 
-from PIL import Image
-
 from mmi_plugin.answers import mentions, normalise
-from mmi_plugin.conditions.pools import Pools
+from mmi_plugin.conditions.pools import Pools, canvas
 from mmi_plugin.conditions.registry import condition
 from mmi_plugin.errors import InputError
 from mmi_plugin.item import Item, stream
@@ -37,7 +35,7 @@ def unrelated_text(
     return _with_text(item, unrelated_sentences(item, rng, pools, sentences), position)
 
 
-@condition("image_heavy", ignore=IGNORE_TEXT, names_option=True)
+@condition("image_heavy", ignore=IGNORE_TEXT, names_option=True, apart_at={"picture": "black"})
 def misleading_text(
     item: Item, rng: random.Random, pools: Pools, *, position: Position = "before", picture: Shown = "own"
 ) -> Item:
@@ -59,7 +57,7 @@ def misleading_text(
     return replace(_with_text(item, caption(named, fact), position), named=named)
 
 
-@condition("image_heavy", seen=False, published=False, role="matches")
+@condition("image_heavy", seen=False, published=False, role="matches", apart_at={"picture": "black"})
 def matching_text(
     item: Item, rng: random.Random, pools: Pools, *, position: Position = "before", picture: Shown = "own"
 ) -> Item:
@@ -71,7 +69,7 @@ def matching_text(
 
 
 def _beside(item: Item, picture: str, pools: Pools) -> Item:
-    return item if picture == "own" else replace(item, image=Image.new("RGB", (pools.canvas, pools.canvas)))
+    return item if picture == "own" else replace(item, image=canvas(pools.canvas, (0, 0, 0)))
 
 
 def _first_fact(item: Item) -> tuple[str, str] | None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
-from weakref import proxy
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -153,9 +152,6 @@ class Scorer:
         self._baseline = baseline
         self._generator = Generator(model, prompts, thoughts, thinking, baseline)
         self._image_token = getattr(model.config, "image_token_id", None)
-        own = proxy(self)  # so that a scorer that is not used any more gives its kept prefixes back at once
-        first, plain = (lambda rows: own._first(rows)), (lambda row: own._plain([row]))
-        self._attacker = Attacker(model, prompts, self._generator, first, plain)
         self._prefixes = Prefixes(model, self._generator.tokens)
         self.meter = Meter(model)
         self._obstacle = obstacle(model)
@@ -191,7 +187,9 @@ class Scorer:
         if rows[0].target is not None:  # batches have one attack, see order_key
             if self._baseline is not None:
                 raise InputError(f"baseline {self._baseline.name}: an attack is one of the model as it is")
-            return self._attacker.answers(rows, decoding)
+            # Made for a batch: one that is kept would keep this scorer, and its prefixes, in a circle.
+            own = self._model, self._prompts, self._generator
+            return Attacker(*own, self._first, lambda row: self._plain([row])).answers(rows, decoding)
         if self._baseline is not None:
             return self._answer_by(self._baseline, rows, decoding)
         if not self._wanted or not all(row.shared for row in rows):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -28,7 +30,6 @@ class Suffixes:
 
     def __init__(self, model: PreTrainedModel, prompts: Prompts, first: First) -> None:
         self._model, self._prompts, self._first = model, prompts, first
-        self._allowed: torch.Tensor | None = None
         self._looks = 0  # rows through the model, of the query at hand
 
     def worst(self, row: Query, answer: Callable[[Query], Reply], wrong: Callable[[Reply], bool]) -> Reply:
@@ -78,7 +79,7 @@ class Suffixes:
     def _gradient(self, asked: _Asked, tokens: torch.Tensor) -> torch.Tensor:
         """Return how much cross entropy climbs with each token at each place, (k, V), from tokens (k,)."""
         space = Embeddings(self._model, self._prompts, [asked.query(asked.written(tokens))])
-        delta = torch.zeros_like(space.ball.random(space.seeds(0), space.width)).requires_grad_(True)
+        delta = space.ball.zero(space.width).requires_grad_(True)
         with torch.enable_grad():
             loss = Loss("ce")(space.logits(delta, torch.zeros(1, dtype=torch.long, device=delta.device)), space.gold)
             (found,) = torch.autograd.grad(loss.sum(), delta)
@@ -89,13 +90,16 @@ class Suffixes:
 
     def _allowed_tokens(self) -> torch.Tensor:
         """Return which tokens may stand in a suffix, (V,) bool: those of printable text that are not special."""
-        if self._allowed is None:
-            tokenizer, size = self._prompts.tokenizer, self._model.get_input_embeddings().weight.shape[0]
-            special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-            texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-            plain = [token not in special and text.isascii() and text.isprintable() for token, text in enumerate(texts)]
-            self._allowed = torch.tensor([*plain, *[False] * size][:size])
-        return self._allowed
+        return _printable(self._prompts.tokenizer, self._model.get_input_embeddings().weight.shape[0])
+
+
+@lru_cache(maxsize=4)
+def _printable(tokenizer: Any, size: int) -> torch.Tensor:
+    """Return which of `size` tokens are of printable text and not special, (size,) bool; not to be written to."""
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    plain = [token not in special and text.isascii() and text.isprintable() for token, text in enumerate(texts)]
+    return torch.tensor([*plain, *[False] * size][:size])
 
 
 class _Asked:

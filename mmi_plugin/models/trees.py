@@ -22,6 +22,7 @@ from transformers import Cache, LogitsProcessor, PreTrainedModel
 
 from mmi_plugin.models.attention import ATTENTION, Pattern, attend
 from mmi_plugin.models.compat import BranchLayer, attending, cache_argument, sdpa_attention_forward
+from mmi_plugin.models.layout import on_device
 from mmi_plugin.models.tokens import Tensors
 
 WAY, STEPS = "pieces", "mmi_steps"
@@ -169,7 +170,7 @@ class Branches:
                 later = (ends + torch.arange(steps)[:, None]).flatten()
                 columns = torch.cat([torch.arange(known), *(self._columns[row] for row in rows), later])
                 near = mask & ((ends + steps - 1)[:, None] - columns < self._look_back)
-            yield Step(tree, *(_sent(one[None, None], self._device) for one in (mask, near)))
+            yield Step(tree, *(on_device(one[None, None], self._device) for one in (mask, near)))
 
     def after(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, V) after one more token of each row, (B,)."""
@@ -226,13 +227,13 @@ class Branches:
             mask = dict.fromkeys(given, unused) if isinstance(given, dict) else unused
             return args, {**call, "attention_mask": mask, **told}
 
-        positions = _sent(positions, self._device)[None]
+        positions = on_device(positions, self._device)[None]
         dimensions = self._prefixes[0].dimensions
         inputs = {
             "input_ids": ids[None],
             "position_ids": positions if dimensions == 1 else positions.expand(dimensions, 1, -1),
             "attention_mask": unused,
-            "logits_to_keep": _sent(kept, self._device),
+            "logits_to_keep": on_device(kept, self._device),
             cache_argument(self._model): Cache(layers=list(self._layers)),
         }
         decoder = self._model.get_decoder()
@@ -242,11 +243,6 @@ class Branches:
                 return self._model(**inputs, use_cache=True).logits[0]
         finally:
             handle.remove()
-
-
-def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the host on a device, which is not waited for."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 class Watch:

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmi_plugin.answers.agreement import METRICS
 from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.errors import plain, visible
 from mmi_plugin.files import versions
@@ -257,15 +258,12 @@ def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
     return text
 
 
-_METRICS = {"exact_match": "exact match", "anls": "ANLS", "vqa_accuracy": "VQA accuracy"}
-
-
 def _free(board: Leaderboard, show: Callable[[str], str]) -> str:
     """Return which data sets are free-form, and how their answers were compared."""
     found = {task: outcomes.metric for task, outcomes in board.outcomes.items() if outcomes.metric}
     if not found:
         return ""
-    named = "; ".join(f"{show(task)} by {_METRICS[metric]}" for task, metric in found.items())
+    named = "; ".join(f"{show(task)} by {METRICS[metric]}" for task, metric in found.items())
     return (
         f" Free-form answers are scored from 0 to 1: {named}. Their accuracy is the mean score, their worst case the "
         "least of an item; they flip where the metric takes them for different ones and not both are right."

@@ -11,11 +11,10 @@ from mmi_plugin.report.board import Leaderboard
 from mmi_plugin.results.measures import Measure
 from mmi_plugin.results.reliance import reliance
 
-MARGIN = 2.0  # points
 _WIDTH = 120
 
 
-def remarks(board: Leaderboard, margin: float = MARGIN) -> str:
+def remarks(board: Leaderboard, margin: float) -> str:
     """Return the remarks, a paragraph each, "" where there are none. margin: how much worse VQA may get, in points."""
     lines = [*_not_harmed(board, margin), *_conflicts(board)]
     return "\n".join(part for line in lines for part in textwrap.wrap(plain(line), _WIDTH))

@@ -43,9 +43,10 @@ LABELS = {
 """Names of measures as they are shown, in the order of tables."""
 APART = ("group_accuracy", "bias_ratio")
 """Measures that only some data sets have: with items in groups, with an answer that is the expected bias."""
-LOWER_IS_BETTER = frozenset(LABELS) - {
-    *("accuracy", "reference_accuracy", "worst_case", "worst_case_seen", "wrong_to_right", "group_accuracy"),
-}
+HIGHER_IS_BETTER = frozenset(
+    ("accuracy", "reference_accuracy", "worst_case", "worst_case_seen", "wrong_to_right", "group_accuracy")
+)
+LOWER_IS_BETTER = frozenset(LABELS) - HIGHER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,8 @@ def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[
 def _whole_groups(scores: np.ndarray, groups: np.ndarray) -> PerItem:
     """Return whether all items of a group are right, at the first of them: (items,) twice -> (items,)."""
     found = np.full(len(scores), np.nan)
-    for label, first in zip(*np.unique(groups, return_index=True), strict=True):
-        found[first] = (scores[groups == label] >= HALF).all()
+    labels, first, codes = np.unique(groups, return_index=True, return_inverse=True)
+    found[first] = np.bincount(codes, scores < HALF, len(labels)) == 0
     return PerItem(found)
 
 
@@ -200,8 +201,7 @@ def task_numbers(records: Sequence[Record], family: str, conditions: Sequence[st
 def numbers_of(values: Mapping[str, PerItem], records: Sequence[Record], conditions: Sequence[str]) -> dict[str, float]:
     """Return the means of `task_values`, shares in [0, 1] that are NaN where there is no complete item; and the counts
     `items` and `incomplete`, the second of which are in no share."""
-    lacking = len(incomplete(records, conditions))
-    counts = {"items": len(group_by_item(records)) - lacking, "incomplete": lacking}
+    counts = {"items": len(values["worst_case"].values), "incomplete": len(incomplete(records, conditions))}
     return {name: _mean(one.values) for name, one in values.items()} | counts
 
 
@@ -212,6 +212,4 @@ def _mean(values: np.ndarray) -> float:
 
 def higher_is_better(name: str) -> bool | None:
     """Return the direction of one of `task_numbers`; None for a plain count."""
-    if name.startswith(("accuracy/", "group_accuracy/")) or name in ("worst_case", "worst_case_seen"):
-        return True
-    return None if name == "items" else False
+    return None if name == "items" else name.partition("/")[0] in HIGHER_IS_BETTER

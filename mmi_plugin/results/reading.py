@@ -279,7 +279,7 @@ def _check_letters(row: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: field 'options' is {shown(options)}")
     valid = LETTERS[: len(options)]
     asked = "\n".join(f"{letter}: {text}" for letter, text in zip(valid, options, strict=True))
-    if asked not in row["input"] and not row["condition"].startswith(IN_IMAGE):
+    if asked not in row["input"] and row["condition"] != IN_IMAGE:
         raise InputError(f"{where}: field 'options' is {shown(options)}, which were not asked")
     for name in ("gold", "parsed", "named"):
         letter = row[name]

@@ -21,7 +21,7 @@ FULL = {"steps": "100", "restarts": "5"}
 
 @dataclass(frozen=True)
 class Asked:
-    """space: of `attacks.SPACES`. eps: the sizes, as strengths of its conditions spell them. square: ask Square attack,
+    """space: of an `Attack`. eps: the sizes, as strengths of its conditions spell them. square: ask Square attack,
     too. settings: further strengths, of the conditions that have them, as `norm`."""
 
     space: str

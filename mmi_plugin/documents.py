@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 from PIL import Image
 
-from mmi_plugin.conditions import check_names, get
+from mmi_plugin.conditions import check_names, fitting, get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.item import LETTERS, Item, image_hash, target, user_text
 from mmi_plugin.pictures import Picture
@@ -104,7 +104,7 @@ def _conditions(names: list[str] | None, bench: Benchmark) -> tuple[str, ...]:
     except InputError as error:
         raise InputError(f"key 'conditions': {error}") from error
     for name in checked:
-        if name not in bench.fitting([name]):
+        if not fitting([name], bench.metric):
             raise InputError(f"key 'conditions': {name!r} names an option, and free-form questions have none")
     return checked
 

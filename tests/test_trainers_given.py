@@ -102,6 +102,8 @@ def test_the_record_tells_other_rows_and_another_start(tiny_llava: Path, tmp_pat
             {"train_dataset": [rows(1)[1] | {"question": "long " * 900}], "max_length": 99},
             "train_dataset, row 1: field 'qu",
         ),
+        ({"train_dataset": [rows(1)[0] | {"facts": ["x"]}]}, "train_dataset, row 1: field 'facts'"),
+        ({"train_dataset": [rows(1)[2] | {"history": [{"q": "1"}]}]}, "train_dataset, row 1: field 'history'"),
         ({"train_dataset": ["a"]}, "train_dataset, row 1: is str, not a record"),
         ({"train_dataset": []}, "train_dataset: no rows"),
         ({"train_dataset": "rows.jsonl"}, "train_dataset is str, not a datasets.Dataset, a list of rows or Groups"),

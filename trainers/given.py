@@ -19,7 +19,7 @@ from mmi_plugin.models.load import load_processor
 from mmi_plugin.pictures import Picture
 from mmi_plugin.sources import Benchmark
 from mmi_plugin.sources.local import decoded_rows
-from mmi_plugin.sources.records import item_of, picture_of
+from mmi_plugin.sources.records import item_of, of_arrow, picture_of
 from mmi_plugin.sources.rows import Distinct, check_any, repeats_option
 from mmi_plugin.sources.table import image_bytes
 from mmi_plugin.trainers.config import MMIConfig
@@ -115,7 +115,7 @@ def _records(rows: Records, folder: Path) -> Iterator[tuple[str, Any, Picture | 
         raise InputError(f"{NAME} is {kind}, not a datasets.Dataset, a list of rows or Groups; a file is 'train_file'")
     for number, record in enumerate(rows, start=1):
         where = f"{NAME}, row {number}"
-        plain = _plain(record) if isinstance(record, Mapping) else record
+        plain = of_arrow(record) if isinstance(record, Mapping) else record
         yield where, plain, _image(plain, where, folder) if isinstance(plain, dict) else None
 
 
@@ -126,7 +126,7 @@ def _of_dataset(rows: Dataset, folder: Path) -> Iterator[tuple[str, Any, Picture
     encoded = rows.select_columns(["image"]).with_format("arrow") if held else None
     texts = rows.remove_columns("image") if held else rows
     for number, record in enumerate(decoded_rows(texts, NAME)):
-        where, plain = f"{NAME}, row {number + 1}", _plain(record)
+        where, plain = f"{NAME}, row {number + 1}", of_arrow(record)
         if encoded is None:
             yield where, plain, _image(plain, where, folder)
         elif encoded[number]["image"].is_valid()[0].as_py():
@@ -147,16 +147,3 @@ def _image(record: dict[str, Any], where: str, folder: Path) -> Picture | Image.
         return picture_of(record | {"image": str(image)} if isinstance(image, Path) else record, where, folder)
     except InputError as error:
         return error
-
-
-def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record as a file would have it: Arrow fills what a row does not have with null, and has no maps."""
-    found, facts = dict(record), record.get("facts")
-    if isinstance(facts, list):
-        facts = {fact["option"]: fact["text"] for fact in facts}
-    if isinstance(facts, Mapping):
-        found["facts"] = {option: text for option, text in facts.items() if text is not None}
-    turns = found.get("history")
-    if isinstance(turns, list) and all(isinstance(turn, Mapping) for turn in turns):
-        found["history"] = [[turn["question"], turn["answer"]] for turn in turns]
-    return found

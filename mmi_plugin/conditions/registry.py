@@ -233,6 +233,11 @@ def for_family(family: str, seen_only: bool = False) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name != REFERENCE[family]))
 
 
+def fitting(names: Sequence[str], metric: str | None) -> tuple[str, ...]:
+    """Return those of `names` that fit: free-form questions, which a metric scores, have no option to be named."""
+    return tuple(name for name in names if not (metric and get(name).names_option))
+
+
 def check_names(names: Sequence[str], family: str) -> tuple[str, ...]:
     """Return `names` as their conditions spell them.
 

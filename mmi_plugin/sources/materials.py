@@ -35,7 +35,10 @@ PUBLISHED: dict[str, int | str] = {
 ACTS_ON = {
     "pool": ("irrelevant_image", "both"),
     "draws": ("random_pixels", "screenshot", "irrelevant_image", "both"),
-    "canvas": ("random_pixels", "black", "white", "screenshot"),
+    "canvas": (
+        *("random_pixels", "black", "white", "screenshot"),
+        *("misleading_image", "matching_image", "rendered_question"),
+    ),
     "unrelated_texts": ("unrelated_text", "both"),
     "sentence_draw": ("unrelated_text", "both"),
     "fact_text": ("misleading_text",),

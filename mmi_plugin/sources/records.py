@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,22 @@ def ambiguous(where: str, answer: str, by_letter: str, by_text: str) -> str:
 FIELDS = ("id", "type", "image", "question", "options", "answer", "facts", "history")
 REQUIRED = ("id", "type", "question", "answer")
 IMAGE_MARK = "<image>"
+
+
+def of_arrow(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as a file would have it: Arrow fills what a row does not have with null, and has no maps."""
+    found, facts, turns = dict(record), record.get("facts"), record.get("history")
+    if _structs(facts, "option", "text"):
+        facts = {fact["option"]: fact["text"] for fact in facts}
+    if isinstance(facts, Mapping):
+        found["facts"] = {option: text for option, text in facts.items() if text is not None}
+    if _structs(turns, "question", "answer"):
+        found["history"] = [[turn["question"], turn["answer"]] for turn in turns]
+    return found
+
+
+def _structs(value: Any, *names: str) -> bool:
+    return isinstance(value, list) and all(isinstance(one, Mapping) and set(names) <= set(one) for one in value)
 
 
 def item_of(record: Any, where: str, picture: Picture | None) -> Item:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmi_plugin.conditions import Pools, for_family, get
+from mmi_plugin.conditions import Pools, fitting, for_family, get
 from mmi_plugin.conditions.pools import folder_photos
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.item import Item, item_hash
@@ -39,11 +39,7 @@ class Benchmark:
     @property
     def conditions(self) -> tuple[str, ...]:
         """All published conditions of the family that fit its questions, its reference first."""
-        return self.fitting(for_family(self.family))
-
-    def fitting(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return those of `names` that fit: free-form questions have no wrong option to be named."""
-        return tuple(name for name in names if not (self.metric and get(name).names_option))
+        return fitting(for_family(self.family), self.metric)
 
     def place(self, item: Item) -> str:
         """Return what an error about `item` begins with."""

@@ -17,7 +17,7 @@ from mmi_plugin.files import file_hash, open_regular, parse_json, read_text, sta
 from mmi_plugin.item import Item
 from mmi_plugin.pictures import Picture, Size
 from mmi_plugin.sources.local import UNREADABLE, data_file, decoded_rows, first_cause
-from mmi_plugin.sources.records import item_of
+from mmi_plugin.sources.records import item_of, of_arrow
 from mmi_plugin.sources.rows import PART, WITHIN, Row, Stamp
 
 if TYPE_CHECKING:
@@ -187,12 +187,7 @@ def _shards(manifest: Path) -> list[dict[str, Any]]:
 
 
 def _item(values: dict[str, Any], where: str, picture: Picture | None) -> Item:
-    record = {
-        **values,
-        "facts": {fact["option"]: fact["text"] for fact in values["facts"] or ()},
-        "history": [[turn["question"], turn["answer"]] for turn in values["history"] or ()],
-    }
-    return item_of(record, where, picture)
+    return item_of(of_arrow(values), where, picture)
 
 
 def _bytes(encoded: Dataset, number: int) -> bytes:

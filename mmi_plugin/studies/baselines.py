@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.files import versions, write_whole
+from mmi_plugin.files import write_whole
 from mmi_plugin.models.baselines import CONTROLS, METHODS, Baseline
-from mmi_plugin.models.load import stamp
 from mmi_plugin.report.board import build
 from mmi_plugin.report.files import terminal, to_csv
 from mmi_plugin.results.runs import read_runs
-from mmi_plugin.studies.jobs import Job, JobFailed, make_all
+from mmi_plugin.studies.sweep import ask_once
 
 PLAIN = "plain"
 
@@ -39,19 +38,9 @@ def run(
         folder = out / "runs" / name
         own = {"model": model, "model_args": given, "tasks": tasks, **flags}
         own |= {"include_path": str(include_path)} if include_path else {}
-        key = {"asked": own, "stamps": [stamp(part.partition("=")[2]) for part in given.split(",")]}
-        job = Job(
-            name,
-            "mmi_plugin.studies.sweep:evaluate",
-            {**own, "output_path": str(folder), "log_samples": True},
-            out / "jobs" / f"{name}.json",
-            {**key, "versions": versions()},
-            out / "baselines.log",
-        )
-        try:
-            make_all([job], workers=0)
-        except JobFailed as failed:
-            return failed.status
+        placed = {"output_path": str(folder)}
+        if status := ask_once(name, own, placed, out / "jobs" / f"{name}.json", out / "baselines.log"):
+            return status
     _report(out, list(asked))
     return 0
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmi_plugin.conditions import get
+from mmi_plugin.conditions import fitting
 from mmi_plugin.documents import Selection
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.task_manager import find_task, tasks_folder
@@ -43,7 +43,7 @@ def options(
         found["conditions"] = conditions.split(",")
     elif family in ASKED:
         names = find_task(ASKED[family]).options["conditions"]
-        found["conditions"] = [name for name in names if not (metric and get(name).names_option)]
+        found["conditions"] = list(fitting(names, metric))
     return found
 
 

@@ -14,7 +14,6 @@ from mmi_plugin.files import versions
 from mmi_plugin.harness.task_manager import TaskFile, find_task
 from mmi_plugin.models.load import stamp
 from mmi_plugin.report.board import Key, curve_numbers, sweeps
-from mmi_plugin.report.figures import dose_figures, save_figures
 from mmi_plugin.report.files import csv_cell
 from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.outcomes import Outcomes
@@ -54,16 +53,26 @@ def ask(
     """Ask what a task asks under `conditions` as the task `name`, unless that was done before; return 0, or the
     harness's status. model: `model` and `model_args` of lmms-eval's command line; flags: further ones."""
     asked, arguments = {**model, **flags}, model["model_args"]
-    key = {
-        "task": {"split": found.split, "options": found.options, "conditions": conditions},
-        "asked": asked,
-        "stamps": [stamp(part.partition("=")[2]) for part in arguments.split(",")],
-        "versions": versions(),
-    }
     _write_task(found, name, conditions, out / "tasks")
-    more = {"tasks": name, "include_path": str(out / "tasks"), "output_path": str(out), "log_samples": True}
+    own = {"tasks": name, "include_path": str(out / "tasks"), "output_path": str(out)}
+    key = {"task": {"split": found.split, "options": found.options, "conditions": conditions}}
     stem = f"{name}-{re.sub(r'[^A-Za-z0-9]+', '_', arguments)[-60:]}"
-    job = Job(name, f"{__name__}:evaluate", {**asked, **more}, out / "runs" / f"{stem}.json", key, out / "sweep.log")
+    return ask_once(name, asked, own, out / "runs" / f"{stem}.json", out / "sweep.log", key)
+
+
+def ask_once(
+    title: str,
+    asked: Mapping[str, Any],
+    own: Mapping[str, Any],
+    file: Path,
+    log: Path,
+    key: Mapping[str, Any] | None = None,
+) -> int:
+    """Evaluate with the flags `asked` and `own` of lmms-eval, unless `file` keeps that it was done under the same
+    `asked`, `key` and checkpoints; return 0, or the harness's status."""
+    stamps = [stamp(part.partition("=")[2]) for part in asked["model_args"].split(",")]
+    key = {**(key or {}), "asked": asked, "stamps": stamps, "versions": versions()}
+    job = Job(title, f"{__name__}:evaluate", {**asked, **own, "log_samples": True}, file, key, log)
     try:
         make_all([job], workers=0)
     except JobFailed as failed:
@@ -106,6 +115,8 @@ def _write_task(task: TaskFile, name: str, conditions: tuple[str, ...], folder: 
 
 def _report(out: Path, task: str) -> None:
     """Write the curve of every model below `out`, and its numbers."""
+    from mmi_plugin.report.figures import dose_figures, save_figures  # slow to import, and attacks do without
+
     runs = read_runs([str(out)])
     numbers, outcomes = curve_numbers(runs), runs[0].outcomes
     save_figures(dose_figures(numbers, outcomes), out)

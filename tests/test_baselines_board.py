@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from mmi_plugin.models.baselines import METHODS
 from mmi_plugin.results.runs import read_run
 from mmi_plugin.studies.baselines import arguments
 from tests.harness_runs import save_varied
+from tests.leaderboard_boards import samples
 
 FEW = ("--gen_kwargs", "max_new_tokens=1", "--batch_size", "16", "--limit", "20")
 ONLY = ("--only", "vcd", "shift")
@@ -41,10 +41,9 @@ def test_the_board_says_what_the_samples_say(out: Path) -> None:
     with (out / "baselines.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["model"] for row in rows} == {"plain", "vcd", "control_shift"}
-    (file,) = (out / "runs" / "control_shift").rglob("*_samples_*.jsonl")
-    samples = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert {row["parsed"] for row in samples} == {"C"}  # a shift by 100 leaves nothing else
-    right = [row["gold"] == "C" for row in samples if row["condition"] == "clean"]
+    asked = samples(out / "runs" / "control_shift")
+    assert {row["parsed"] for row in asked} == {"C"}  # a shift by 100 leaves nothing else
+    right = [row["gold"] == "C" for row in asked if row["condition"] == "clean"]
     (cell,) = [
         row for row in rows
         if (row["model"], row["measure"], row["condition"], row["over"])

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mmi_plugin.harness.launcher import main
 from mmi_plugin.results.runs import newest_results
 from tests.harness_runs import OUR_MODEL, arguments, save_varied
+from tests.leaderboard_boards import samples
 
 TASK = "mmi_demo_digits"
 
@@ -69,8 +70,7 @@ class Run:
         self.board = EventAccumulator(str(folder / "board")).Reload()
         results = newest_results(self.out)
         self.results = json.loads(results.read_text(encoding="utf-8"))["results"][TASK]
-        samples = results.with_name(results.name.replace("_results.json", f"_samples_{TASK}.jsonl"))
-        self.rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+        self.rows = samples(self.out, TASK)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.local import ROOT
 from tests import interference_sets as sets
 from tests.harness_runs import OUR_MODEL, arguments, save_varied
+from tests.leaderboard_boards import samples
 
 COUNTS = {"scam": 3, "words_or_vision": 2, "d_sqa": 4, "vlms_are_biased": 3, "naturalbench": 8, "distract_bench": 2}
 
@@ -240,8 +240,7 @@ def test_all_sets_run_to_numbers_and_a_page_with_their_licences(data: Path, tmp_
         assert result.numbers["items"] == max(1, -(-2 // len(result.conditions))) and not result.numbers["incomplete"]
     assert "bias_ratio/clean" in run["mmi_vlms_are_biased"].numbers
     assert "group_accuracy/clean" in run["mmi_naturalbench"].numbers
-    (samples,) = out.rglob("*_samples_mmi_naturalbench.jsonl")
-    assert {json.loads(line)["group"] for line in samples.read_text(encoding="utf-8").splitlines()} == {"0"}
+    assert {row["group"] for row in samples(out, "mmi_naturalbench")} == {"0"}
     page = to_html(build(read_runs([str(out)])))
     for said in (
         "scam: BLISS-e-V/SCAM, CC BY-NC 4.0; ",

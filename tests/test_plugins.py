@@ -13,6 +13,7 @@ import pytest
 from mmi_plugin.conditions.registry import CONDITIONS, condition
 from mmi_plugin.errors import InputError
 from mmi_plugin.studies.demo import base_folder
+from tests.leaderboard_boards import samples
 
 EXAMPLE = Path(__file__).parent / "example_plugin"
 BIN = Path(sys.executable).parent
@@ -61,9 +62,7 @@ def test_names_of_another_package_are_known_in_tasks_boards_and_pages(packages: 
     asked = ["--tasks", "my_demo_digits,my_seasons", "--include_path", packages / "tasks", "--limit", "8"]
     made = run(packages, "lmms_eval", *model, *asked, "--output_path", tmp_path / "out", "--log_samples")
     assert made.returncode == 0, made.stderr[-2000:]
-    (samples,) = (tmp_path / "out").rglob("*_samples_my_demo_digits.jsonl")
-    rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
-    shouted = [row for row in rows if row["condition"] == "shouted_text"]
+    shouted = [row for row in samples(tmp_path / "out", "my_demo_digits") if row["condition"] == "shouted_text"]
     assert len(shouted) == 4 and all(row["input"].startswith("IT IS ") for row in shouted)
 
     page = tmp_path / "board.html"

@@ -93,13 +93,14 @@ class BoardView:
         self.figures = [(data_uri("image/svg+xml", svg), caption(board, name)) for name, svg in figures]
         self._page, self._pictures = page, pictures
         self._beside: dict[str, list[dict[str, Any]]] = {scope.name: [] for scope in self.tasks}
+        self._browsers: dict[str, Browser] = {}  # those that have told their further items, and not yet the first
 
     def files(self) -> Iterator[tuple[str, str]]:
         """Yield (name, content) of every file of further items: a call of the page's own function with their data."""
         for index, scope in enumerate(self.tasks):
             if len(self.board.outcomes[scope.name].items) <= ITEMS:
                 continue
-            browser = Browser(self.board, scope.name, self._pictures)
+            browser = self._browsers[scope.name] = Browser(self.board, scope.name, self._pictures)
             parts = [browser.rest[start : start + PART] for start in range(0, len(browser.rest), PART)]
             for number, ids in enumerate(tqdm(parts, desc=f"Items of {scope.name}", unit="file", delay=2)):
                 data, name = to_script(browser.data(ids)), f"{self._page}.items-{index}-{number}.js"
@@ -124,7 +125,7 @@ class BoardView:
         return found if 2 < len(self.names) > len(found) else frozenset()
 
     def script_data(self, scope: Scope) -> Markup:
-        browser = Browser(self.board, scope.name, self._pictures)
+        browser = self._browsers.pop(scope.name, None) or Browser(self.board, scope.name, self._pictures)
         whole = {"of": len(self.board.outcomes[scope.name].items), "files": self._beside[scope.name]}
         return Markup(to_script(browser.data(browser.first) | whole))
 

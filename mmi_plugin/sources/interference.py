@@ -61,9 +61,8 @@ def _attacked(key: str, triple: dict[str, Row]) -> Item:
     label, attack = clean.text("object_label"), clean.text("attack_word")
     options = [label, attack]
     stream("options", clean.item_id(key)).shuffle(options)
-    made = clean.item("Which object is shown in the picture?", options, label, key)
     given = {ATTACKS[kind]: Given(triple[kind].pictures["image"], named=attack) for kind in ATTACKS}
-    return replace(made, image=made.picture, given=given)
+    return clean.item("Which object is shown in the picture?", options, label, key, given=given)
 
 
 TEXTS = {"corrupted": "corrupted", "irrelevant": "irrelevant", "match": "matching"}
@@ -102,9 +101,8 @@ def _worded(versions: dict[str, Row]) -> Item:
     parts = {kind: _parted(row) for kind, row in versions.items()}
     row = versions["match"]
     answers = _answers(row, "answers")
-    made = row.item(parts["match"][1], (), answers[0])
     given = {TEXTS[kind]: Given(question=question, context=text) for kind, (text, question) in parts.items()}
-    return replace(made, image=made.picture, answers=answers, given=given)
+    return row.item(parts["match"][1], (), answers[0], answers=answers, given=given)
 
 
 def _parted(row: Row) -> tuple[str, str]:
@@ -150,9 +148,8 @@ def vlms_are_biased(rows: Iterable[Row]) -> Pairs:
     for row in rows:
         answer = row.text("ground_truth")
         bias = None if row.absent("expected_bias") or row.text("expected_bias") == answer else row.text("expected_bias")
-        made = row.item(row.text("prompt"), (), answer)
         picture = RESOLUTION.sub("", row.text("image_path"))
-        yield row, replace(made, image=made.picture, answers=(answer,), named=bias, cluster=picture)
+        yield row, row.item(row.text("prompt"), (), answer, answers=(answer,), named=bias, cluster=picture)
 
 
 CHOICES = {"yes_no": ("Yes", "No"), "multiple_choice": ("A", "B")}
@@ -179,8 +176,8 @@ def naturalbench(rows: Iterable[Row]) -> Pairs:
                 if (answer := row.text(column)) not in CHOICES[kind]:
                     raise InputError(f"{row.where}: field {column!r} is {answer!r}, not {' or '.join(CHOICES[kind])}")
                 asked = row.text(f"Question_{question}")
-                made = row.item(asked, CHOICES[kind], answer, f"{key}-q{question}-i{image}")
-                yield row, replace(made, image=row.pictures[f"Image_{image}"], group=key)
+                name, picture = f"{key}-q{question}-i{image}", row.pictures[f"Image_{image}"]
+                yield row, row.item(asked, CHOICES[kind], answer, name, image=picture, group=key)
 
 
 @grouped(
@@ -218,10 +215,9 @@ def scienceqa_whole(rows: Iterable[Row]) -> Pairs:
     for row in rows:
         options = row.texts("choices")
         answer = row.at("answer", options)
-        asked = row.item(row.hinted("question", "hint"), options, answer)
         known = (row.text("question"), *options, answer, str(row.values["lecture"]), str(row.values["solution"]))
         same = hashlib.sha256("\x1f".join(known).encode()).hexdigest()[:16]
-        yield row, replace(asked, image=asked.picture, cluster=same)
+        yield row, row.item(row.hinted("question", "hint"), options, answer, cluster=same)
 
 
 @source

@@ -133,8 +133,7 @@ class _Columns:
         check_metric(self.metric, answers, row.where)
         if long := next((answer for answer in answers if len(answer) > LONGEST), None):
             raise InputError(f"{row.where}: field {self.answer!r} has {len(long):,} characters, more than {LONGEST:,}")
-        made = row.item(row.text(self.question), (), Counter(answers).most_common(1)[0][0], key)
-        return replace(made, image=made.picture, answers=answers)
+        return row.item(row.text(self.question), (), Counter(answers).most_common(1)[0][0], key, answers=answers)
 
     def _choice(self, row: Row, key: str) -> Item:
         several = [row.text(name) for name in self.options if not row.absent(name)] if len(self.options) > 1 else ()

@@ -82,11 +82,17 @@ class Row:
         return f"{self.table.name}-{key or f'{self.split}-{self.number:06d}'}"
 
     def item(
-        self, question: str, options: Iterable[str], answer: str, key: str = "", facts: Mapping[str, str] | None = None
+        self,
+        question: str,
+        options: Iterable[str],
+        answer: str,
+        key: str = "",
+        facts: Mapping[str, str] | None = None,
+        **more: Any,
     ) -> Item:
-        """Return the row's item, with its image if there is one. `key`: as in `item_id`."""
-        picture = next(iter(self.pictures.values()), None)
-        return Item(self.item_id(key), self.table.family, question, answer, tuple(options), picture, facts or {})
+        """Return the row's item, with its image if there is one. `key`: as in `item_id`; more: further fields of it."""
+        own = {"image": next(iter(self.pictures.values()), None), "facts": facts or {}}
+        return Item(self.item_id(key), self.table.family, question, answer, tuple(options), **own | more)
 
     def text(self, column: str) -> str:
         """Return a text, stripped. Raises InputError when it is null."""

@@ -1,13 +1,14 @@
 """How much sharing images saves: `mmi_hf` against lmms-eval's own `llava_hf`, one row at a time.
 
-    python -m benchmarks.evaluation [--device cuda --shape 7b] [--items 4 20] [--batch_size 16] [--repeat 1] ...
+    python -m benchmarks.evaluation [--device cuda --shape 7b] [--items 4 20] [--ours batch_size=16] [--repeat 1] ...
 
 Both answer the same items through lmms-eval's command line with the same random LLaVA: `small` has 100 M
-parameters, `7b` is LLaVA-1.5-7B's shape in bf16; both 576 image tokens. Each run is a process of its own. Prints
-prompts a second by the clock and by the process's own CPU time, which others on the machine disturb less, the least of
-`--repeat` runs that take turns; FLOPs, peak memory (of the device, or what the process ever held), and whether the
-answers agree. `--items`: image-heavy and text-heavy items. An answer of 2 tokens is a letter and its end.
-`--model_args`: more of them for mmi_hf, as deterministic=True.
+parameters, `7b` is LLaVA-1.5-7B's shape in bf16; both 576 image tokens. Each run is a process of its own, which loads
+its model once. Prints prompts a second by the clock and by the process's own CPU time, which others on the machine
+disturb less, the least of `--repeat` runs that take turns; FLOPs, peak memory (of the device, or what the process ever
+held: of one task alone with `--only`), and whether the answers agree. `--items`: image-heavy and text-heavy items. An
+answer of 2 tokens is a letter and its end. `--ours`: the runs of mmi_hf, each its arguments with commas between, as
+batch_size=auto,deterministic=True.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import torch
 import yaml
 from lmms_eval.models import get_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from benchmarks.base.architecture import build_model, build_processor, build_tokenizer
 from mmi_plugin.conditions import get
@@ -54,11 +55,9 @@ TASKS = {
         "draws": 2,  # of noise images and of photographs: 6 images in all
     },
 }
-MODELS = {"stock": "llava_hf", "ours": "mmi_hf"}
-
 
 ITEMS = {"small": (4, 20), "7b": (24, 40)}
-BATCH = {"small": "16", "7b": "64"}
+BATCH = {"small": "batch_size=16", "7b": "batch_size=64"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,30 +65,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--shape", choices=sorted(ITEMS), default="small")
     parser.add_argument("--items", type=int, nargs=2, metavar=("IMAGE_HEAVY", "TEXT_HEAVY"))
-    parser.add_argument("--batch_size", help="of mmi_hf: a number or auto")
-    parser.add_argument("--model_args", default="", help="of mmi_hf")
+    parser.add_argument("--ours", nargs="+", metavar="ARGS", help="runs of mmi_hf: arguments, batch_size among them")
+    parser.add_argument("--checkpoint", type=Path, help="keep the model here, or take the one that is")
     parser.add_argument("--dtype", default="auto", help="of both models: auto (bf16 on a GPU) or float32")
     parser.add_argument("--max_new_tokens", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--only", choices=sorted(TASKS), nargs="+", default=list(TASKS))
     chosen = parser.parse_args(arguments)
-    chosen.batch_size = chosen.batch_size or BATCH[chosen.shape]
     chosen.items = dict(zip(TASKS, chosen.items or ITEMS[chosen.shape], strict=True))
+    sides = [("llava_hf", "batch_size=1"), *(("mmi_hf", one) for one in chosen.ours or [BATCH[chosen.shape]])]
     with TemporaryDirectory() as folder:
         work = Path(folder)
-        parameters = apart(save_model, work / "model", chosen)
+        chosen.checkpoint = chosen.checkpoint or work / "model"
+        parameters = apart(save_model, chosen.checkpoint, chosen)
         card = f", {torch.cuda.get_device_name()}" if chosen.device == "cuda" else ""
         print(
-            f"{parameters / 1e6:.0f} M parameters, {torch.get_num_threads()} threads{card}, torch {torch.__version__}"
+            f"{parameters / 1e6:.0f} M parameters, {torch.get_num_threads()} threads{card}, torch {torch.__version__}",
+            flush=True,
         )
-        equal = True
         for task in chosen.only:
             save_task(work / "tasks", task)
-            runs: dict[str, list[dict[str, Any]]] = {name: [] for name in MODELS}
-            for turn in range(chosen.repeat):
-                for name in MODELS:
-                    runs[name].append(apart(run, work / str(turn), name, task, chosen))
-            equal &= report(task, *(least(runs[name]) for name in MODELS))
+        runs: dict[tuple[str, str], list[dict[str, Any]]] = {side: [] for side in sides}
+        for turn in range(chosen.repeat):
+            for number, side in enumerate(sides):
+                runs[side].append(apart(run, work / f"{turn}-{number}", *side, chosen))
+        equal = True
+        for task in chosen.only:
+            stock, *rest = (least([turn[task] for turn in runs[side]]) for side in sides)
+            say(task, "stock", stock)
+            for (_, arguments), ours in zip(sides[1:], rest, strict=True):
+                equal &= report(task, arguments, stock, ours)
     # In half precision an answer can depend on its batch.
     return 0 if equal or (chosen.device == "cuda" and chosen.dtype != "float32") else 1
 
@@ -106,7 +111,9 @@ def least(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def save_model(folder: Path, chosen: argparse.Namespace) -> int:
-    """Save the checkpoint and return how many parameters it has."""
+    """Save the checkpoint, unless there is one, and return how many parameters it has."""
+    if (folder / "config.json").exists():
+        return parameters_of(folder)
     torch.manual_seed(0)
     texts = []
     for task in TASKS.values():
@@ -122,6 +129,12 @@ def save_model(folder: Path, chosen: argparse.Namespace) -> int:
     model.save_pretrained(folder)
     build_processor(tokenizer, 336, 14).save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def parameters_of(folder: Path) -> int:
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in LlavaForConditionalGeneration(config).parameters())
 
 
 def build_7b(config: LlavaConfig, device: str) -> LlavaForConditionalGeneration:
@@ -153,51 +166,69 @@ def save_task(folder: Path, name: str) -> None:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
 
 
-def run(work: Path, name: str, task: str, chosen: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate and return what the model's `generate_until` took, and the answers."""
-    owner = get_model(MODELS[name])
+def run(work: Path, name: str, arguments: str, chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Evaluate and return by task what the model's `generate_until` took, and the answers."""
+    owner = get_model(name)
     measured: dict[str, Any] = {}
     answer = owner.generate_until
 
     def watched(self: Any, requests: Sequence[Any]) -> Any:
         # Counting takes a while on the host for each operation, for which a CPU does not wait, but a GPU does.
-        counter = FlopCounterMode(display=False) if chosen.device == "cpu" else nullcontext()
+        gpu = chosen.device == "cuda"
+        counter = nullcontext() if gpu else FlopCounterMode(display=False)
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()
         start, used = time.perf_counter(), time.process_time()
         with counter:
             answers = answer(self, requests)
         measured.update(seconds=time.perf_counter() - start, cpu=time.process_time() - used, prompts=len(requests))
-        measured["flops"] = counter.get_total_flops() if chosen.device == "cpu" else None
-        on_device = chosen.device != "cpu"
-        measured["memory"] = torch.cuda.max_memory_allocated() if on_device else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
+        measured["flops"] = None if gpu else counter.get_total_flops()
+        measured["memory"] = torch.cuda.max_memory_allocated() if gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
         return answers
 
-    model = f"pretrained={work.parent / 'model'},dtype={chosen.dtype}"
-    options = model + (f",device_map={chosen.device}" if name == "stock" else f",{chosen.model_args}".rstrip(","))
-    command = ["--model", MODELS[name], "--model_args", options, "--include_path", str(work.parent / "tasks")]
-    limit = chosen.items[task] * len(TASKS[task]["conditions"])
-    command += ["--tasks", f"benchmark_{task}", "--limit", str(limit), "--log_samples", "--device", chosen.device]
-    command += ["--batch_size", chosen.batch_size if name == "ours" else "1"]
-    command += ["--gen_kwargs", f"max_new_tokens={chosen.max_new_tokens}", "--output_path", str(work / name / task)]
-    with patch.object(owner, "generate_until", watched), redirect_stdout(StringIO()):
-        if lmms_eval(command):
-            raise SystemExit(f"{name} failed on {task}")
-    records = read_run(work / name / task)[f"benchmark_{task}"].records
-    return {**measured, "answers": {(record.item_id, record.condition): record.raw for record in records}}
+    given = dict(argument.split("=", 1) for argument in arguments.split(","))
+    batch_size = given.pop("batch_size")
+    given |= {"pretrained": str(chosen.checkpoint), "dtype": chosen.dtype}
+    given |= {"device_map": chosen.device} if name == "llava_hf" else {}
+    create, loaded = owner.create_from_arg_string, []
+
+    def once(*made_of: Any) -> Any:
+        """Load the model, for the first task."""
+        loaded[:] = loaded or [create(*made_of)]
+        return loaded[0]
+
+    found = {}
+    for task in chosen.only:
+        command = ["--model", name, "--model_args", ",".join("=".join(pair) for pair in given.items())]
+        command += ["--include_path", str(work.parent / "tasks"), "--tasks", f"benchmark_{task}"]
+        command += ["--limit", str(chosen.items[task] * len(TASKS[task]["conditions"])), "--log_samples"]
+        command += ["--batch_size", batch_size, "--device", chosen.device, "--output_path", str(work / task)]
+        command += ["--gen_kwargs", f"max_new_tokens={chosen.max_new_tokens}"]
+        replaced = patch.multiple(owner, generate_until=watched, create_from_arg_string=once, clean=lambda _: None)
+        with replaced, redirect_stdout(StringIO()):
+            if lmms_eval(command):
+                raise SystemExit(f"{name} failed on {task}")
+        records = read_run(work / task)[f"benchmark_{task}"].records
+        found[task] = {**measured, "answers": {(record.item_id, record.condition): record.raw for record in records}}
+    return found
 
 
-def report(task: str, stock: dict[str, Any], ours: dict[str, Any]) -> bool:
+def say(task: str, name: str, measured: dict[str, Any]) -> None:
+    counted = f"{measured['flops'] / 1e12:8.3f} TFLOP " if measured["flops"] else ""
+    used = f"{measured['cpu']:8.1f} s of CPU {counted}{measured['memory'] / 1e9:6.2f} GB"
+    rate = measured["prompts"] / measured["seconds"]
+    print(f"{task:12} {name:36} {measured['prompts']:4} prompts {rate:7.2f}/s {used}")
+
+
+def report(task: str, name: str, stock: dict[str, Any], ours: dict[str, Any]) -> bool:
     """Print the comparison and return whether the answers agree."""
-    for name, measured in (("stock", stock), ("ours", ours)):
-        rate = measured["prompts"] / measured["seconds"]
-        counted = f"{measured['flops'] / 1e12:8.3f} TFLOP " if measured["flops"] else ""
-        used = f"{measured['cpu']:8.1f} s of CPU {counted}{measured['memory'] / 1e9:6.2f} GB"
-        print(f"{task:12} {name:6} {measured['prompts']:4} prompts {rate:7.2f}/s {used}")
+    say(task, name, ours)
     faster, less = (stock[key] / ours[key] for key in ("seconds", "cpu"))
     fewer = f", {stock['flops'] / ours['flops']:.2f} times fewer FLOPs" if ours["flops"] else ""
-    print(f"{task:12} {faster:.2f} times as fast, {less:.2f} times less CPU time{fewer}")
     different = [key for key, raw in stock["answers"].items() if ours["answers"].get(key) != raw]
     total, distinct = len(stock["answers"]), len(set(stock["answers"].values()))
-    print(f"{task:12} {total - len(different)} of {total} answers are equal, {distinct} distinct", flush=True)
+    print(f"{'':12} {faster:.2f} times as fast, {less:.2f} times less CPU time{fewer}; ", end="")
+    print(f"{total - len(different)} of {total} answers are equal, {distinct} distinct", flush=True)
     return not different
 
 

@@ -9,6 +9,9 @@ a question of 60, in image-heavy rows a context of 0, 50 or 160, and an answer o
 has the same rows, and LLaVA-1.5-7B's widths and depths with random weights. With `--fresh-lengths` every step has new
 rows, whose questions and contexts are up to a third longer or shorter.
 
+With `liger` in its name, a variant has the layers' kernels of the package liger-kernel, as `use_liger_kernel` applies
+them.
+
 `published` is the published schedule, written down here on its own: every row through the vision tower
 whenever it is used, rows padded to 1000, VQA rows in the inner loop and doubled, the whole vocabulary at
 every position. Each variant runs in a process of its own; memory is its peak above what the process had
@@ -42,6 +45,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.integrations.liger import apply_liger_kernel
 
 from benchmarks.base import architecture
 from mmi_plugin.models.attention import WAYS
@@ -93,13 +97,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"no {name}": {name: False} for name in SAVINGS},
     "no savings": {"reference": True},
     "after image": {"attack_text": "after_image"},
+    "liger": {},
+    "after image, liger": {"attack_text": "after_image"},
     "after image, no reuse_prefix": {"attack_text": "after_image", "reuse_prefix": False},
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=["published", *VARIANTS], default=["published", *VARIANTS])
+    plain = [name for name in VARIANTS if "liger" not in name]  # whose kernels are for GPUs
+    known = ["published", "published, liger", *VARIANTS]
+    parser.add_argument("--only", nargs="+", choices=known, default=["published", *plain])
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--fresh-lengths", action="store_true", help="every step has rows of new lengths")
@@ -171,7 +179,10 @@ def measure(name: str, setting: Setting) -> dict[str, float]:
     model = build_model(setting)
     gpu = setting.device != "cpu"
     with TemporaryDirectory() as folder:
-        make = published if name == "published" else partial(ours, folder=folder, setting=setting, **VARIANTS[name])
+        if "liger" in name:
+            apply_liger_kernel(model, {"fused_linear_cross_entropy": False})
+        theirs = name.startswith("published")
+        make = published if theirs else partial(ours, folder=folder, setting=setting, **VARIANTS[name])
         times, step = [], None
         for number in range(setting.steps + WARM * gpu):
             if step is None or setting.fresh:
@@ -281,18 +292,9 @@ def ours(
     model: LlavaForConditionalGeneration, batch: dict[str, Any], folder: str, setting: Setting, **fields: Any
 ) -> Callable:
     """One micro-batch of our trainer, forward and backward."""
-    savings = {name: fields.pop(name) for name in SAVINGS if name in fields}
-    args = MMIConfig(
-        output_dir=folder, use_cpu=setting.device == "cpu", report_to="none",
-        sources=["demo_digits", "demo_capitals", "demo_arith"],
-        adversary="pgd", step_rule="raw", step_size=ALPHA, eps=EPS, pgd_steps=STEPS, consistency="kl",
-        consistency_weight=LAMBDA, per_device_train_batch_size=8, max_steps=1, layout_attention=setting.attention,
-        gradient_checkpointing=setting.checkpointing, **fields,
-    )  # fmt: skip
-    args.savings = replace(args.savings, **savings)
-    groups = make_groups(args, load_benchmarks(args))
-    trainer = TRAINERS.get(id(model)) or MMITrainer(model, args, groups, processing_class=build_processor())
+    trainer = TRAINERS.get(id(model)) or trainer_of(model, folder, setting, **fields)
     TRAINERS[id(model)] = trainer  # one for all steps, as in a run
+    args = trainer.args
     inputs = {**batch, "irrelevant": irrelevant(batch, args.attack_text == "after_image")}
     del inputs["family"]
     plan = Plan.of(inputs, IMAGE_TOKEN).made(at_once(setting.attention, torch.device(setting.device), True))
@@ -309,6 +311,20 @@ def ours(
             return step(None)
 
     return step
+
+
+def trainer_of(model: LlavaForConditionalGeneration, folder: str, setting: Setting, **fields: Any) -> MMITrainer:
+    savings = {name: fields.pop(name) for name in SAVINGS if name in fields}
+    args = MMIConfig(
+        output_dir=folder, use_cpu=setting.device == "cpu", report_to="none",
+        sources=["demo_digits", "demo_capitals", "demo_arith"],
+        adversary="pgd", step_rule="raw", step_size=ALPHA, eps=EPS, pgd_steps=STEPS, consistency="kl",
+        consistency_weight=LAMBDA, per_device_train_batch_size=8, max_steps=1, layout_attention=setting.attention,
+        gradient_checkpointing=setting.checkpointing, **fields,
+    )  # fmt: skip
+    args.savings = replace(args.savings, **savings)
+    groups = make_groups(args, load_benchmarks(args))
+    return MMITrainer(model, args, groups, processing_class=build_processor())
 
 
 def on(value: Any, device: str) -> Any:

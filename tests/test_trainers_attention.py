@@ -16,7 +16,7 @@ from mmi_plugin.models import attention, flex, layout
 from mmi_plugin.models.compat import attention_of
 from mmi_plugin.models.flex import mask_of, rung
 from mmi_plugin.models.layout import Layout, Tree, attend
-from mmi_plugin.trainers import forward
+from mmi_plugin.trainers import forward, inner
 from mmi_plugin.trainers.config import MMIConfig
 from tests import families, training
 from tests.test_trainers_inner import STEP
@@ -96,8 +96,26 @@ def test_blocks_are_those_that_are_seen(part: str) -> None:
 def test_the_ladder_has_few_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     rungs = {rung(length) for length in range(1, 40_000, 7)}
-    assert sorted(rungs) == [4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152]
+    powers = [2560, 3072, 3584, 4096, 5120, 6144, 7168, 8192, 10240, 12288, 14336, 16384]
+    assert sorted(rungs) == [*powers, 20480, 24576, 28672, 32768, 40960]
     assert all(rung(length) >= length for length in range(1, 40_000, 7)) and not any(length % 128 for length in rungs)
+    assert all(rung(length) < 1.25 * length + 128 for length in range(2560, 40_000, 7))
+
+
+def test_autocast_gives_all_three_one_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does for torch's own attention, which is the reference: rotary embeddings leave single precision. Else no
+    run over weights in single precision, as most are, would attend in one call."""
+    trees, _ = layouts()["whole"]
+    asked: list[torch.dtype] = []
+    monkeypatch.setattr(attention, "suits", lambda query, _: bool(asked.append(query.dtype)))
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, len(trees.source), 16) for _ in range(3))
+    found = {}
+    with torch.autocast("cpu", torch.bfloat16):
+        for way in ("flex", "pieces", "auto"):
+            found[way] = attend(torch.nn.Module(), query, key, value.bfloat16(), None, trees=trees, way=way)[0]
+    assert {one.dtype for one in (*found.values(), query.bfloat16())} == {*asked} == {torch.bfloat16}
+    assert (found["flex"].float() - found["pieces"].float()).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
@@ -123,6 +141,7 @@ def test_the_mask_of_the_outer_pass_is_made_with_the_batch(
 ) -> None:
     trainer = training.trainer(training.config(tiny_llava, tmp_path, attack_text="after_image", **STEP))
     trainer.args.layout_attention = "flex"
+    monkeypatch.setattr(inner, "WORTH", 0.0)  # the rows of this model begin with little that stays
     trainer.data_collator._at_once = before
     batch = trainer.data_collator(training.step_groups(trainer))
     batch["plan"] = pickle.loads(pickle.dumps(batch["plan"]))  # as a worker hands it over

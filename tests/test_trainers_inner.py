@@ -60,6 +60,7 @@ def test_chunks_change_nothing_and_keep_to_their_tokens(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, text: str
 ) -> None:
     monkeypatch.setattr(layout, "MIN_SHARED", 0.01)  # the tiny rows have few image tokens
+    monkeypatch.setattr(inner, "WORTH", 0.0)
     fields = {**STEP, "attack_text": text}
 
     def run(tokens: int | None) -> tuple[torch.Tensor, float, list[int]]:
@@ -81,6 +82,7 @@ def test_chunks_change_nothing_and_keep_to_their_tokens(
 def test_out_of_memory_halves_the_tokens_and_goes_on(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(inner, "WORTH", 0.0)
     trainer = training.trainer(training.config(checkpoints["llava"], tmp_path, **STEP))
     whole, loss, calls = delta_and_loss(trainer)
     call = CachedPrefix.__call__
@@ -106,6 +108,24 @@ def test_out_of_memory_halves_the_tokens_and_goes_on(
     assert trainer._budget.failures == 2 and max(later) <= room and len(cut_calls) > len(later)
 
 
+def test_what_is_hardly_a_prefix_gets_no_pass_of_its_own(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass of the prefix and two steps, or two steps with it, find the same."""
+    found = []
+    for least in (0.0, 1.1):
+        monkeypatch.setattr(inner, "WORTH", least)
+        trainer = training.trainer(training.config(checkpoints["llava"], tmp_path, **STEP, pgd_steps=3))
+        passes: list[int] = []
+        hook = trainer.model.get_decoder().register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        loss = trainer.compute_loss(trainer.model.train(), trainer.data_collator(training.step_groups(trainer)))
+        hook.remove()
+        found.append((loss.item(), len(passes)))
+    (loss, passes), (again, fewer) = found
+    assert (passes, fewer) == (1 + 3 + 1, 3 + 1)
+    assert again == pytest.approx(loss, rel=1e-5)
+
+
 def test_a_row_that_does_not_fit_ends_the_run(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +133,7 @@ def test_a_row_that_does_not_fit_ends_the_run(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(CachedPrefix, "__call__", full)
+    monkeypatch.setattr(inner, "WORTH", 0.0)
     trainer = training.trainer(training.config(checkpoints["llava"], tmp_path, **STEP))
     with pytest.raises(torch.OutOfMemoryError):
         delta_and_loss(trainer)

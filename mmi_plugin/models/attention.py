@@ -12,7 +12,7 @@ from torch import nn
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.models.compat import sdpa_attention_forward
-from mmi_plugin.models.flex import Blocks, attend_at_once, blocks_of, mask_of, suits
+from mmi_plugin.models.flex import Blocks, as_autocast, attend_at_once, blocks_of, mask_of, suits
 
 ATTENTION, BLOCKS = "mmi_trees", "blocks"
 WAYS = ("auto", "flex", "pieces")
@@ -84,6 +84,7 @@ def attend(
     """
     if trees is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    query, key, value = map(as_autocast, (query, key, value))
     window = kwargs.pop("sliding_window", None)
     if way == "flex" and kwargs.get("dropout"):
         raise InputError("field 'layout_attention' is 'flex', and this decoder drops attention weights: set 'pieces'")

@@ -19,18 +19,26 @@ from mmi_plugin.models.compat import compile_often
 from mmi_plugin.models.devices import HALF
 
 BLOCK = 128
-LADDER_FROM = 4096
-"""The lowest rung; the others are 1.5 and 2 times the one two below: 4096, 6144, 8192, 12288, ..."""
+LADDER_FROM = 2560
+"""The lowest rung, which is what a chunk of the inner loop has at most. Above, there are four from each power of two to
+the next: what is padded is copied and kept, a quarter of a length at most, and a run meets few of them."""
 
 
 def rung(length: int) -> int:
     """Return the least length of the ladder that is not below `length`."""
-    low = LADDER_FROM
-    while low < length:
-        if low * 3 // 2 >= length:
-            return low * 3 // 2
-        low *= 2
-    return low
+    apart = max(BLOCK, 2 ** ((length - 1).bit_length() - 3)) if length > 1 else BLOCK
+    return max(LADDER_FROM, -(-length // apart) * apart)
+
+
+def as_autocast(states: torch.Tensor) -> torch.Tensor:
+    """Return queries, keys or values (1, H, T, d) in the type that autocast gives attention.
+
+    Autocast knows torch's own attention alone, and rotary embeddings leave queries and keys in single precision.
+    """
+    kind = states.device.type
+    if states.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
+        return states
+    return states.to(torch.get_autocast_dtype(kind))
 
 
 def suits(query: torch.Tensor, dropout: float) -> bool:

@@ -69,7 +69,7 @@ class Analysis:
         numbers, changes = [], []
         for (setting, endpoint), number in self.numbers.items():
             values = asdict(number)
-            more = {"seeds": values.pop("seeds")}
+            more = {"seeds": values.pop("seeds"), "seed_sd": number.seed_sd}
             numbers.append({"setting": setting.name, "outcome": endpoint.label, "estimate": values, **more})
         for (setting, endpoint), change in self.changes.items():
             values = asdict(change)
@@ -81,8 +81,7 @@ class Analysis:
 def analyse(trials: Sequence[Trial]) -> Analysis:
     """Return the numbers of trials that were all asked the same items.
 
-    Intervals are over items, not seeds: they say how far the mean over these seeds would move with
-    other items. The tests exchange the two settings within items; Holm's correction is over all of them.
+    Intervals are over items and seeds; the tests, over items alone, exchange the two settings within items; Holm's correction is over all of them.
     """
     by_setting: dict[Setting, list[Trial]] = {}
     for trial in trials:

@@ -32,6 +32,8 @@ LABELS = {
     "right_to_wrong": "right to wrong",
     "wrong_to_right": "wrong to right",
     "wrong_to_wrong": "wrong to another wrong",
+    "positive_consistency": "positive consistency",
+    "negative_consistency": "negative consistency",
     "ignoring": "ignoring what is right",
     "text_preference": "text preference",
     "logit_gap": "logit gap in nats",
@@ -46,7 +48,10 @@ LABELS = {
 APART = ("group_accuracy", "bias_ratio")
 """Measures that only some data sets have: with items in groups, with an answer that is the expected bias."""
 HIGHER_IS_BETTER = frozenset(
-    ("accuracy", "reference_accuracy", "worst_case", "worst_case_seen", "wrong_to_right", "group_accuracy")
+    (
+        *("accuracy", "reference_accuracy", "worst_case", "worst_case_seen", "wrong_to_right", "group_accuracy"),
+        "positive_consistency",
+    )
 )
 LOWER_IS_BETTER = frozenset(LABELS) - HIGHER_IS_BETTER
 _GAP = -float(np.log(np.finfo(np.float32).tiny))
@@ -88,8 +93,11 @@ def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
     one `logit_gap` (log of its probability minus log of the right one's: what of two modalities that contradict each
     other one names against what the other shows), of items in groups
     `group_accuracy` (is all of a group right?), of items that name an answer by themselves `bias_ratio` (is the
-    answer that one?), where the right answer is named `ignoring` (among items that are wrong without it: still wrong?),
-    and, of distributions over the options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`,
+    answer that one?), `positive_consistency` (among items that are right under the reference: still right?) and
+    `negative_consistency` (among those that are wrong: still wrong?; both after IR-VQA, doi 10.1109/tpami.2026.3655641,
+    of which only the abstract could be read: names are its own, these definitions ours), where the right answer is
+    named `ignoring` (the second of them), and, of distributions over the options, `js` in bits and `tv`. Over all
+    conditions: `reference_accuracy`,
     `worst_case` (right under each; the least score), `worst_case_seen` (under each that the published training uses),
     the mean `flip_rate` over the perturbations, and the means of `unparseable` and of `cut_off`, which is a part of it;
     in none of these is a condition that does not interfere.
@@ -121,8 +129,13 @@ def _by_condition(outcomes: Outcomes) -> Iterator[tuple[str, str, PerItem]]:
         if outcomes.reference not in (None, column):
             found = _against_reference(outcomes, outcomes.reference, column)
             yield from ((measure, name, values) for measure, values in found.items())
+            right = outcomes.scores >= HALF
+            before, wrong = right[:, outcomes.reference], ~right[:, column]
             if get(name).role == "matches":
-                yield "ignoring", name, _ignoring(outcomes, outcomes.reference, column)
+                yield "ignoring", name, PerItem(np.where(before, np.nan, wrong))
+            else:
+                yield "positive_consistency", name, PerItem(np.where(before, ~wrong, np.nan))
+                yield "negative_consistency", name, PerItem(np.where(before, np.nan, wrong))
 
 
 def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[str, PerItem]:
@@ -166,11 +179,6 @@ def _whole_groups(scores: np.ndarray, groups: np.ndarray) -> PerItem:
     labels, first, codes = np.unique(groups, return_index=True, return_inverse=True)
     found[first] = np.bincount(codes, scores < HALF, len(labels)) == 0
     return PerItem(found)
-
-
-def _ignoring(outcomes: Outcomes, reference: int, column: int) -> PerItem:
-    right = outcomes.scores >= HALF
-    return PerItem(np.where(right[:, reference], np.nan, ~right[:, column]))
 
 
 def _binary(hits: np.ndarray) -> PerItem:

@@ -81,7 +81,8 @@ class Analysis:
 def analyse(trials: Sequence[Trial]) -> Analysis:
     """Return the numbers of trials that were all asked the same items.
 
-    Intervals are over items and seeds; the tests, over items alone, exchange the two settings within items; Holm's correction is over all of them.
+    Intervals are over items and seeds. The tests, over items alone, exchange the two settings within items; Holm's
+    correction is over all of them.
     """
     by_setting: dict[Setting, list[Trial]] = {}
     for trial in trials:

@@ -69,9 +69,10 @@ same base with each of {seeds}, and asked {items} test items under all condition
 not used in training among them. *Worst case*: right under every condition of the item.
 
 A cell is the mean over seeds in percent, [its 95% interval], and (lowest to highest seed). Intervals are over items and
-seeds: they say what other items and other seeds might change; the part of the items alone, and the standard deviation
-between seeds, stand in sweep.json. Tests are over items, an item's value being its mean over seeds. A value *differs* from the config's own where the paired 95% interval of the
-difference leaves out 0 and the paired test ({test}) has p < 0.05 after Holm's correction over all {tests} tests here.
+seeds: they say what other items and other seeds might change; sweep.json has the interval over items alone, and the
+standard deviation between seeds. Tests are over items, an item's value being its mean over seeds. A value *differs*
+from the config's own where the paired 95% interval of the difference leaves out 0 and the paired test ({test}) has
+p < 0.05 after Holm's correction over all {tests} tests here.
 Attack strength: adversarial minus clean loss in nats, as last logged, mean over seeds."""
 
 

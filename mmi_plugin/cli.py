@@ -146,6 +146,9 @@ def _add_sweeps(commands: Commands) -> None:
     compared.add_argument("task", metavar="TASK", help="tasks or groups, as of lmms_eval --tasks: mmi_demo_digits")
     compared.add_argument("--out", type=Path, required=True, help="results folder")
     compared.add_argument("--only", nargs="+", metavar="NAME", help="baselines, for example vcd m3id cut")
+    compared.add_argument(
+        "--beside", nargs="+", default=[], metavar="NAME=RESULTS", help="further rows of the board: a trained model's"
+    )
     compared.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
     _add_model(compared)
     compared.set_defaults(run=runs.baselines)

@@ -152,7 +152,8 @@ def baselines(args: argparse.Namespace) -> int:
     """Ask by every baseline without training."""
     from mmi_plugin.studies.baselines import run
 
-    return run(args.task, args.out, args.model, args.model_args, args.only, args.include_path, _given(args))
+    given = args.task, args.out, args.model, args.model_args, args.only, args.beside
+    return run(*given, args.include_path, _given(args))
 
 
 def sweep_train(args: argparse.Namespace, own: argparse.ArgumentParser) -> int:

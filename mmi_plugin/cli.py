@@ -65,7 +65,10 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
         "leaderboard", help="rank evaluated models by worst-case accuracy, with intervals and paired tests"
     )
     board.add_argument(
-        "results", nargs="+", metavar="RESULTS", help="output folder of lmms_eval, or NAME=FOLDER to name its model"
+        "results",
+        nargs="+",
+        metavar="RESULTS",
+        help="output folder of lmms_eval, or NAME=FOLDER to name its model; one NAME for several folders: its seeds",
     )
     board.add_argument("--baseline", metavar="NAME", help="model that the others are compared with")
     board.add_argument(

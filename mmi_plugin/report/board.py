@@ -70,7 +70,7 @@ class Key(NamedTuple):
 class Leaderboard:
     """`runs` stand best first; `ranks` are equal where worst-case accuracies are; `numbers` of every model;
     `changes` from the baseline to the others, corrected by `corrected_by_family`; `margin`: by how many points VQA may
-    get worse and still count as not harmed."""
+    get worse and still count as not harmed; `trainings`: all runs, of which `runs` has the first of each name."""
 
     runs: tuple[Run, ...]
     ranks: Mapping[str, int]
@@ -78,7 +78,8 @@ class Leaderboard:
     numbers: Mapping[Key, Estimate]
     changes: Mapping[Key, Difference]
     baseline: str | None
-    margin: float = MARGIN
+    margin: float
+    trainings: tuple[Run, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -134,7 +135,9 @@ def build(runs: Sequence[Run], baseline: str | None = None, margin: float = MARG
     first = {run.name: run for run in reversed(runs)}
     ordered = sorted(first.values(), key=lambda run: (-worst[run.name], -best[run.name], run.name))
     ranks = {name: 1 + sum(other > share for other in worst.values()) for name, share in worst.items()}
-    return Leaderboard(tuple(ordered), ranks, scopes, numbers, corrected_by_family(changes), baseline, margin)
+    return Leaderboard(
+        tuple(ordered), ranks, scopes, numbers, corrected_by_family(changes), baseline, margin, tuple(runs)
+    )
 
 
 def corrected_by_family(changes: Mapping[Key, Difference]) -> dict[Key, Difference]:

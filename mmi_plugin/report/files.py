@@ -150,6 +150,7 @@ def to_json(board: Leaderboard) -> str:
                 "rank": board.ranks[run.name],
                 "name": run.name,
                 "results": str(run.folder),
+                "trainings": [str(one.folder) for one in board.trainings if one.name == run.name],
                 "setup": {task: result.setup for task, result in run.results.items()},
             }
             for run in board.runs

@@ -50,7 +50,7 @@ def _conflicts(board: Leaderboard, show: Show) -> Iterator[str]:
     for name, task, found in reliances(board):
         balance = (
             ""
-            if found.balance is None
+            if found.balance is None or abs(found.balance) > 2  # no relative uncertainty is beyond
             else f"; as many follow either at a relative uncertainty of the text of {found.balance:+.2f}"
         )
         low, high, gap = 100 * found.text_ratio.low, 100 * found.text_ratio.high, found.logit_gap

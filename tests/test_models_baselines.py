@@ -248,6 +248,10 @@ def test_pai_attends_to_images_as_whole_matrices_in_fp64_do(case: Case) -> None:
     scorer = Scorer(model, prompts_of(case.processor), thinking=0, baseline=baseline)
     found = scorer._generator.tokens(inputs, STEPS, output_logits=True)
     told = torch.stack(found.logits, 1)
+    model.set_attn_implementation("eager")
+    again = scorer._generator.tokens(inputs, STEPS, output_logits=True)
+    assert torch.allclose(torch.stack(again.logits, 1), told, atol=1e-6)
+    model.set_attn_implementation("sdpa")
     moved = (told[:, 0] - plain._generator.tokens(inputs, 1, output_logits=True).logits[0]).abs().amax(-1)
     for row, query in enumerate(rows):
         own, said = dict(_inputs(case.processor, query.chat)), found.sequences[row, inputs["input_ids"].shape[1] :]

@@ -250,7 +250,7 @@ def test_pai_attends_to_images_as_whole_matrices_in_fp64_do(case: Case) -> None:
     told = torch.stack(found.logits, 1)
     model.set_attn_implementation("eager")
     again = scorer._generator.tokens(inputs, STEPS, output_logits=True)
-    assert torch.allclose(torch.stack(again.logits, 1), told, atol=1e-6)
+    assert torch.allclose(torch.stack(again.logits, 1), told, atol=2e-5), "whose towers take softmax in fp32"
     model.set_attn_implementation("sdpa")
     moved = (told[:, 0] - plain._generator.tokens(inputs, 1, output_logits=True).logits[0]).abs().amax(-1)
     for row, query in enumerate(rows):

@@ -65,7 +65,10 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
         "leaderboard", help="rank evaluated models by worst-case accuracy, with intervals and paired tests"
     )
     board.add_argument(
-        "results", nargs="+", metavar="RESULTS", help="output folder of lmms_eval, or NAME=FOLDER to name its model"
+        "results",
+        nargs="+",
+        metavar="RESULTS",
+        help="output folder of lmms_eval, or NAME=FOLDER to name its model; one NAME for several folders: its seeds",
     )
     board.add_argument("--baseline", metavar="NAME", help="model that the others are compared with")
     board.add_argument(
@@ -146,6 +149,9 @@ def _add_sweeps(commands: Commands) -> None:
     compared.add_argument("task", metavar="TASK", help="tasks or groups, as of lmms_eval --tasks: mmi_demo_digits")
     compared.add_argument("--out", type=Path, required=True, help="results folder")
     compared.add_argument("--only", nargs="+", metavar="NAME", help="baselines, for example vcd m3id cut")
+    compared.add_argument(
+        "--beside", nargs="+", default=[], metavar="NAME=RESULTS", help="further rows of the board: a trained model's"
+    )
     compared.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
     _add_model(compared)
     compared.set_defaults(run=runs.baselines)

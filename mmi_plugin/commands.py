@@ -87,11 +87,10 @@ def leaderboard(args: argparse.Namespace) -> int:
     """Write what `args` asks for and print the ranking."""
     from mmi_plugin.report import files
     from mmi_plugin.report.board import build
-    from mmi_plugin.report.remarks import remarks
     from mmi_plugin.results.runs import find_baseline, read_runs
 
     runs = read_runs(args.results, args.common)
-    board = build(runs, find_baseline(args.baseline, runs, args.allow_different_prompts))
+    board = build(runs, find_baseline(args.baseline, runs, args.allow_different_prompts), args.margin)
     made = {"csv": files.to_csv, "json": files.to_json, "md": files.to_markdown, "latex": files.to_latex}
     for name, make in made.items():
         path = getattr(args, name)
@@ -105,7 +104,7 @@ def leaderboard(args: argparse.Namespace) -> int:
         from mmi_plugin.report.figures import figures, save_figures
 
         save_figures(figures(board), args.plots)
-    print("\n".join(filter(None, [files.terminal(board), remarks(board, args.margin)])))
+    print(files.terminal(board))
     return 0
 
 
@@ -153,7 +152,8 @@ def baselines(args: argparse.Namespace) -> int:
     """Ask by every baseline without training."""
     from mmi_plugin.studies.baselines import run
 
-    return run(args.task, args.out, args.model, args.model_args, args.only, args.include_path, _given(args))
+    given = args.task, args.out, args.model, args.model_args, args.only, args.beside
+    return run(*given, args.include_path, _given(args))
 
 
 def sweep_train(args: argparse.Namespace, own: argparse.ArgumentParser) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,6 +88,26 @@ def test_document_says_what_the_numbers_say(runs: list[Trial]) -> None:
     axis = Axis("eps", "eps", ("0.03", "0.1"), {}, "0.1")
     text = document([axis], analyse([*nothing, runs[0]]), [*nothing, runs[0]], made, "f.png")
     assert "the choice makes no difference beyond chance" in text
+
+
+def test_of_what_is_ignored_less_is_better() -> None:
+    """Of 120 digits, wrong without a text, the config's own ignores a right one on all, another setting on none."""
+    made = []
+    for setting, said in ((OWN, "B"), (BETTER, "A")):
+        found = answers(setting, 0)
+        parsed = found[TASKS[0]]["parsed"]
+        parsed["clean"], parsed["matching_text"] = ["B"] * ITEMS, [said] * ITEMS
+        made.append(Trial(setting, 0, found, None, 1.0))
+    analysis = analyse([*made, replace(made[0], setting=BASE)])
+    endpoint = analysis.endpoints[-1]
+    assert (endpoint.measure.name, endpoint.more_is_better) == ("ignoring", False)
+    assert [analysis.numbers[setting, endpoint].value for setting in (OWN, BETTER)] == [1, 0]
+    provenance = {"base": "b", "config": "c", "options": [], "data": {"d": "e"}, "versions": {"torch": "9"}}
+    axis = Axis("eps", "eps", ("0.1", "0.3"), {}, "0.1", ("matching_text",))
+    text = document([axis], analysis, [*made, replace(made[0], setting=BASE)], Made("x", "y", 1, provenance), "f.png")
+    assert "costs 100.0 points more of ignoring what is right under matching text on digits" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("- `0.3` instead of")]
+    assert "on digits -100.0 points [-100.0, " in line and line.endswith("p < 0.001, **better**.")
 
 
 def test_figure_draws_every_value_of_every_outcome(runs: list[Trial]) -> None:

@@ -21,6 +21,17 @@ def test_every_part_of_the_method_has_an_axis() -> None:
     assert parts <= fields
 
 
+def test_an_axis_may_ask_under_further_conditions(tmp_path: Path) -> None:
+    plan = make_plan(read_axes(), OURS, ["matching", "mix"])
+    assert plan.asks == ("matching_text", "matching_text@picture=black")
+    assert plan.axes[-1].own == "clean:unrelated_text:misleading_text", "those that the config stands for"
+    assert make_plan(read_axes(), OURS, ["mix"]).asks == ()
+    file = tmp_path / "axes.yaml"
+    file.write_text("a: {field: eps, values: [1], asks: [matching_txt]}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"axis 'a': key 'asks': unknown condition 'matching_txt': .*matching_text"):
+        read_axes(file)
+
+
 def test_plan_changes_one_field_of_the_config_at_a_time() -> None:
     plan = make_plan(read_axes(), OURS)
     own = parse([*OURS, "--output_dir", "out"])

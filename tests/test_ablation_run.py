@@ -16,10 +16,11 @@ from tests.harness_runs import OUR_MODEL, arguments
 
 STEPS = ("--max_steps", "2", "--warmup_steps", "0", "--logging_steps", "1")
 LIMIT = 6
+MATCHING = "image_heavy_conditions=clean:unrelated_text:misleading_text:matching_text"
 
 
 def sweep(out: Path, *more: str) -> int:
-    flags = ["--seeds", "1", "--only", "mask", "--limit", str(LIMIT), "--workers", "1"]
+    flags = ["--seeds", "1", "--only", "mask", "matching", "--limit", str(LIMIT), "--workers", "1"]
     return main(["sweep-train", "--config", "configs/demo/ours.yaml", "--out", str(out), *flags, *STEPS, *more])
 
 
@@ -32,18 +33,47 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sweep_leaves_numbers_document_and_figure(out: Path) -> None:
     found = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
-    assert [run["setting"] for run in found["runs"]] == ["base", "own", "attack_mask=all"]
+    assert [run["setting"] for run in found["runs"]] == ["base", "own", "attack_mask=all", MATCHING]
     assert found["failed"] == {}
     assert all(run["n"][task] == LIMIT for run in found["runs"] for task in TASKS)
     trained = found["runs"][1:]
     assert all(run["attack_strength"] > 0 for run in trained)
     assert trained[0]["attack_strength"] != trained[1]["attack_strength"]
     text = (out / "docs" / "found.md").read_text(encoding="utf-8")
-    assert "--only mask" in text
+    assert "--only mask matching" in text
     assert "--max_steps 2" in text
     assert "`attack_mask`" in text
     assert (out / "docs" / "found.png").read_bytes().startswith(b"\x89PNG")
     assert not list((out / "work").iterdir())
+
+
+def test_a_text_that_is_right_in_the_training_is_a_row_and_is_asked_of_all(out: Path) -> None:
+    found = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
+    (trained,) = [run for run in found["runs"] if run["setting"] == MATCHING]
+    assert trained["attack_strength"] > 0
+    asked = json.loads((out / "runs" / "own-0.json").read_text(encoding="utf-8"))["result"]["answers"]
+    digits = asked["mmi_demo_digits"]
+    assert list(digits["parsed"])[-2:] == ["matching_text", "matching_text@picture=black"]
+    assert "matching_text" not in asked["mmi_demo_capitals"]["parsed"]
+    numbers = {(one["setting"], one["outcome"]): one["estimate"] for one in found["numbers"]}
+    black = "accuracy under matching text@picture=black on digits"
+    right = [
+        letter == gold
+        for letter, gold in zip(digits["parsed"][list(digits["parsed"])[-1]], digits["gold"], strict=True)
+    ]
+    assert numbers["own", black]["value"] == pytest.approx(sum(right) / LIMIT)
+    wrong = [
+        letter != gold
+        for letter, plain, gold in zip(
+            digits["parsed"]["matching_text"], digits["parsed"]["clean"], digits["gold"], strict=True
+        )
+        if plain != gold
+    ]
+    ignoring = numbers["own", "ignoring what is right under matching text on digits"]
+    assert (ignoring["n"], ignoring["value"]) == (len(wrong), sum(wrong) / len(wrong) if wrong else None)
+    text = (out / "ablations.md").read_text(encoding="utf-8")
+    assert "| ignoring what is right under matching text on digits | accuracy under matching" in text
+    assert "All settings were asked under `matching_text` and `matching_text@picture=black`, too" in text
 
 
 def test_the_published_objective_against_ours(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from mmi_plugin.cli import main
 from mmi_plugin.errors import InputError
 from mmi_plugin.models.baselines import METHODS
 from mmi_plugin.results.runs import read_run
-from mmi_plugin.studies.baselines import arguments
+from mmi_plugin.studies.baselines import arguments, run
 from tests.harness_runs import save_varied
 from tests.leaderboard_boards import samples
 
@@ -51,6 +51,25 @@ def test_the_board_says_what_the_samples_say(out: Path) -> None:
     ]  # fmt: skip
     assert float(cell["value"]) == pytest.approx(sum(right) / len(right))
     assert "control_shift" in (out / "baselines.html").read_text(encoding="utf-8")
+
+
+def test_rows_of_another_model_stand_beside(out: Path, tmp_path: Path) -> None:
+    """What was asked is kept, so that the second board costs no answer; a name twice is refused before any."""
+    model = out.parent / "model"
+    given = f"pretrained={model},shift_by=100,shift_letter=C,vcd_alpha=0.5"
+    again = ["baselines", "mmi_demo_digits", *ONLY, "--model_args", given, "--out", str(out), *FEW]
+    before = sorted(path.name for path in (out / "runs").rglob("*_results.json"))
+    assert main([*again, "--beside", f"ours={out / 'runs' / 'control_shift'}"]) == 0
+    assert sorted(path.name for path in (out / "runs").rglob("*_results.json")) == before
+    with (out / "baselines.csv").open(encoding="utf-8") as file:
+        values = {
+            row["model"]: row["value"]
+            for row in csv.DictReader(file)
+            if (row["measure"], row["scope"]) == ("worst_case", "all")
+        }
+    assert values["ours"] == values["control_shift"] and len(values) == 4
+    with pytest.raises(InputError, match="'vcd' is the name of a row that is asked"):
+        run("mmi_demo_digits", tmp_path, "mmi_hf", given, ["vcd", "shift"], ["vcd=x"], None, {})
 
 
 def test_settings_go_to_their_own_run_and_what_is_left_to_all() -> None:

@@ -50,6 +50,22 @@ def test_ranked_by_worst_case_over_the_perturbed_data_sets(content: dict, evalua
     assert [(row["rank"], row["name"]) for row in content["models"]] == [(1, expected[0]), (2, expected[1])]
 
 
+def test_folders_of_one_name_are_seeds_of_one_model(evaluated: list[Path], tmp_path: Path) -> None:
+    found, page = board(tmp_path, *(f"a={folder}" for folder in evaluated)), tmp_path / "board.html"
+    (model,) = found["models"]
+    assert model["trainings"] == [str(newest_results(folder).parent) for folder in evaluated]
+    worst, own = [_worst(folder, DIGITS) for folder in evaluated], number(found, "a", DIGITS, "worst_case")
+    assert own["value"] == pytest.approx(sum(worst) / 2) and own["seeds"] == 2
+    assert own["seed_sd"] == pytest.approx(abs(worst[0] - worst[1]) / math.sqrt(2))
+    reach = 12.7062 * own["seed_sd"] / math.sqrt(2)  # Student's quantile with one degree of freedom
+    below, above = (math.hypot(own["value"] - own[end], reach) for end in ("items_low", "items_high"))
+    ends = max(own["value"] - below, 0), min(own["value"] + above, 1)
+    assert (own["low"], own["high"]) == pytest.approx(ends, rel=1e-4)
+    assert leaderboard(*(f"a={folder}" for folder in evaluated), "--html", page) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "over 2 seeds (standard deviation" in text and all(path in text for path in model["trainings"])
+
+
 def test_agrees_with_the_numbers_of_the_harness(content: dict, evaluated: list[Path]) -> None:
     results = json.loads(newest_results(evaluated[0]).read_text(encoding="utf-8"))["results"]
     compared = 0

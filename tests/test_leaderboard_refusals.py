@@ -87,7 +87,17 @@ def test_missing_samples(evaluated: list[Path], tmp_path: Path, capsys: pytest.C
 
 def test_names(evaluated: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = evaluated
-    assert "are both named 'a': give NAME=FOLDER" in _refused(capsys, f"a={one}", f"a={two}")
+    again = Path(shutil.copytree(one, tmp_path / "again"))
+    assert "are both named" in _refused(capsys, one, again)
+    assert "given twice" in _refused(capsys, f"a={one}", f"a={one}")
+
+    def thinks(config: dict) -> None:
+        config["reasoning_tags"] = [["<a>", "</a>"]]
+
+    other = edited(one, tmp_path / "other", config=thinks)
+    assert "a is given several times, for trainings with other seeds: tags of thoughts" in _refused(
+        capsys, f"a={one}", f"a={other}"
+    )
     assert "no model 'on': did you mean 'one'?" in _refused(capsys, f"one={one}", f"two={two}", "--baseline", "on")
     both = tmp_path / "both"
     for name, folder in zip("ab", evaluated, strict=True):

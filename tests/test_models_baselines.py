@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForImageTextToText
+from transformers.masking_utils import eager_mask
 
 from mmi_plugin.answers import read
 from mmi_plugin.conditions import get
@@ -21,6 +25,7 @@ from mmi_plugin.models.evaluate import Scorer
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query, Reply
 from mmi_plugin.models.load import load_processor
+from mmi_plugin.models.tokens import to_model
 from mmi_plugin.sources import load
 from tests import families
 from tests.test_models_answer import _choices, _inputs
@@ -102,6 +107,38 @@ def _text_alone(processor: Any, text: str) -> dict[str, Any]:
     return {**made, "token_type_ids": torch.zeros_like(made["input_ids"])} if start else made
 
 
+@contextmanager
+def _raised(model: Any, token: int, ids: torch.Tensor, alpha: float, start: int) -> Iterator[None]:
+    """PAI's attention, row by row of whole matrices: every query from the last of the prompt `ids` (L,) on was the
+    last once, so that in layers from `start` on its logits on images are w + alpha |w|."""
+    decoder, shown = model.get_decoder(), ids == token
+
+    def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **call: Any) -> tuple[torch.Tensor, None]:
+        heads, (_, _, length, _) = [], query.shape
+        for head in range(query.shape[1]):
+            group = head * key.shape[1] // query.shape[1]
+            logits = query[0, head].double() @ key[0, group].double().T * call["scaling"]
+            if module.layer_idx >= start:
+                for row in range(len(ids) - 1, length):
+                    for column in shown.nonzero()[:, 0].tolist():
+                        logits[row, column] += alpha * abs(logits[row, column])
+            if mask is None:
+                logits = logits.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
+            else:
+                logits = logits + mask[0, 0]
+            heads.append(logits.softmax(-1).to(value.dtype) @ value[0, group])
+        return torch.stack(heads, 1)[None], None
+
+    AttentionInterface.register("slow_pai", attend)
+    AttentionMaskInterface.register("slow_pai", eager_mask)
+    before = decoder.config._attn_implementation
+    decoder.set_attn_implementation("slow_pai")
+    try:
+        yield
+    finally:
+        decoder.set_attn_implementation(before)
+
+
 @torch.no_grad()
 def _logits(model: Any, inputs: dict[str, Any], said: list[int]) -> torch.Tensor:
     added = torch.tensor([said], dtype=torch.long)
@@ -109,6 +146,7 @@ def _logits(model: Any, inputs: dict[str, Any], said: list[int]) -> torch.Tensor
     longer.pop("labels", None)  # which PaliGemma makes of every prompt
     for name in longer.keys() & {"qformer_input_ids", "qformer_attention_mask"}:
         longer[name] = longer[name].long()  # of an empty text they are floats
+    longer = to_model(longer, model.device, model.dtype)
     for name in ("attention_mask", "mm_token_type_ids", "token_type_ids"):
         if name in inputs:
             apart = name == "token_type_ids" and "PaliGemma" in type(model).__name__  # what is said is causal there
@@ -129,7 +167,7 @@ def _formula(name: str, own: torch.Tensor, other: torch.Tensor | None, step: int
         gamma = math.exp(-0.02 * step)
         found = own + (1 - gamma) / gamma * (own - other)
     elif name == "pai":
-        found = 1.1 * own - 0.1 * other
+        found = 1.1 * own - 0.1 * other  # as (2) of the paper has it, and its code cuts
     elif name == "debias":
         found = own.log_softmax(-1) - other.log_softmax(-1)
     else:
@@ -140,7 +178,7 @@ def _formula(name: str, own: torch.Tensor, other: torch.Tensor | None, step: int
         possible = torch.zeros_like(own, dtype=torch.bool)
         possible[options] = True
         return found.masked_fill(~possible, -torch.inf)
-    if name in ("vcd", "debias", "without_image", "without_text", "random_image", "cut"):
+    if name in ("vcd", "pai", "debias", "without_image", "without_text", "random_image", "cut"):
         chances = own.softmax(-1)
         found = found.masked_fill(chances < 0.1 * chances.max(), -torch.inf)
     return found
@@ -156,7 +194,9 @@ def _slow(
     said: list[int] = []
     chances = None
     for step in range(1, steps + 1):
-        own = _logits(model, inputs, said)
+        pai = _raised(model, _image_token(case), inputs["input_ids"][0], 0.2, 1) if name == "pai" else nullcontext()
+        with pai:
+            own = _logits(model, inputs, said)
         against = None if other is None else _logits(model, other, said)
         found = _formula(name, own, against, step, options if step == 1 else [])
         if step == 1 and row.choices:
@@ -169,7 +209,13 @@ def _slow(
     return tokenizer.decode(said, skip_special_tokens=True), chances
 
 
+def _image_token(case: Case) -> int:
+    return case.processor.tokenizer.convert_tokens_to_ids(prompts_of(case.processor).placeholder)
+
+
 def _fast(case: Case, name: str, rows: list[Query], **settings: Any) -> list[Reply]:
+    if name == "pai":
+        settings = {"pai_start_layer": 1, **settings}  # their third layer is more than these have
     baseline = Baseline.take(name, settings)
     scorer = Scorer(case.model, prompts_of(case.processor), thinking=0, baseline=baseline)
     return scorer.answer(rows, {"max_new_tokens": STEPS})
@@ -190,6 +236,31 @@ def test_every_baseline_says_what_plain_loops_say(case: Case) -> None:
             if name == "cut":
                 assert reply.text == bare.text  # greedy decoding never leaves the likeliest token
     assert moved == set(CONTRASTS)
+
+
+@pytest.mark.parametrize("case", ALL, indirect=True)
+def test_pai_attends_to_images_as_whole_matrices_in_fp64_do(case: Case) -> None:
+    """A padded batch with a cache against one row at a time without; `generate` returns logits rounded to fp32."""
+    model, rows = copy.deepcopy(case.model).double(), case.rows[:3]
+    settings = {"pai_alpha": 0.7, "pai_start_layer": 1}
+    baseline, plain = Baseline.take("pai", settings), Scorer(model, prompts_of(case.processor), thinking=0)
+    inputs = plain._plain(rows)
+    scorer = Scorer(model, prompts_of(case.processor), thinking=0, baseline=baseline)
+    found = scorer._generator.tokens(inputs, STEPS, output_logits=True)
+    told = torch.stack(found.logits, 1)
+    model.set_attn_implementation("eager")
+    again = scorer._generator.tokens(inputs, STEPS, output_logits=True)
+    assert torch.allclose(torch.stack(again.logits, 1), told, atol=2e-5), "whose towers take softmax in fp32"
+    model.set_attn_implementation("sdpa")
+    moved = (told[:, 0] - plain._generator.tokens(inputs, 1, output_logits=True).logits[0]).abs().amax(-1)
+    for row, query in enumerate(rows):
+        own, said = dict(_inputs(case.processor, query.chat)), found.sequences[row, inputs["input_ids"].shape[1] :]
+        ids = own["input_ids"][0]
+        assert bool((ids == _image_token(case)).any()) == bool(moved[row] > 1e-4)
+        for step in range(STEPS):
+            with _raised(model, _image_token(case), ids, 0.7, 1):
+                slow = _logits(model, own, said[:step].tolist())
+            assert torch.allclose(told[row, step].double(), slow, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", ["llava"], indirect=True)
@@ -261,6 +332,7 @@ def test_the_diffusion_keeps_what_vcd_says() -> None:
         ("vcd", {"vcd_beta": 2}, "vcd_beta is 2, not a number from 0 to 1"),
         ("vcd", {"vcd_step": 1000}, "not an integer from 0 to 999"),
         ("m3id", {"m3id_decay": 0}, "m3id_decay is 0"),
+        ("pai", {"pai_start_layer": -1}, "pai_start_layer is -1, not an integer from 0"),
         ("shift", {"shift_letter": "AB"}, "shift_letter"),
         ("self_consistency", {"self_consistency_samples": 1.5}, "not an integer from 1"),
     ],
@@ -271,6 +343,19 @@ def test_what_is_no_baseline_or_no_setting_is_refused_in_one_line(
     with pytest.raises(InputError) as error:
         Baseline.take(name, given)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("case", ["llava"], indirect=True)
+def test_pai_is_refused_where_no_attention_can_be_raised(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scorer(**given: float) -> Scorer:
+        return Scorer(case.model, prompts_of(case.processor), thinking=0, baseline=Baseline.take("pai", given))
+
+    with pytest.raises(InputError, match=r"pai_start_layer is 2 .* none of the decoder's 2 layers"):
+        scorer()
+    scorer(pai_alpha=0)  # the guidance alone needs none
+    monkeypatch.setattr(type(case.model.get_decoder()), "_can_set_attn_implementation", lambda own: False)
+    with pytest.raises(InputError, match="does not attend through transformers' interface: pai_alpha=0 leaves"):
+        scorer(pai_start_layer=0).answer(case.rows, {"max_new_tokens": 1})
 
 
 def test_settings_of_the_processor_are_left_and_the_record_names_all() -> None:

@@ -37,6 +37,9 @@ def _counted(found: list[Record]) -> dict[Measure, float]:
         expected["right_to_wrong", name] = sum(old.right for old, new in changed) / n
         expected["wrong_to_right", name] = sum(new.right for old, new in changed) / n
         expected["wrong_to_wrong", name] = sum(not old.right and not new.right for old, new in changed) / n
+        stayed = {kind: [new.right == kind for old, new in pairs if old.right == kind] for kind in (True, False)}
+        expected["positive_consistency", name] = sum(stayed[True]) / len(stayed[True])
+        expected["negative_consistency", name] = sum(stayed[False]) / len(stayed[False])
         if name == "misleading_text":
             expected["text_preference", name] = sum(new.parsed == new.named for _, new in changed) / len(changed)
     expected["reference_accuracy", None] = expected["accuracy", "clean"]
@@ -106,6 +109,21 @@ def test_the_causal_effect_equals_sums_written_out() -> None:
                     js += share * math.log2(2 * share / (p + q)) / 2 if share else 0.0
         assert means[Measure("js", name)] == pytest.approx(js / 60)
         assert means[Measure("tv", name)] == pytest.approx(tv / 60)
+
+
+def test_the_logit_gap_is_of_what_is_named_against_what_is_right() -> None:
+    shares = {"a": (0.5, 0.3, 0.2), "b": (0.0, 0.25, 0.75), "c": (0.1, 0.2, 0.7)}
+    named = {"a": "B", "b": "C", "c": None}
+    found = [
+        Record(item, name, 0, "A", "A", "A", named[item] if name == "misleading_text" else None, own)
+        for item, own in shares.items()
+        for name in ("clean", "misleading_text")
+    ]
+    gap = per_item(Outcomes.of("task", "image_heavy", ("clean", "misleading_text"), found))
+    values = gap[Measure("logit_gap", "misleading_text")].values
+    none = math.log(0.75) - math.log(float(np.finfo(np.float32).tiny))  # of a probability that is as good as none
+    np.testing.assert_allclose(values, [math.log(0.3 / 0.5), none, np.nan])
+    assert Measure("logit_gap", "clean") not in gap
 
 
 def test_divergences_at_their_ends() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -115,7 +115,13 @@ def _note(searched: Searched, found: Found, at: torch.Tensor, first: bool) -> No
         searched.still[row] |= still
     if not first:
         return
-    every = -(-found.loss.shape[1] // POINTS)
     for row, climbed in zip(numbers, found.loss.tolist(), strict=True):
-        whole = [round(value, 4) for value in climbed if value == value]
-        searched.curve[row] = whole[::every] if len(whole) == len(climbed) else [*whole[:-1:every], whole[-1]]
+        searched.curve[row] = thinned([value for value in climbed if value == value], len(climbed))
+
+
+def thinned(losses: Sequence[float], steps: int) -> list[float]:
+    """Return the losses of a run of `steps` at equal distances of steps, about POINTS; of one that ended before, the
+    last, too."""
+    every = -(-steps // POINTS) or 1
+    kept = losses[::every] if len(losses) == steps else [*losses[:-1:every], losses[-1]]
+    return [round(value, 4) for value in kept]

@@ -32,6 +32,7 @@ class Method:
 
     contrast: the prompt itself with its pixels `noised`, with a `random_image`, or `without_image`, `without_text`.
     options_alone: where an item's options are answered, these alone are possible. instruction: ends the question.
+    Its `alpha` from `start_layer` on to before `end_layer` (0: all) is how much more images are attended to there.
     """
 
     settings: Settings
@@ -46,7 +47,11 @@ _CONTRASTIVE = {"alpha": 1.0, "beta": 0.1}
 METHODS: dict[str, Method] = {
     "vcd": Method({**_CONTRASTIVE, "step": 500, "seed": 0}, "noised"),
     "m3id": Method({"decay": 0.02}, "without_image", lambda own, t: math.expm1(min(own["decay"] * t, _STEEPEST))),
-    "pai": Method({"guidance": 1.1}, "without_image", lambda own, t: own["guidance"] - 1),
+    "pai": Method(
+        {"alpha": 0.2, "guidance": 1.1, "beta": 0.1, "start_layer": 2, "end_layer": 0},
+        "without_image",
+        lambda own, t: own["guidance"] - 1,
+    ),
     "debias": Method({"beta": 0.1}, "without_image", ratio=True, options_alone=True),
     "without_image": Method(_CONTRASTIVE, "without_image"),
     "without_text": Method(_CONTRASTIVE, "without_text"),
@@ -108,6 +113,11 @@ class Baseline:
     def samples(self) -> int:
         """How many answers are drawn, of which most decide."""
         return self.settings.get("samples", 1)
+
+    @property
+    def attends_more(self) -> bool:
+        """Whether the prompt's images are attended to more than the model does."""
+        return "start_layer" in self.settings and self.settings["alpha"] > 0
 
     @property
     def reads_options(self) -> bool:

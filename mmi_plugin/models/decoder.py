@@ -113,6 +113,11 @@ class DecoderInputs:
         return call
 
 
+def read_at(ends: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return an `after` that leaves of each row's states the one at its end alone. ends: (R,) int64."""
+    return lambda states: states[torch.arange(len(states), device=states.device), ends][None]
+
+
 @contextmanager
 def at_decoder(
     decoder: nn.Module,

@@ -21,7 +21,7 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.item import FAMILIES
 from mmi_plugin.models.attention import ATTENTION, attend
 from mmi_plugin.models.compat import attending
-from mmi_plugin.models.decoder import Call, DecoderInputs, at_decoder
+from mmi_plugin.models.decoder import Call, DecoderInputs, at_decoder, read_at
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.layout import Tree, packable
 from mmi_plugin.models.prompt import Prompts
@@ -38,10 +38,13 @@ class Embeddings:
     """B prompts whose embeddings of the irrelevant modality are moved; a `Space` of `attacks.search`.
 
     What comes before the first of them is computed once for a set of rows, and only the options' logits after the
-    last token of each row are wanted.
+    last token of each row are wanted. `packed`: whether rows are laid out as one sequence.
     """
 
-    def __init__(self, model: PreTrainedModel, prompts: Prompts, rows: Sequence[Query]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, prompts: Prompts, rows: Sequence[Query], packed: bool | None = None
+    ) -> None:
+        """packed: whether rows are laid out as one sequence, as prompts like these were found to be; None: find it."""
         self._model, self._prompts, self._queries = model, prompts, list(rows)
         self._decoder, self._head, self.dtype = model.get_decoder(), model.get_output_embeddings(), model.dtype
         stem, last = option_ids(prompts, rows)
@@ -66,8 +69,9 @@ class Embeddings:
         self.ball, self.width = Ball("linf", attack.eps * masked_rms(exact, mask), mask), embeds.shape[2]
         first = mask.int().argmax(1).tolist()
         self._trees = [Tree((0,), min(start, length - 1)) for start, length in zip(first, self._lengths, strict=True)]
-        self._packed, self._rows, self._replay = packable(model), None, None
-        self._check(plain)
+        self.packed, self._rows, self._replay = packable(model) if packed is None else packed, None, None
+        if packed is None:
+            self._check(plain)
 
     def seeds(self, restart: int) -> torch.Tensor:
         """Return a seed for each row, (B,) int64."""
@@ -120,10 +124,7 @@ class Embeddings:
             seen.append(rows.detached())
             return rows.call()
 
-        def after(states: torch.Tensor) -> torch.Tensor:
-            return states[torch.arange(len(states), device=states.device), ends][None]
-
-        with torch.no_grad(), at_decoder(self._decoder, before, after):
+        with torch.no_grad(), at_decoder(self._decoder, before, read_at(ends)):
             logits = self._model(**inputs, use_cache=False).logits[0]
         return seen[0], logits[:, self._options].float()
 
@@ -140,17 +141,17 @@ class Embeddings:
         reuse = any(tree.prefix for tree in trees)
         with self._attending():
             given = self._given.take(self._rows)
-            self._replay = replay(self._decoder, given, read, lengths, trees if self._packed else None, reuse)
+            self._replay = replay(self._decoder, given, read, lengths, trees if self.packed else None, reuse)
 
     def _attending(self) -> AbstractContextManager[None]:
         way: Callable[..., Any] = partial(attend, way="pieces")
-        return attending(self._decoder, f"{ATTENTION}_pieces", way) if self._packed else nullcontext()
+        return attending(self._decoder, f"{ATTENTION}_pieces", way) if self.packed else nullcontext()
 
     def _check(self, plain: torch.Tensor) -> None:
         """Raise InputError if a replay gives other logits than the whole model, (B, K); padded rows are tried, too."""
         rows = torch.arange(len(self.gold), device=self.gold.device)
-        for packed in (True, False) if self._packed else (False,):
-            self._packed, self._rows = packed, None
+        for packed in (True, False) if self.packed else (False,):
+            self.packed, self._rows = packed, None
             with torch.no_grad():
                 found = self.logits(torch.zeros_like(self._given.embeds, dtype=self.ball.radius.dtype), rows)
             apart = ((found - plain).abs().max() / plain.abs().max()).item()

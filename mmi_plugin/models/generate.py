@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -19,6 +19,7 @@ from mmi_plugin.models.baselines import Baseline
 from mmi_plugin.models.combine import Combined, Options
 from mmi_plugin.models.compat import deferred, waits_less
 from mmi_plugin.models.decode import Decoding, Forced, OptionLogs, ThoughtBudget, constraints, letter_forms
+from mmi_plugin.models.image_attention import ImageAttention
 from mmi_plugin.models.prompt import Chat, Prompts, images_of
 from mmi_plugin.models.tokens import Tensors
 from mmi_plugin.models.trees import Branches
@@ -104,6 +105,7 @@ class Generator:
     ) -> None:
         self._model, self._prompts, self._tokenizer = model, prompts, prompts.tokenizer
         self.thoughts, self._thinking, self._baseline = tuple(thoughts), thinking, baseline
+        self._attention = ImageAttention(model, baseline) if baseline and baseline.attends_more else None
         self._settings = _token_ids(model, prompts)
         self._thinks = False
         self.opened = prompts.opened(self.thoughts)
@@ -120,7 +122,8 @@ class Generator:
     def tokens(self, inputs: Tensors, steps: int, **options: Any) -> Any:
         """Return what `generate` of transformers does, for at most `steps` tokens."""
         options = {"return_dict_in_generate": True, **options, "max_new_tokens": steps}
-        with _settings_of(self._model, self._settings):
+        attention = self._attention.on(inputs) if self._attention else nullcontext()
+        with _settings_of(self._model, self._settings), attention:
             return self._model.generate(**inputs, **options)
 
     def answers(self, rows: Sequence[Query], asked: Tensors | Branches, decoding: Decoding) -> list[Reply]:

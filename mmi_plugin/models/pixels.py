@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from mmi_plugin.attacks.balls import Ball, as_bytes
 from mmi_plugin.errors import InputError
-from mmi_plugin.models.decoder import DecoderInputs, at_decoder
+from mmi_plugin.models.decoder import DecoderInputs, at_decoder, read_at
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.prompt import Chat, Prompts, images_of
 from mmi_plugin.models.space import option_ids, row_seeds
@@ -59,12 +59,7 @@ class Pixels:
         moved = (self.ball.origin[rows] + delta).unflatten(1, (3, -1))
         images = self._prompts.images([[image] for image in 255 * moved])[0]
         inputs = self._to_model(images) | {name: value[rows] for name, value in self._texts.items()}
-        ends = self._ends[rows]
-
-        def after(states: torch.Tensor) -> torch.Tensor:
-            return states[torch.arange(len(states), device=states.device), ends][None]
-
-        with at_decoder(self._model.get_decoder(), DecoderInputs.call, after):
+        with at_decoder(self._model.get_decoder(), DecoderInputs.call, read_at(self._ends[rows])):
             logits = self._model(**inputs, use_cache=False).logits[0][:, self._options]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

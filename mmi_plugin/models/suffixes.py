@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from mmi_plugin.attacks import Attack
 from mmi_plugin.attacks.coordinates import coordinate_search
 from mmi_plugin.attacks.losses import Loss, margin
+from mmi_plugin.attacks.search import thinned
 from mmi_plugin.errors import InputError
 from mmi_plugin.models.embeddings import Embeddings
 from mmi_plugin.models.generate import Query, Reply
@@ -31,6 +32,7 @@ class Suffixes:
     def __init__(self, model: PreTrainedModel, prompts: Prompts, first: First) -> None:
         self._model, self._prompts, self._first = model, prompts, first
         self._looks = 0  # rows through the model, of the query at hand
+        self._packed: bool | None = None
 
     def worst(self, row: Query, answer: Callable[[Query], Reply], wrong: Callable[[Reply], bool]) -> Reply:
         """Return what the model answers to the worst that was found.
@@ -51,8 +53,7 @@ class Suffixes:
                 if wrong(reply):
                     break
         told = {"radius": float(attack.length), "still": False, "random": False, "apart": False, "text": suffix}
-        every = -(-len(curve) // 21) or 1
-        told |= {"loss": [round(value, 4) for value in curve[::every]], "passes": self._looks}
+        told |= {"loss": thinned(curve, len(curve)), "passes": self._looks}
         return replace(reply, attack={"seconds": round(time.perf_counter() - began, 4), **told})
 
     def _search(
@@ -78,7 +79,8 @@ class Suffixes:
 
     def _gradient(self, asked: _Asked, tokens: torch.Tensor) -> torch.Tensor:
         """Return how much cross entropy climbs with each token at each place, (k, V), from tokens (k,)."""
-        space = Embeddings(self._model, self._prompts, [asked.query(asked.written(tokens))])
+        space = Embeddings(self._model, self._prompts, [asked.query(asked.written(tokens))], self._packed)
+        self._packed = space.packed  # found out once: steps differ in their tokens alone
         delta = space.ball.zero(space.width).requires_grad_(True)
         with torch.enable_grad():
             loss = Loss("ce")(space.logits(delta, torch.zeros(1, dtype=torch.long, device=delta.device)), space.gold)

@@ -45,6 +45,7 @@ def sweeps(conditions: Sequence[str]) -> list[Sweep]:
 
 
 OVERALL = "all"
+MARGIN = 2.0
 RANKED_BY = Measure("worst_case")
 _TESTED = ("accuracy", "flip_rate", "worst_case", "js", "tv")
 
@@ -68,7 +69,8 @@ class Key(NamedTuple):
 @dataclass(frozen=True)
 class Leaderboard:
     """`runs` stand best first; `ranks` are equal where worst-case accuracies are; `numbers` of every model;
-    `changes` from the baseline to the others, corrected by `corrected_by_family`."""
+    `changes` from the baseline to the others, corrected by `corrected_by_family`; `margin`: by how many points VQA may
+    get worse and still count as not harmed; `trainings`: all runs, of which `runs` has the first of each name."""
 
     runs: tuple[Run, ...]
     ranks: Mapping[str, int]
@@ -76,6 +78,8 @@ class Leaderboard:
     numbers: Mapping[Key, Estimate]
     changes: Mapping[Key, Difference]
     baseline: str | None
+    margin: float
+    trainings: tuple[Run, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,7 +113,7 @@ class Leaderboard:
         return found + [Measure("flip_rate", FLOOR)] * (FLOOR in conditions)
 
 
-def build(runs: Sequence[Run], baseline: str | None = None) -> Leaderboard:
+def build(runs: Sequence[Run], baseline: str | None = None, margin: float = MARGIN) -> Leaderboard:
     """Return the leaderboard of comparable `runs` (`results.runs.read_runs`).
 
     Runs of one name are trainings that differ in their seed alone: an item's value is its mean over them.
@@ -131,7 +135,9 @@ def build(runs: Sequence[Run], baseline: str | None = None) -> Leaderboard:
     first = {run.name: run for run in reversed(runs)}
     ordered = sorted(first.values(), key=lambda run: (-worst[run.name], -best[run.name], run.name))
     ranks = {name: 1 + sum(other > share for other in worst.values()) for name, share in worst.items()}
-    return Leaderboard(tuple(ordered), ranks, scopes, numbers, corrected_by_family(changes), baseline)
+    return Leaderboard(
+        tuple(ordered), ranks, scopes, numbers, corrected_by_family(changes), baseline, margin, tuple(runs)
+    )
 
 
 def corrected_by_family(changes: Mapping[Key, Difference]) -> dict[Key, Difference]:

@@ -1,4 +1,4 @@
-"""A leaderboard's figures: dots per family, a heatmap, bars per data set; what they show stands in `caption`."""
+"""A leaderboard's figures: dots per family, a heatmap, bars and conflicts per data set, and what each shows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from mmi_plugin.errors import shorten
 from mmi_plugin.files import write_whole
 from mmi_plugin.report.board import Key, Leaderboard, Scope, Sweep, sweeps
 from mmi_plugin.report.files import FAMILY_LABELS, plain, words
+from mmi_plugin.report.remarks import reliances
 from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.measures import Measure
 from mmi_plugin.results.outcomes import Outcomes
+from mmi_plugin.results.reliance import Reliance
 
 # Okabe and Ito's colours, told apart also by the colour-blind; markers, line styles and hatches tell more apart.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
@@ -43,7 +45,8 @@ def svg_figures(board: Leaderboard) -> dict[str, bytes]:
 
 def figures(board: Leaderboard) -> dict[str, Figure]:
     """Return the figures by name, names fit for files: dots_FAMILY, heatmap, bars_TASK; for a sweep
-    dose_TASK_CONDITION@STRENGTH in place of bars. Models look the same and stand in the order of rank in all."""
+    dose_TASK_CONDITION@STRENGTH in place of bars; where conflicts were asked, reliance_TASK. Models look the same and
+    stand in the order of rank in all."""
     with _style():
         families = [scope for scope in board.scopes_of("family") if len(_accuracies(board, scope.tasks)) > 1]
         dots = {f"dots_{scope.name}": _dots(board, scope) for scope in families}
@@ -53,7 +56,13 @@ def figures(board: Leaderboard) -> dict[str, Figure]:
             if not sweeps(board.outcomes[scope.name].conditions)
         }
         heatmap = {"heatmap": _heatmap(board)}
-    return dots | heatmap | bars | dose_figures(board.numbers, board.outcomes, board.names)
+        found = list(reliances(board))
+        asked = dict.fromkeys(task for _, task, _ in found)
+        conflicts = {
+            f"reliance_{task}": _reliance({name: one for name, where, one in found if where == task}, board.names)
+            for task in asked
+        }
+    return dots | heatmap | bars | dose_figures(board.numbers, board.outcomes, board.names) | conflicts
 
 
 def caption(board: Leaderboard, name: str) -> str:
@@ -65,6 +74,11 @@ def caption(board: Leaderboard, name: str) -> str:
         return "Accuracy by data set and condition (* not used in training)"
     task = max((scope.name for scope in board.scopes_of("task") if what.startswith(scope.name)), key=len)
     about = f"{task}, n = {len(board.outcomes[task].items)} items"
+    if kind == "reliance":
+        return (
+            f"{about}: answers that follow the text where image and text alone lead to different options, by the "
+            "text's uncertainty relative to the image's; fifths of these items with 95% intervals, and a logistic curve"
+        )
     if kind == "bars":
         return f"{about}: accuracy by condition with 95% intervals (* not used in training)"
     reference = words(REFERENCE[board.outcomes[task].family])
@@ -207,6 +221,30 @@ def _dose(
         axes.set_ylim(-3, 103)
         axes.grid(alpha=0.4)
     right.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def _reliance(found: Mapping[str, Reliance], names: Sequence[str]) -> Figure:
+    """Return the share that follows the text over the text's relative uncertainty, with the share over all items."""
+    figure = Figure(figsize=(5, 3.2))
+    axes = figure.add_subplot()
+    for name, look in _looks(names):
+        if (own := found.get(name)) is None:
+            continue
+        places = np.array([one.uncertainty for one in own.bins])
+        shares, reach = _shares([one.share for one in own.bins])
+        style = {"color": look.colour, "marker": look.marker, "markersize": 4, "linestyle": "none", "elinewidth": 1}
+        ratio = f"{_short(name)}: {100 * own.text_ratio.value:.1f}% of {own.n} follow the text"
+        axes.errorbar(places, shares, reach, label=ratio, **style)
+        along = np.linspace(places[0], places[-1], 100)
+        if (curve := own.probability(along)) is not None:
+            axes.plot(along, 100 * curve, color=look.colour, linestyle=look.line, linewidth=1)
+    axes.axhline(50, color="0.7", linewidth=0.8)
+    axes.set_ylim(-3, 103)
+    axes.set_xlabel("relative uncertainty of the text")
+    axes.set_ylabel("follow the text, in percent")
+    axes.grid(alpha=0.4)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
 
 

@@ -9,16 +9,16 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from mmi_plugin.answers.agreement import METRICS
 from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.errors import plain, visible
 from mmi_plugin.files import versions
 from mmi_plugin.report.board import OVERALL, Key, Leaderboard, Scope, is_primary
-from mmi_plugin.results.attacks import warnings
+from mmi_plugin.report.remarks import note, reliances, remarks
 from mmi_plugin.results.estimates import Difference, Estimate
-from mmi_plugin.results.measures import LABELS, Measure
+from mmi_plugin.results.measures import LABELS, Measure, times
 from mmi_plugin.results.runs import differences, unknown
 
 FAMILY_LABELS = {"image_heavy": "image-heavy", "text_heavy": "text-heavy", "vqa": "VQA", OVERALL: "perturbed data sets"}
@@ -42,12 +42,12 @@ def star(condition: str | None) -> str:
     return "" if condition in (None, FLOOR) or get(condition).seen else "*"
 
 
-def interval(estimate: Estimate) -> str:
-    """Return "97.5 [95.5, 98.6]", in percent; "–" where there is no value."""
+def interval(estimate: Estimate, times: int = 100) -> str:
+    """Return "97.5 [95.5, 98.6]", in percent, or as often as `times` says; "–" where there is no value."""
     if math.isnan(estimate.value):
         return "–"
-    shown = f"{100 * estimate.value:.1f}"
-    return shown if math.isnan(estimate.low) else f"{shown} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    shown = f"{times * estimate.value:.1f}"
+    return shown if math.isnan(estimate.low) else f"{shown} [{times * estimate.low:.1f}, {times * estimate.high:.1f}]"
 
 
 def p_value(p: float) -> str:
@@ -75,7 +75,9 @@ CHANGE = ("difference", "difference_low", "difference_high", "difference_n", "de
 
 
 def rows(board: Leaderboard) -> list[dict[str, Any]]:
-    """Return one flat row per number; None where there is none. Shares are in [0, 1], `js` in bits."""
+    """Return one flat row per number; None where there is none. Shares are in [0, 1], `js` in bits, `logit_gap` in
+    nats; `items_low` to `items_high` is the interval over items alone where there are several seeds, `seed_sd` the
+    standard deviation between these."""
     return [
         {
             "rank": board.ranks[key.model],
@@ -89,6 +91,10 @@ def rows(board: Leaderboard) -> list[dict[str, Any]]:
             "low": _finite(number.low),
             "high": _finite(number.high),
             "n": number.n,
+            "items_low": None if number.items is None else _finite(number.items[0]),
+            "items_high": None if number.items is None else _finite(number.items[1]),
+            "seeds": len(number.seeds),
+            "seed_sd": number.seed_sd,
             **_change(board.changes.get(key)),
         }
         for name in board.names
@@ -144,6 +150,7 @@ def to_json(board: Leaderboard) -> str:
                 "rank": board.ranks[run.name],
                 "name": run.name,
                 "results": str(run.folder),
+                "trainings": [str(one.folder) for one in board.trainings if one.name == run.name],
                 "setup": {task: result.setup for task, result in run.results.items()},
             }
             for run in board.runs
@@ -155,6 +162,9 @@ def to_json(board: Leaderboard) -> str:
         "primary_tests": sum(map(is_primary, board.changes)),
         "tasks": tasks,
         "versions": versions(),
+        "margin": board.margin,
+        "remarks": remarks(board, plain),
+        "reliance": [{"model": name, "task": task, **asdict(found)} for name, task, found in reliances(board)],
         "numbers": rows(board),
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -189,12 +199,13 @@ def overview(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
 
 def terminal(board: Leaderboard) -> str:
     """Return the ranking, and what a reader must know of it, as a terminal shows them."""
-    return "\n".join([overview(board, plain), *textwrap.wrap(note(board, plain), 120)])
+    paragraphs = [note(board, plain), *remarks(board, plain)]
+    return "\n".join([overview(board, plain), *(line for one in paragraphs for line in textwrap.wrap(one, 120))])
 
 
 def to_markdown(board: Leaderboard) -> str:
-    """Return the whole leaderboard as Markdown: ranking, then a table per data set."""
-    parts = ["# Leaderboard", note(board), overview(board)]
+    """Return the whole leaderboard as Markdown: ranking, remarks, then a table per data set."""
+    parts = ["# Leaderboard", note(board, escape), overview(board), *remarks(board, escape)]
     for scope in board.scopes_of("task"):
         outcomes = board.outcomes[scope.name]
         parts.append(f"## {escape(scope.name)} ({FAMILY_LABELS[outcomes.family]}, {len(outcomes.items)} items)")
@@ -213,7 +224,8 @@ _LATEX = {
 
 
 def to_latex(board: Leaderboard) -> str:
-    """Return the table that ranks as LaTeX for `booktabs`, in percent with 95% intervals below as small print."""
+    """Return the table that ranks as LaTeX for `booktabs`, in percent with 95% intervals below as small print; the
+    remarks are paragraphs after it."""
     columns, translate = overview_columns(board), str.maketrans(_LATEX)
     lines = [
         f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
@@ -227,7 +239,12 @@ def to_latex(board: Leaderboard) -> str:
         cells = [_stack(number.split(" ", 1)) for number in small]
         model = _name(board, name, plain).translate(translate)
         lines.append(" & ".join([str(board.ranks[name]), model, *cells]) + r" \\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+    lines += ["\\bottomrule", "\\end{tabular}"]
+    lines += [
+        f"\n\\par\\smallskip\\noindent{{\\footnotesize {one.translate(translate)}\\par}}"
+        for one in remarks(board, plain)
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _stack(lines: Sequence[str]) -> str:
@@ -236,61 +253,8 @@ def _stack(lines: Sequence[str]) -> str:
     return f"\\shortstack[r]{{{joined}}}" if len(lines) > 1 else joined
 
 
-def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
-    """Return what a reader must know of the numbers, in one paragraph."""
-    text = (
-        "Percent with 95% intervals over items (Wilson for shares, Tango for their differences, bootstrap for others; "
-        "over data sets MOVER), JS in bits times 100. "
-        "Ranked by worst case: right under every condition, mean over the perturbed data sets. * not used in training."
-    )
-    if board.baseline is not None:
-        primary = sum(map(is_primary, board.changes))
-        text += (
-            f" Δ: difference to {show(board.baseline)} in points, paired by item, with p "
-            "(McNemar's exact test; exchanges of the two models for the rest) after Holm's correction over "
-            f"{primary} tests of the worst case, and apart from them over {len(board.changes) - primary} others."
-        )
-    if found := differences(board.runs):
-        text += f" Not all were asked in the same way: {'; '.join(one.say(show) for one in found)}."
-    text += _free(board, show) + _letters(board, show) + _doubts(board, show)
-    if lacking := unknown(board.runs):
-        text += f" Unknown of some, and so not compared: {', '.join(lacking)}."
-    return text
-
-
-def _free(board: Leaderboard, show: Callable[[str], str]) -> str:
-    """Return which data sets are free-form, and how their answers were compared."""
-    found = {task: outcomes.metric for task, outcomes in board.outcomes.items() if outcomes.metric}
-    if not found:
-        return ""
-    named = "; ".join(f"{show(task)} by {METRICS[metric]}" for task, metric in found.items())
-    return (
-        f" Free-form answers are scored from 0 to 1: {named}. Their accuracy is the mean score, their worst case the "
-        "least of an item; they flip where the metric takes them for different ones and not both are right."
-    )
-
-
-def _letters(board: Leaderboard, show: Callable[[str], str]) -> str:
-    """Return whose letters, read anew from the answers, were others than logged."""
-    text = ""
-    for run in board.runs:
-        if changed := sum(result.read_anew for result in run.results.values()):
-            text += f" {changed} letters of {show(run.name)}, read anew from its answers, are others than logged."
-    return text
-
-
-def _doubts(board: Leaderboard, show: Callable[[str], str]) -> str:
-    """Return why attacks at evaluation may be weaker than they look."""
-    found: list[str] = []
-    for run in board.runs:
-        for task, result in run.results.items():
-            doubts = warnings(result.records, result.conditions)
-            found += [f"{show(run.name)}, {show(task)}, {doubt}" for doubt in doubts]
-    return f" Attacks to be doubted: {'; '.join(found)}." if found else ""
-
-
 def _cell(board: Leaderboard, key: Key) -> str:
-    shown, change = interval(board.numbers[key]), board.changes.get(key)
+    shown, change = interval(board.numbers[key], times(key.measure)), board.changes.get(key)
     return shown if change is None else f"{shown} Δ {100 * change.value:+.1f}, {p_value(change.p_holm)}"
 
 

@@ -20,12 +20,13 @@ from mmi_plugin.errors import shorten, visible
 from mmi_plugin.files import versions, write_whole
 from mmi_plugin.report.board import Key, Leaderboard, Scope
 from mmi_plugin.report.figures import caption, svg_figures
-from mmi_plugin.report.files import FAMILY_LABELS, interval, label, note, overview_columns, p_value, plain, words
+from mmi_plugin.report.files import FAMILY_LABELS, interval, label, overview_columns, p_value, plain, words
 from mmi_plugin.report.items import ITEMS, NAME_LIMIT, Browser, data_uri, to_script
+from mmi_plugin.report.remarks import note, reliances, remarks
 from mmi_plugin.report.study import PANEL_LEFT, PANEL_TOP, PANEL_WIDTH, Study, StudyView
 from mmi_plugin.results.attacks import attacks, warnings
 from mmi_plugin.results.estimates import Estimate
-from mmi_plugin.results.measures import LOWER_IS_BETTER, Measure
+from mmi_plugin.results.measures import LOWER_IS_BETTER, Measure, times
 from mmi_plugin.sources import LICENCES
 
 FOLDER = Path(__file__).parent
@@ -80,7 +81,8 @@ class BoardView:
         self.names, self.baseline, self.ranks = board.names, board.baseline, board.ranks
         asked = {str(result.options.get("source")) for run in board.runs for result in run.results.values()}
         self.licences = {name: LICENCES[name] for name in sorted(asked & set(LICENCES))}
-        self.note = note(board, lambda name: shorten(plain(name), NAME_LIMIT))
+        self.note, self.remarks = note(board, _within), remarks(board, _within)
+        self.reliances = list(reliances(board))
         self.columns = overview_columns(board)
         self.tasks = board.scopes_of("task")
         self.attacks = [
@@ -140,7 +142,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    filters = (percent, points, words, interval, label, p_value, span, short, task)
+    filters = (percent, points, words, interval, label, p_value, span, short, task, times)
     made.filters.update({one.__name__: one for one in filters})
     panel = {"panel_left": PANEL_LEFT, "panel_top": PANEL_TOP, "panel_width": PANEL_WIDTH}
     made.globals.update(panel, Key=Key, Measure=Measure, unseen=_is_unseen, lower_is_better=LOWER_IS_BETTER)
@@ -167,6 +169,10 @@ def span(estimate: Estimate) -> tuple[float, float] | None:
 def task(name: str) -> str:
     """Return the name of a task without what all of ours begin with."""
     return short(name.removeprefix("mmi_"))
+
+
+def _within(name: str) -> str:
+    return shorten(plain(name), NAME_LIMIT)
 
 
 def short(name: Any) -> str:

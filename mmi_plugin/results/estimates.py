@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, stdev
 from typing import TypeVar
 
 import numpy as np
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.results.intervals import Clusters, pooled_interval
+from mmi_plugin.results.intervals import Clusters, pooled_interval, with_seeds
 from mmi_plugin.results.measures import PerItem
 from mmi_plugin.results.outcomes import Outcomes
 from mmi_plugin.results.permutation import sign_flip_p
@@ -24,7 +24,8 @@ _Z, _POWER = (NormalDist().inv_cdf(share) for share in (1 - ALPHA / 2, 0.8))
 class Estimate:
     """`value` with its interval from `low` to `high` over `n` items; NaN where items are too few.
 
-    `seeds`: the value of each seed where several trainings are averaged; the interval is over items all the same.
+    `seeds`: the value of each seed where trainings are averaged; of several, the interval is over items and seeds, and
+    `items` the one over items alone.
     """
 
     value: float
@@ -32,6 +33,12 @@ class Estimate:
     high: float
     n: int
     seeds: tuple[float, ...] = ()
+    items: tuple[float, float] | None = None
+
+    @property
+    def seed_sd(self) -> float | None:
+        """The standard deviation between seeds; None with one."""
+        return stdev(self.seeds) if len(self.seeds) > 1 else None
 
 
 def estimate(parts: Sequence[PerItem]) -> Estimate:
@@ -43,7 +50,9 @@ def estimate(parts: Sequence[PerItem]) -> Estimate:
         return Estimate(math.nan, math.nan, math.nan, n)
     value = float(np.mean([sample.mean() for sample in samples]))
     seeds = tuple(map(fmean, zip(*(part.seeds for part in parts), strict=True)))
-    return Estimate(value, *pooled_interval(samples, parts[0].lowest, _clusters(parts, counted)), n, seeds)
+    bounds = parts[0].lowest, parts[0].highest
+    items = pooled_interval(samples, bounds[0], _clusters(parts, counted), bounds[1])
+    return Estimate(value, *with_seeds(value, items, seeds, *bounds), n, seeds, items if len(seeds) > 1 else None)
 
 
 def _clusters(parts: Sequence[PerItem], counted: Sequence[np.ndarray]) -> list[Clusters | None]:
@@ -59,7 +68,8 @@ MCNEMAR, PERMUTATION = "McNemar, exact", "sign-flip permutation"
 
 @dataclass(frozen=True)
 class Difference:
-    """Second model minus first, with its 95% interval over `n` pairs and the two-sided p.
+    """Second model minus first, with its 95% interval over `n` pairs, and seeds where there are several, and the
+    two-sided p, which is over items all the same.
 
     `p_holm`: p after Holm's correction, of all tests of a family together. `seeds`: the difference in each seed.
     """
@@ -144,7 +154,8 @@ def difference(first: Sequence[PerItem], second: Sequence[PerItem]) -> Differenc
     p = _mcnemar(*pairs[0]) if exact else sign_flip_p(weighed)
     value = float(np.mean([change.mean() for change in changes]))
     seeds = tuple(map(fmean, zip(*map(_by_seed, first, second), strict=True)))
-    return Difference(value, *pooled_interval(changes, -1, clusters), n, p, test, seeds=seeds)
+    ends = with_seeds(value, pooled_interval(changes, -1, clusters), seeds, -1, 1)
+    return Difference(value, *ends, n, p, test, seeds=seeds)
 
 
 def _by_seed(old: PerItem, new: PerItem) -> list[float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, stdev
 
 import numpy as np
 
@@ -72,24 +72,29 @@ def student(count: int) -> float:
 
 
 def pooled_interval(
-    samples: Sequence[np.ndarray], lowest: float, clusters: Sequence[Clusters | None] | None = None
+    samples: Sequence[np.ndarray],
+    lowest: float,
+    clusters: Sequence[Clusters | None] | None = None,
+    highest: float = 1.0,
 ) -> tuple[float, float]:
-    """Return the interval of the mean of the samples' means, each of values from `lowest` (0 or -1) to 1.
+    """Return the interval of the mean of the samples' means, each of values from `lowest` to `highest`.
 
     From each sample's own interval [l, u] around its mean m: the distances m - l, and u - m, add up like standard
     errors (MOVER; for two binomial samples it is Newcombe's method 10 of 1998).
     """
     means = np.array([sample.mean() for sample in samples])
     grouped = clusters or [None] * len(samples)
-    ends = np.array([interval(sample, lowest, group) for sample, group in zip(samples, grouped, strict=True)])
+    ends = np.array([interval(sample, lowest, group, highest) for sample, group in zip(samples, grouped, strict=True)])
     below, above = np.sqrt(((ends - means[:, None]) ** 2).sum(0)) / len(samples)
-    return max(float(means.mean() - below), lowest), min(float(means.mean() + above), 1.0)
+    return max(float(means.mean() - below), lowest), min(float(means.mean() + above), highest)
 
 
-def interval(sample: np.ndarray, lowest: float, clusters: Clusters | None = None) -> tuple[float, float]:
-    """Return the interval of the mean of one sample (items,) of values from `lowest` (0 or -1) to 1."""
+def interval(
+    sample: np.ndarray, lowest: float, clusters: Clusters | None = None, highest: float = 1.0
+) -> tuple[float, float]:
+    """Return the interval of the mean of one sample (items,) of values from `lowest` to `highest`."""
     if clusters and clusters.count < 2:
-        return lowest, 1.0  # one cluster says nothing of others
+        return lowest, highest  # one cluster says nothing of others
     sample = sample.round(12)
     n, z = (clusters.effective_size(sample), clusters.quantile) if clusters else (len(sample), _Z)
     if lowest == 0 and np.isin(sample, (0, 1)).all():
@@ -98,7 +103,7 @@ def interval(sample: np.ndarray, lowest: float, clusters: Clusters | None = None
         return tango((sample == 1).mean() * n, (sample == -1).mean() * n, n, z)
     low, high = _resampled(sample, clusters)
     if n / len(sample) * (len(sample) - np.unique(sample, return_counts=True)[1].max()) < _SCARCE:
-        least = _unseen(float(sample.mean()), n, lowest)
+        least = _unseen(float(sample.mean()), n, lowest, highest)
         low, high = min(low, least[0]), max(high, least[1])
     return low, high
 
@@ -114,6 +119,22 @@ def _resampled(sample: np.ndarray, clusters: Clusters | None) -> tuple[float, fl
     middle = sample.mean()
     low, high = middle + (ends - middle) * math.sqrt(count / (count - 1)) * student(count) / _Z
     return float(low), float(high)
+
+
+def with_seeds(
+    value: float, over_items: tuple[float, float], seeds: Sequence[float], lowest: float, highest: float
+) -> tuple[float, float]:
+    """Return the interval of a mean over items and seeds, given that over items and the mean in each seed.
+
+    Variances of items and of seeds add up, var(items) / n + var(seeds) / S; each distance is the reach of its own
+    interval (MOVER), that of S seeds Student's. What is of an item in a seed alone is in both, so that it is wide where
+    seeds hardly differ (benchmarks/seeds.py). One seed says nothing of others: the interval stays that over items.
+    """
+    if len(seeds) < 2:
+        return over_items
+    reach = student(len(seeds)) * stdev(seeds) / math.sqrt(len(seeds))
+    below, above = (math.hypot(value - end, reach) for end in over_items)
+    return max(value - below, lowest), min(value + above, highest)
 
 
 def wilson(hits: float, n: float, z: float = _Z) -> tuple[float, float]:
@@ -152,13 +173,13 @@ def _end(leaves_out: Callable[[float], bool], inside: float, outside: float) -> 
     return inside
 
 
-def _unseen(mean: float, n: float, lowest: float) -> tuple[float, float]:
+def _unseen(mean: float, n: float, lowest: float, highest: float) -> tuple[float, float]:
     """Return how far the mean may be off where hardly any of `n` values differs from the others.
 
     Items of a kind that was not seen may be as many as Wilson's interval says of no hit, and anything in the range.
     """
     share = wilson(0, n)[1]
-    return mean - share * (mean - lowest), mean + share * (1 - mean)
+    return mean - share * (mean - lowest), mean + share * (highest - mean)
 
 
 def bootstrap_means(sample: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmi_plugin.answers.agreement import HALF
 from mmi_plugin.conditions import get, perturbing
+from mmi_plugin.item import LETTERS
 from mmi_plugin.results import Record, group_by_item
 from mmi_plugin.results.outcomes import Outcomes, stack
 
@@ -31,8 +32,11 @@ LABELS = {
     "right_to_wrong": "right to wrong",
     "wrong_to_right": "wrong to right",
     "wrong_to_wrong": "wrong to another wrong",
+    "positive_consistency": "positive consistency",
+    "negative_consistency": "negative consistency",
     "ignoring": "ignoring what is right",
     "text_preference": "text preference",
+    "logit_gap": "logit gap in nats",
     "group_accuracy": "whole groups right",
     "bias_ratio": "answers that are the expected bias",
     "js": "JS causal effect",
@@ -44,30 +48,40 @@ LABELS = {
 APART = ("group_accuracy", "bias_ratio")
 """Measures that only some data sets have: with items in groups, with an answer that is the expected bias."""
 HIGHER_IS_BETTER = frozenset(
-    ("accuracy", "reference_accuracy", "worst_case", "worst_case_seen", "wrong_to_right", "group_accuracy")
+    (
+        *("accuracy", "reference_accuracy", "worst_case", "worst_case_seen", "wrong_to_right", "group_accuracy"),
+        "positive_consistency",
+    )
 )
 LOWER_IS_BETTER = frozenset(LABELS) - HIGHER_IS_BETTER
+_GAP = -float(np.log(np.finfo(np.float32).tiny))
+"""The largest gap: of a probability that is as good as none in single precision."""
+
+
+def times(measure: Measure) -> int:
+    """Return what a value of a measure is multiplied with to be shown: shares are, in percent."""
+    return 1 if measure.name == "logit_gap" else 100
 
 
 @dataclass(frozen=True)
 class PerItem:
     """Values of shape (items,); NaN where an item does not count. `binary`: each is 0 or 1. `seeds`: the mean of each
-    seed, where the values are themselves means over trainings with several; `lowest`: what no value is below;
-    `clusters` of shape (items,): labels, equal where items share an image or a passage; None: no two do."""
+    seed, where the values are themselves means over trainings with several; `lowest`, `highest`: what no value is below
+    or above; `clusters` of shape (items,): labels, equal where items share an image or a passage; None: no two do."""
 
     values: np.ndarray
     binary: bool = True
     seeds: tuple[float, ...] = ()
     lowest: float = 0.0
+    highest: float = 1.0
     clusters: np.ndarray | None = None
 
 
 def over_seeds(trainings: Sequence[PerItem]) -> PerItem:
     """Return each item's mean over trainings that differ in their seed alone."""
     values = trainings[0].values if len(trainings) == 1 else np.mean([one.values for one in trainings], 0)
-    first, binary = trainings[0], len(trainings) == 1 and trainings[0].binary
-    seeds = tuple(_mean(one.values[~np.isnan(one.values)]) for one in trainings)
-    return PerItem(values, binary, seeds, first.lowest, first.clusters)
+    seeds = tuple(_mean(one.values) for one in trainings)
+    return replace(trainings[0], values=values, binary=len(trainings) == 1 and trainings[0].binary, seeds=seeds)
 
 
 def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
@@ -75,10 +89,15 @@ def per_item(outcomes: Outcomes) -> dict[Measure, PerItem]:
 
     By condition: `accuracy` (of free-form answers the mean score), `unparseable`, and against the reference, if that
     was asked, `drop` (reference minus condition), `flip_rate` with its three directions, which add up to it,
-    `text_preference` (among changed answers to a text that names an option: is it that option?), of items in groups
+    `text_preference` (among changed answers to a text that names an option: is it that option?), where it is a wrong
+    one `logit_gap` (log of its probability minus log of the right one's: what of two modalities that contradict each
+    other one names against what the other shows), of items in groups
     `group_accuracy` (is all of a group right?), of items that name an answer by themselves `bias_ratio` (is the
-    answer that one?), where the right answer is named `ignoring` (among items that are wrong without it: still wrong?),
-    and, of distributions over the options, `js` in bits and `tv`. Over all conditions: `reference_accuracy`,
+    answer that one?), `positive_consistency` (among items that are right under the reference: still right?) and
+    `negative_consistency` (among those that are wrong: still wrong?; both after IR-VQA, doi 10.1109/tpami.2026.3655641,
+    of which only the abstract could be read: names are its own, these definitions ours), where the right answer is
+    named `ignoring` (the second of them), and, of distributions over the options, `js` in bits and `tv`. Over all
+    conditions: `reference_accuracy`,
     `worst_case` (right under each; the least score), `worst_case_seen` (under each that the published training uses),
     the mean `flip_rate` over the perturbations, and the means of `unparseable` and of `cut_off`, which is a part of it;
     in none of these is a condition that does not interfere.
@@ -110,8 +129,13 @@ def _by_condition(outcomes: Outcomes) -> Iterator[tuple[str, str, PerItem]]:
         if outcomes.reference not in (None, column):
             found = _against_reference(outcomes, outcomes.reference, column)
             yield from ((measure, name, values) for measure, values in found.items())
+            right = outcomes.scores >= HALF
+            before, wrong = right[:, outcomes.reference], ~right[:, column]
             if get(name).role == "matches":
-                yield "ignoring", name, _ignoring(outcomes, outcomes.reference, column)
+                yield "ignoring", name, PerItem(np.where(before, np.nan, wrong))
+            else:
+                yield "positive_consistency", name, PerItem(np.where(before, ~wrong, np.nan))
+                yield "negative_consistency", name, PerItem(np.where(before, np.nan, wrong))
 
 
 def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[str, PerItem]:
@@ -130,9 +154,22 @@ def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[
         follows = np.where(changed & (named != ""), outcomes.follows[:, column], np.nan)
         found["text_preference"] = PerItem(follows.astype(float))
     if outcomes.probabilities is not None:
+        gap = _logit_gap(outcomes, column)
+        found |= {} if np.isnan(gap).all() else {"logit_gap": PerItem(gap, False, lowest=-_GAP, highest=_GAP)}
         pair = outcomes.probabilities[:, reference], outcomes.probabilities[:, column]
         found["js"] = PerItem(jensen_shannon(*pair), binary=False)
         found["tv"] = PerItem(total_variation(*pair), binary=False)
+    return found
+
+
+def _logit_gap(outcomes: Outcomes, column: int) -> np.ndarray:
+    """Return log p(named) - log p(right) under a condition, (items,); NaN where none, or the right one, is named."""
+    gold, named, found = outcomes.gold[:, column], outcomes.named[:, column], np.full(len(outcomes.items), np.nan)
+    at = np.flatnonzero((named != "") & (named != gold))
+    logs = np.log(outcomes.probabilities[at, column].clip(np.exp(-_GAP)))
+    rows = np.arange(len(at))
+    ahead, right = ([LETTERS.index(letter) for letter in letters[at]] for letters in (named, gold))
+    found[at] = logs[rows, ahead] - logs[rows, right] if len(at) else []
     return found
 
 
@@ -142,11 +179,6 @@ def _whole_groups(scores: np.ndarray, groups: np.ndarray) -> PerItem:
     labels, first, codes = np.unique(groups, return_index=True, return_inverse=True)
     found[first] = np.bincount(codes, scores < HALF, len(labels)) == 0
     return PerItem(found)
-
-
-def _ignoring(outcomes: Outcomes, reference: int, column: int) -> PerItem:
-    right = outcomes.scores >= HALF
-    return PerItem(np.where(right[:, reference], np.nan, ~right[:, column]))
 
 
 def _binary(hits: np.ndarray) -> PerItem:

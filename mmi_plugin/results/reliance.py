@@ -6,43 +6,48 @@ to the image alone, and on a preference that is left where both are equally unce
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmi_plugin.results.intervals import wilson
+from mmi_plugin.results.estimates import Estimate, estimate
+from mmi_plugin.results.measures import Measure, PerItem, per_item
 from mmi_plugin.results.outcomes import Outcomes
 
 IMAGE_ALONE, CONFLICT, TEXT_ALONE = "clean", "misleading_text", "misleading_text@picture=black"
 _BINS = 5
+_FLAT = 1e-6  # a slope in logits that says nothing
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Items of about the same relative uncertainty: its mean, the share that follows the text with its 95% interval."""
+    """Items of about the same relative uncertainty: its mean, and the share that follows the text."""
 
     uncertainty: float
-    share: float
-    low: float
-    high: float
-    n: int
+    share: Estimate
 
 
 @dataclass(frozen=True)
 class Reliance:
     """Of `n` items on which the image alone leads to the right option, the text alone to the one that it names.
 
-    text_ratio: of answers that follow either, the share that follows the text. balance: the relative uncertainty at
+    text_ratio: of answers that follow either, the share that follows the text. logit_gap: log p of the text's option
+    minus log p of the image's under the conflict, in nats, mean over these items. balance: the relative uncertainty at
     which both are followed as often (a logistic regression's; the higher, the more the text is preferred), and `slope`
     how steeply that turns, in logits; None where all follow one, or it does not depend on uncertainty. bins: fifths of
     the items by their relative uncertainty, ascending.
     """
 
     n: int
-    text_ratio: float
+    text_ratio: Estimate
+    logit_gap: Estimate
     balance: float | None
     slope: float | None
     bins: tuple[Bin, ...]
+
+    def probability(self, uncertainty: np.ndarray) -> np.ndarray | None:
+        """Return the regression's probability of following the text at relative uncertainties (N,), (N,)."""
+        return None if self.balance is None else 1 / (1 + np.exp(-self.slope * (uncertainty - self.balance)))
 
 
 def relative_uncertainty(image_alone: np.ndarray, text_alone: np.ndarray) -> np.ndarray:
@@ -66,12 +71,19 @@ def reliance(outcomes: Outcomes) -> Reliance | None:
     leads = (parsed[:, image] == gold) & (parsed[:, text] == named)
     decided = leads & ((parsed[:, conflict] == gold) | (parsed[:, conflict] == named))
     uncertainty = relative_uncertainty(outcomes.probabilities[:, image], outcomes.probabilities[:, text])
-    counted = decided & ~np.isnan(uncertainty)
+    counted = decided & ~np.isnan(uncertainty) & (named != gold)
     if not counted.any():
         return None
+    clusters = None if outcomes.clusters is None else outcomes.clusters[counted]
     follows, uncertainty = (parsed[:, conflict] == named)[counted], uncertainty[counted]
-    balance, slope = _balance(uncertainty, follows)
-    return Reliance(len(follows), float(follows.mean()), balance, slope, _bins(uncertainty, follows))
+    gap = per_item(outcomes)[Measure("logit_gap", CONFLICT)]
+    return Reliance(
+        len(follows),
+        estimate([PerItem(follows.astype(float), clusters=clusters)]),
+        estimate([replace(gap, values=gap.values[counted], clusters=clusters)]),
+        *_balance(uncertainty, follows),
+        _bins(uncertainty, follows, clusters),
+    )
 
 
 def _balance(uncertainty: np.ndarray, follows: np.ndarray) -> tuple[float | None, float | None]:
@@ -85,17 +97,12 @@ def _balance(uncertainty: np.ndarray, follows: np.ndarray) -> tuple[float | None
         return None, None
     fitted = LogisticRegression(C=100.0).fit(uncertainty[:, None], follows)
     slope, start = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    return (-start / slope if slope else None), slope
+    return (-start / slope if abs(slope) > _FLAT else None), slope
 
 
-def _bins(uncertainty: np.ndarray, follows: np.ndarray) -> tuple[Bin, ...]:
+def _bins(uncertainty: np.ndarray, follows: np.ndarray, clusters: np.ndarray | None) -> tuple[Bin, ...]:
     parts = np.array_split(np.argsort(uncertainty, kind="stable"), min(_BINS, len(follows)))
-    return tuple(
-        Bin(
-            float(uncertainty[part].mean()),
-            float(follows[part].mean()),
-            *wilson(float(follows[part].sum()), len(part)),
-            len(part),
-        )
-        for part in parts
-    )
+    shares = [
+        PerItem(follows[part].astype(float), clusters=None if clusters is None else clusters[part]) for part in parts
+    ]
+    return tuple(Bin(float(uncertainty[part].mean()), estimate([own])) for part, own in zip(parts, shares, strict=True))

@@ -62,24 +62,37 @@ class Run:
 
 
 def read_runs(arguments: Sequence[str], common: bool = False) -> list[Run]:
-    """Return the models below folders, given as FOLDER or as NAME=FOLDER, all asked the same.
+    """Return the models below folders, given as FOLDER or as NAME=FOLDER, all asked the same. Several folders of one
+    NAME are trainings of one model that differ in their seed alone.
 
     common: of each only the tasks that all were asked; else a task that one lacks is an InputError.
 
     lmms-eval writes the results of each model into a folder of its own, whose name becomes the
     model's unless NAME is given. Raises InputError with the reason for a folder without results,
-    NAME for several models, two models of one name, an incomplete run, and models that were asked
-    different things.
+    NAME for several models, two models of one name that was not given for both, an incomplete run, and models that were
+    asked different things.
     """
-    runs: dict[str, Run] = {}
+    runs: list[Run] = []
+    given: dict[str, tuple[Path, bool]] = {}  # of each name a folder, and whether it was given for all
     for argument in arguments:
-        for name, folder in _folders(argument):
-            if name in runs:
-                raise InputError(f"{runs[name].folder} and {folder} are both named {name!r}: give NAME=FOLDER")
-            runs[name] = _read(name, folder)
-    found = _common(list(runs.values())) if common else list(runs.values())
+        for name, folder, named in _folders(argument):
+            before, alike = given.setdefault(name, (folder, named))
+            if folder != before and not (named and alike):
+                raise InputError(f"{before} and {folder} are both named {name!r}: give NAME=FOLDER")
+            if any(run.folder.resolve() == folder.resolve() for run in runs):
+                raise InputError(f"{folder}: given twice")
+            runs.append(_read(name, folder))
+    found = _common(runs) if common else runs
     check_runs(found)
+    _check_seeds(found)
     return found
+
+
+def _check_seeds(runs: Sequence[Run]) -> None:
+    """Raise InputError for runs of one name that differ in more than their training."""
+    for name in dict.fromkeys(run.name for run in runs):
+        if odd := differences([run for run in runs if run.name == name]):
+            raise InputError(f"{name} is given several times, for trainings with other seeds: {odd[0].say(plain)}")
 
 
 def _common(runs: Sequence[Run]) -> list[Run]:
@@ -102,8 +115,8 @@ def check_runs(runs: Sequence[Run]) -> None:
         _check(first, other)
 
 
-def _folders(argument: str) -> list[tuple[str, Path]]:
-    """Return (name, folder) of every model that `argument` stands for."""
+def _folders(argument: str) -> list[tuple[str, Path, bool]]:
+    """Return (name, folder, whether the name was given) of every model that `argument` stands for."""
     try:
         named = "=" in argument and not Path(argument).exists()
     except OSError as error:
@@ -111,10 +124,10 @@ def _folders(argument: str) -> list[tuple[str, Path]]:
     given, folder = argument.split("=", 1) if named else ("", argument)
     found = sorted({path.parent for path in results_below(folder)})
     if not named:
-        return [(path.resolve().name, path) for path in found]
+        return [(path.resolve().name, path, False) for path in found]
     if not given or len(found) > 1:
         raise InputError(f"{argument}: one NAME is for one model, and {folder} has {len(found)}")
-    return [(given, found[0])]
+    return [(given, found[0], True)]
 
 
 def _read(name: str, folder: Path) -> Run:

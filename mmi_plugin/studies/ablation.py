@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from mmi_plugin.conditions import get
 from mmi_plugin.documents import documents
 from mmi_plugin.errors import InputError, complain
 from mmi_plugin.files import file_hash, versions, write_whole
@@ -41,6 +42,7 @@ class Common:
     base: Path
     out: Path
     limit: int | None = None
+    asks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.base / WEIGHTS).is_file():
@@ -57,6 +59,7 @@ class Common:
             "data": {name: bench.digest(bench.conditions, SEED) for name, bench in benches.items()},
             "limit": self.limit,
             "versions": versions(),
+            **({"asks": list(self.asks)} if self.asks else {}),
         }
 
     def job(self, setting: Setting, seed: int) -> Job:
@@ -67,14 +70,18 @@ class Common:
             "base": str(self.base),
             "work": str(self.out / "work" / stem),
             "limit": self.limit,
+            "asks": list(self.asks),
         }
         key = {**self.provenance, "setting": setting.name, "seed": seed}
         file, log = self.out / "runs" / f"{stem}.json", self.out / "logs" / f"{stem}.log"
         return Job(f"{setting.name}, seed {seed}", f"{__name__}:train_and_ask", arguments, file, key, log)
 
 
-def train_and_ask(fields: Sequence[str] | None, base: str, work: str, limit: int | None) -> dict[str, Any]:
-    """Train with `fields` of the trainer's command line below `work`, or take `base` as it is, and ask the benchmark.
+def train_and_ask(
+    fields: Sequence[str] | None, base: str, work: str, limit: int | None, asks: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Train with `fields` of the trainer's command line below `work`, or take `base` as it is, and ask the benchmark,
+    under `asks`, too.
 
     Returns answers by task, the last logged attack strength (None without an adversary) and seconds.
     """
@@ -87,14 +94,15 @@ def train_and_ask(fields: Sequence[str] | None, base: str, work: str, limit: int
         trainer = train(parse([*fields, "--output_dir", str(folder)]))
         strengths = [log["attack_strength"] for log in trainer.state.log_history if "attack_strength" in log]
         strength = strengths[-1] if strengths else None
-    answers = ask_checkpoint(folder if fields is not None else Path(base), limit)
+    answers = ask_checkpoint(folder if fields is not None else Path(base), limit, asks)
     if fields is not None:
         shutil.rmtree(folder)
     return {"answers": answers, "attack_strength": strength, "seconds": round(time.perf_counter() - start, 1)}
 
 
-def ask_checkpoint(folder: Path, limit: int | None) -> dict[str, dict[str, Any]]:
-    """Return by task what a checkpoint answers to the first `limit` test items under all conditions, greedily.
+def ask_checkpoint(folder: Path, limit: int | None, asks: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return by task what a checkpoint answers to the first `limit` test items under all conditions, and those of
+    `asks` that its family has, greedily.
 
     JSON: `items` (ids), `gold` (letters) and, by condition, `parsed` (letters or None), in one order.
     """
@@ -107,7 +115,8 @@ def ask_checkpoint(folder: Path, limit: int | None) -> dict[str, dict[str, Any]]
     found = {}
     for task in TASKS:
         bench = benchmark(task)
-        asked = documents(bench, bench.conditions, SEED, limit)
+        more = [name for name in asks if bench.family in get(name).families and name not in bench.conditions]
+        asked = documents(bench, (*bench.conditions, *more), SEED, limit)
         found[task] = _answers(evaluate(model, processor, asked, SETTINGS, BATCH_SIZE))
     return found
 
@@ -142,7 +151,7 @@ def run(
     given = ["--config", str(config), *fields]
     plan = make_plan(read_axes(axes or AXES), given, only)
     base = parsed(given).model_name_or_path
-    common = Common(config, tuple(fields), Path(base) if base else base_folder(), out, limit)
+    common = Common(config, tuple(fields), Path(base) if base else base_folder(), out, limit, plan.asks)
     for name in plan.left_out:
         print(f"axis {name!r} is left out: it changes nothing in this config", file=sys.stderr)
     wanted = [(one, seed) for seed in range(seeds) for one in plan.settings if one.trained or seed == 0]
@@ -182,7 +191,7 @@ def _write(
 def _as_json(trial: Trial) -> dict[str, Any]:
     """Return one trial as `sweep.json` holds it."""
     numbers = {
-        task: task_numbers(trial.records(task), benchmark(task).family, benchmark(task).conditions) for task in TASKS
+        task: task_numbers(trial.records(task), benchmark(task).family, trial.conditions(task)) for task in TASKS
     }
     return {
         "setting": trial.setting.name,

@@ -23,17 +23,20 @@ def run(
     model: str,
     model_args: str,
     only: Sequence[str] | None,
+    beside: Sequence[str],
     include_path: Path | None,
     flags: Mapping[str, Any],
 ) -> int:
     """Ask `tasks` plainly and by each baseline, but for what was asked before; write the board below `out`; return 0,
-    or the harness's status. only: which baselines. flags: further ones of lmms-eval's command line.
+    or the harness's status.
 
+    only: which baselines. beside: NAME=RESULTS of further rows. flags: further ones of lmms-eval's command line.
     Raises InputError for another model, an unknown baseline and settings that cannot be.
     """
     if model != "mmi_hf":
         raise InputError(f"--model {model}: baselines decode by mmi_hf alone")
     asked = arguments(model_args, only)
+    _check(beside, asked)
     for name, given in asked.items():
         folder = out / "runs" / name
         own = {"model": model, "model_args": given, "tasks": tasks, **flags}
@@ -41,8 +44,17 @@ def run(
         placed = {"output_path": str(folder)}
         if status := ask_once(name, own, placed, out / "jobs" / f"{name}.json", out / "baselines.log"):
             return status
-    _report(out, list(asked))
+    _report(out, list(asked), beside)
     return 0
+
+
+def _check(beside: Sequence[str], asked: Mapping[str, str]) -> None:
+    """Raise InputError for rows beside that are none, or have the name of one that is asked."""
+    for one in beside:
+        if (name := one.partition("=")[0]) in asked:
+            raise InputError(f"--beside {one}: {name!r} is the name of a row that is asked")
+    if beside:
+        read_runs(beside)
 
 
 def arguments(model_args: str, only: Sequence[str] | None) -> dict[str, str]:
@@ -86,11 +98,11 @@ def _setting(part: str) -> tuple[str, Any]:
         return key, value
 
 
-def _report(out: Path, names: Sequence[str]) -> None:
-    """Write the board of all runs, each beside the plain one, and print it."""
+def _report(out: Path, names: Sequence[str], beside: Sequence[str]) -> None:
+    """Write the board of all runs and of those beside them, each against the plain one, and print it."""
     from mmi_plugin.report.page import write_page
 
-    board = build(read_runs([f"{name}={out / 'runs' / name}" for name in names]), PLAIN)
+    board = build(read_runs([*(f"{name}={out / 'runs' / name}" for name in names), *beside]), PLAIN)
     write_whole(out / "baselines.csv", to_csv(board))
     write_page(out / "baselines.html", board)
     print(terminal(board))

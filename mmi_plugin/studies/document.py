@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from matplotlib.figure import Figure
 
 from mmi_plugin.report.files import interval, p_value
 from mmi_plugin.results.estimates import Difference, Estimate
-from mmi_plugin.studies.analysis import ENDPOINTS, Analysis, Endpoint, Trial
+from mmi_plugin.studies.analysis import Analysis, Endpoint, Trial
 from mmi_plugin.studies.demo import TASKS
 from mmi_plugin.studies.plan import BASE, OWN, Axis, Setting
 
 # Okabe and Ito's colours, told apart also by the colour-blind; markers tell them apart in print.
-_LOOKS = (("#0072b2", "o"), ("#e69f00", "s"), ("#009e73", "^"))
+_LOOKS = (("#0072b2", "o"), ("#e69f00", "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#56b4e9", "v"), ("#d55e00", "P"))
+_WIDE = 12  # characters of a value that fit below a panel in one line
 _COLUMNS = 4
 
 
@@ -34,7 +36,7 @@ def sweep_figure(axes: Sequence[Axis], analysis: Analysis) -> Figure:
     for row in range(rows):
         figure.axes[row * columns].set_ylabel("percent")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(ENDPOINTS), frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(analysis.endpoints), 3), frameon=False)
     return figure
 
 
@@ -43,13 +45,14 @@ def _draw(panel: Axes, axis: Axis, analysis: Analysis) -> None:
     places = np.arange(len(settings))
     own = axis.values.index(axis.own)
     panel.axvspan(own - 0.4, own + 0.4, color="0.92", linewidth=0)
-    for shift, endpoint, (colour, marker) in zip((-0.08, 0, 0.08), ENDPOINTS, _LOOKS, strict=True):
+    shifts = 0.08 * (np.arange(len(analysis.endpoints)) - (len(analysis.endpoints) - 1) / 2)
+    for shift, endpoint, (colour, marker) in zip(shifts, analysis.endpoints, cycle(_LOOKS), strict=False):
         found = [analysis.numbers[setting, endpoint] for setting in settings]
         shares = 100 * np.array([one.value for one in found])
         reach = 100 * np.array([[one.value - one.low, one.high - one.value] for one in found]).T.clip(0)
         style = {"color": colour, "marker": marker, "markersize": 4, "capsize": 2, "label": endpoint.label}
         panel.errorbar(places + shift, shares, reach, linestyle="-" if _are_numbers(axis.values) else "none", **style)
-    panel.set_xticks(places, axis.values)
+    panel.set_xticks(places, [v.replace(":", "\n").replace("_", " ") if len(v) > _WIDE else v for v in axis.values])
     panel.set_xlim(-0.5, len(settings) - 0.5)
     panel.set_title(axis.name if axis.name == axis.field else f"{axis.name} ({axis.field})", fontsize=9)
     panel.grid(axis="y", alpha=0.4)
@@ -68,11 +71,12 @@ _INTRO = """One field of `{config}` at a time is changed, everything else is kep
 same base with each of {seeds}, and asked {items} test items under all conditions, those
 not used in training among them. *Worst case*: right under every condition of the item.
 
-A cell is the mean over seeds in percent, [its 95% interval], and (lowest to highest seed). Intervals and tests are
-over items, an item's value being its mean over seeds: they say what other items might change, the range of the
-seeds what another seed might. A value *differs* from the config's own where the paired 95% interval of the
-difference leaves out 0 and the paired test ({test}) has p < 0.05 after Holm's correction over all {tests} tests here.
-Attack strength: adversarial minus clean loss in nats, as last logged, mean over seeds."""
+A cell is the mean over seeds in percent, [its 95% interval], and (lowest to highest seed). Intervals are over items and
+seeds: they say what other items and other seeds might change; sweep.json has the interval over items alone, and the
+standard deviation between seeds. Tests are over items, an item's value being its mean over seeds. A value *differs*
+from the config's own where the paired 95% interval of the difference leaves out 0 and the paired test ({test}) has
+p < 0.05 after Holm's correction over all {tests} tests here.
+{asked}Attack strength: adversarial minus clean loss in nats, as last logged, mean over seeds."""
 
 
 TITLE = "Sensitivity: what each part and each number of the method buys"
@@ -104,6 +108,7 @@ def document(axes: Sequence[Axis], analysis: Analysis, trials: Sequence[Trial], 
             items=", ".join(items[:-1]) + f" and {items[-1]}",
             test=" or ".join(tests) or "none",
             tests=len(analysis.changes),
+            asked=_asked(axes),
         ),
         f"![worst cases and VQA over each axis]({figure})",
         "## In short",
@@ -117,6 +122,15 @@ def document(axes: Sequence[Axis], analysis: Analysis, trials: Sequence[Trial], 
     return "\n\n".join([*parts, *_provenance(made)]) + "\n"
 
 
+def _asked(axes: Sequence[Axis]) -> str:
+    """Return what all settings were asked beside the conditions of the tasks."""
+    names = list(dict.fromkeys(name for axis in axes for name in axis.asks))
+    if not names:
+        return ""
+    said = "which count in no worst case: whether a model still uses what helps"
+    return f"All settings were asked under {_listed(names)}, too, {said}.\n"
+
+
 class _Pages:
     """Tables and sentences over one analysis."""
 
@@ -124,37 +138,39 @@ class _Pages:
         self._analysis, self._trials = analysis, trials
 
     def table(self, head: str, rows: Sequence[tuple[str, Setting]]) -> str:
-        labels = [head, *(endpoint.label for endpoint in ENDPOINTS), "attack strength"]
+        labels = [head, *(endpoint.label for endpoint in self._analysis.endpoints), "attack strength"]
         lines = [f"| {' | '.join(labels)} |", "|---" * len(labels) + "|"]
         for name, setting in rows:
-            numbers = [_cell(self._analysis.numbers[setting, endpoint]) for endpoint in ENDPOINTS]
+            numbers = [_cell(self._analysis.numbers[setting, endpoint]) for endpoint in self._analysis.endpoints]
             lines.append(f"| {' | '.join([name, *numbers, self._strength(setting)])} |")
         return "\n".join(lines)
 
     def sentences(self, axis: Axis) -> Iterator[str]:
         """Yield a line per value: how it differs from the config's own, endpoint by endpoint."""
         for setting in axis.others:
-            said = [f"{o.words} {_said(self._analysis.changes[setting, o])}" for o in ENDPOINTS]
+            said = [f"{o.words} {_said(o, self._analysis.changes[setting, o])}" for o in self._analysis.endpoints]
             yield f"- `{setting.value}` instead of `{axis.own}`: {'; '.join(said)}."
 
     def short(self, axis: Axis) -> str:
         """Return one or two sentences: what the config's own value buys, or that nothing was found."""
-        found = {(s, o): self._analysis.changes[s, o] for s in axis.others for o in ENDPOINTS}
+        found = {(s, o): self._analysis.changes[s, o] for s in axis.others for o in self._analysis.endpoints}
         if not found:
             return "no other value was tried."
         if not any(change.differs for change in found.values()):
             others = [setting.value for setting in axis.others]
             return (
                 f"{_listed(others)} {'differ' if len(others) > 1 else 'differs'} from `{axis.own}` on none of the"
-                " three numbers: within this range the choice makes no difference beyond chance."
+                f" {len(self._analysis.endpoints)} numbers: within this range the choice makes no difference beyond"
+                " chance."
             )
         return " ".join(self._against(axis, setting) for setting in axis.others)
 
     def _against(self, axis: Axis, setting: Setting) -> str:
         """Return what the own value buys over another one."""
-        changes = {endpoint: self._analysis.changes[setting, endpoint] for endpoint in ENDPOINTS}
-        gains = [f"buys {_points(o, c)}" for o, c in changes.items() if c.differs and c.value < 0]
-        costs = [f"costs {_points(o, c)}" for o, c in changes.items() if c.differs and c.value > 0]
+        changes = {endpoint: self._analysis.changes[setting, endpoint] for endpoint in self._analysis.endpoints}
+        apart = {o: c for o, c in changes.items() if c.differs}
+        gains = [f"buys {_points(o, c)}" for o, c in apart.items() if (c.value < 0) == o.more_is_better]
+        costs = [f"costs {_points(o, c)}" for o, c in apart.items() if (c.value < 0) != o.more_is_better]
         same = [endpoint.words for endpoint, change in changes.items() if not change.differs]
         nothing = [f"makes no difference beyond chance on {' and '.join(same)}"] if same else []
         return f"`{axis.own}` over `{setting.value}` {', '.join([*gains, *costs, *nothing])}."
@@ -167,16 +183,19 @@ class _Pages:
 
 def _points(endpoint: Endpoint, change: Difference) -> str:
     doubt = "" if change.in_every_seed else " (though not with every seed)"
-    return f"{100 * abs(change.value):.1f} points of {endpoint.words}{doubt}"
+    less = "" if endpoint.more_is_better else " less" if change.value > 0 else " more"
+    return f"{100 * abs(change.value):.1f} points{less} of {endpoint.words}{doubt}"
 
 
-def _said(change: Difference) -> str:
+def _said(endpoint: Endpoint, change: Difference) -> str:
+    if not change.n:
+        return "has no item that counts for both"
     ends = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
     number = f"{100 * change.value:+.1f} points {ends}, {p_value(change.p_holm)}"
     if not change.differs:
         return f"{number}, no difference beyond chance"
     doubt = "" if change.in_every_seed else ", though not with every seed"
-    return f"{number}, **{'better' if change.value > 0 else 'worse'}**{doubt}"
+    return f"{number}, **{'better' if (change.value > 0) == endpoint.more_is_better else 'worse'}**{doubt}"
 
 
 def _cell(number: Estimate) -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mmi_plugin.configs
+from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import read_mapping
+from mmi_plugin.item import FAMILIES
 
 if TYPE_CHECKING:
     from mmi_plugin.trainers.config import MMIConfig
@@ -18,18 +20,20 @@ if TYPE_CHECKING:
 AXES = Path(next(iter(mmi_plugin.configs.__path__))) / "ablation" / "axes.yaml"
 SET_HERE = ("seed", "data_seed", "output_dir")
 """Fields that the sweep sets itself."""
-_KEYS = ("field", "values", "needs")
+_KEYS = ("field", "values", "needs", "asks")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The values of one field, as texts in the order in which they are shown; `own` is the config's."""
+    """The values of one field, as texts in the order in which they are shown; `own` is the config's. asks: conditions
+    under which all settings are asked beside those of the tasks."""
 
     name: str
     field: str
     values: tuple[str, ...]
     needs: Mapping[str, tuple[str, ...]]
     own: str = ""
+    asks: tuple[str, ...] = ()
 
     @property
     def others(self) -> list[Setting]:
@@ -37,7 +41,10 @@ class Axis:
 
     def within(self, config: MMIConfig) -> Axis:
         """Return the axis with the config's own value among its values."""
-        own = as_text(getattr(config, self.field))
+        own = getattr(config, self.field)
+        if own is None and (family := self.field.removesuffix("_conditions")) in FAMILIES:
+            own = config.conditions_of(family)  # those that the config stands for
+        own = as_text(own)
         values = self.values if own in self.values else (own, *self.values)
         if own not in self.values and all(map(_is_number, values)):
             values = tuple(sorted(values, key=float))
@@ -76,6 +83,11 @@ class Plan:
     axes: tuple[Axis, ...]
     settings: tuple[Setting, ...]
     left_out: tuple[str, ...]
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """The conditions under which all settings are asked beside those of the tasks."""
+        return tuple(dict.fromkeys(name for axis in self.axes for name in axis.asks))
 
 
 def make_plan(axes: Sequence[Axis], argv: Sequence[str], only: Sequence[str] | None = None) -> Plan:
@@ -132,7 +144,11 @@ def _axis(where: str, name: str, entry: Any) -> Axis:
     for field in (entry["field"], *needs):
         if field not in MMIConfig.__dataclass_fields__:
             raise InputError(f"{where}: unknown field {field!r}: {nearest(field, MMIConfig.__dataclass_fields__)}")
-    return Axis(name, entry["field"], tuple(map(as_text, entry["values"])), needs)
+    try:
+        asks = tuple(get(asked).name for asked in map(str, entry.get("asks") or ()))
+    except InputError as error:
+        raise InputError(f"{where}: key 'asks': {error}") from error
+    return Axis(name, entry["field"], tuple(map(as_text, entry["values"])), needs, asks=asks)
 
 
 def as_text(value: object) -> str:

@@ -8,17 +8,15 @@ mkdir -p "$out"
 nvidia-smi --query-gpu=name --format=csv,noheader | tee "$out/card.txt"
 python -m benchmarks.gpu_checks
 step=(python -m benchmarks.train_step --device cuda --shape 7b --checkpointing)
-"${step[@]}" --only published savings "after image" --out "$out/repeated.json"
+"${step[@]}" --only published savings "after image" liger "after image, liger" --out "$out/repeated.json"
 "${step[@]}" --only savings "after image" --fresh-lengths --out "$out/fresh.json"
 "${step[@]}" --only savings --attention pieces --out "$out/pieces.json"
 python trainers/train.py --config configs/demo/ours.yaml --model_name_or_path mmi_plugin/studies/base --max_steps 60 \
     --logging_steps 10 --report_to none --save_strategy no --trace true --output_dir "$out/demo"
 evaluate=(python -m benchmarks.evaluation --device cuda --shape 7b)
-"${evaluate[@]}" --batch_size 64 --repeat 3
-"${evaluate[@]}" --batch_size auto --repeat 3
-"${evaluate[@]}" --batch_size 64 --model_args deterministic=True
-"${evaluate[@]}" --batch_size 64 --only text_heavy --max_new_tokens 16
-"${evaluate[@]}" --batch_size 16 --items 6 20 --dtype float32 # ends with 1 unless all answers are equal
+"${evaluate[@]}" --ours batch_size=64 batch_size=auto batch_size=64,deterministic=True
+"${evaluate[@]}" --only text_heavy --max_new_tokens 16
+"${evaluate[@]}" --ours batch_size=16 --items 6 20 --dtype float32 # ends with 1 unless all answers are equal
 lmms_eval --model mmi_hf --model_args pretrained=mmi_plugin/studies/base,trace=True --tasks 'mmi_demo*' --batch_size 64 --floor \
     --output_path "$out/floor" --log_samples
 if [ "$(nvidia-smi -L | wc -l)" -gt 1 ]; then # what is sharded, gathered once around the inner loop and in each of its passes

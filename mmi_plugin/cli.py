@@ -12,6 +12,7 @@ import mmi_plugin
 from mmi_plugin import commands as runs
 from mmi_plugin.disk import NotWritten
 from mmi_plugin.errors import InputError, complain
+from mmi_plugin.plugins import include
 
 Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             value = getattr(args, name, None)
             if isinstance(value, int) and value < 1:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
+        include(getattr(args, "include_path", None))
         return args.run(args)
     except (InputError, NotWritten) as error:
         complain(error)
@@ -94,6 +96,7 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
         help="show the pictures of data sets beyond the embedded ones: reads what the results name, folders and hub",
     )
     board.add_argument("--plots", type=Path, metavar="DIR", help="write the figures as PNG, SVG and PDF")
+    _add_include_path(board)
     board.set_defaults(run=runs.leaderboard)
     return commands.add_parser("data", help="prepare data")
 
@@ -108,7 +111,7 @@ def _add_data(commands: Commands) -> None:
     )
     facts.add_argument("--model", required=True, help="folder or hub id of a chat model; with --base_url its name")
     facts.add_argument("--base_url", metavar="URL", help="OpenAI-compatible server, for example http://host:8000/v1")
-    facts.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    _add_include_path(facts)
     facts.add_argument("--limit", type=int, metavar="N", help="only the first N items")
     facts.set_defaults(run=runs.facts)
     built = commands.add_parser(
@@ -116,7 +119,14 @@ def _add_data(commands: Commands) -> None:
     )
     built.add_argument("--config", type=Path, required=True, help="recipe, for example configs/data/paper.yaml")
     built.add_argument("--out", type=Path, required=True, help="folder of the training set, for --train_file")
+    _add_include_path(built)
     built.set_defaults(run=runs.build)
+
+
+def _add_include_path(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--include_path", type=Path, metavar="DIR", help="folder of your own task YAMLs and of modules mmi_*.py"
+    )
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -136,7 +146,7 @@ def _add_sweeps(commands: Commands) -> None:
         "sweep", metavar="SWEEP", help="condition and values, for example unrelated_text@sentences=0,1,2,5,10,20"
     )
     curve.add_argument("--out", type=Path, required=True, help="results folder; another model adds its curve to it")
-    curve.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    _add_include_path(curve)
     _add_model(curve)
     curve.set_defaults(run=runs.sweep)
     _add_attack(commands)
@@ -146,7 +156,7 @@ def _add_sweeps(commands: Commands) -> None:
     compared.add_argument("task", metavar="TASK", help="tasks or groups, as of lmms_eval --tasks: mmi_demo_digits")
     compared.add_argument("--out", type=Path, required=True, help="results folder")
     compared.add_argument("--only", nargs="+", metavar="NAME", help="baselines, for example vcd m3id cut")
-    compared.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    _add_include_path(compared)
     _add_model(compared)
     compared.set_defaults(run=runs.baselines)
     made = commands.add_parser("convert", help="make safetensors of .bin files or of DeepSpeed's shards")
@@ -191,7 +201,7 @@ def _add_attack(commands: Commands) -> None:
     worst.add_argument("--full", action="store_true", help="100 steps and 5 restarts")
     worst.add_argument("--square", action="store_true", help="also without gradients, 1,000 queries an item")
     worst.add_argument("--out", type=Path, required=True, help="results folder")
-    worst.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    _add_include_path(worst)
     worst.add_argument("--model_args", required=True, help="of mmi_hf, for example pretrained=FOLDER")
     for name in runs.AS_IN_LMMS_EVAL:
         worst.add_argument(f"--{name}", help="as in lmms_eval")
@@ -218,6 +228,7 @@ def _add_eval(commands: Commands) -> None:
     own.add_argument("--data", required=True, help=DATA)
     _add_data_flags(own, needed=True)
     own.add_argument("--out", type=Path, required=True, help="results folder")
+    _add_include_path(own)
     _add_model(own)
     own.set_defaults(run=runs.evaluate)
     shown = commands.add_parser(
@@ -225,7 +236,7 @@ def _add_eval(commands: Commands) -> None:
     )
     shown.add_argument("what", metavar="TASK|FILE", help=f"a task or group of this package, or with --family a {DATA}")
     _add_data_flags(shown, needed=False)
-    shown.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    _add_include_path(shown)
     shown.add_argument(
         "--items", type=int, default=2, metavar="N", help="show the first N items (default: %(default)s)"
     )

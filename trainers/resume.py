@@ -23,7 +23,7 @@ NAMED = 3  # differences that an error lists
 # What a field decides that is not among these can be seen in the weights. Of data and start, content is compared.
 _LOGS = "disable_tqdm report_to run_name project debug skip_memory_metrics include_num_input_tokens_seen do_train"
 _PLACES = "output_dir overwrite_output_dir resume_from_checkpoint model_name_or_path train_file image_folder on_bad_row"
-_FILES = "pool unrelated_texts system_text closing_text"
+_FILES = "pool unrelated_texts system_text closing_text include_path"
 _KEPT = "gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs"
 _COSTS = f"{_KEPT} torch_empty_cache_steps local_rank ddp_timeout"
 _COSTS += " inner_tokens inner_gather layout_attention trace"

@@ -34,6 +34,7 @@ SETUP = {
     "decoding": "decoding",
     "max_thinking_tokens": "tokens of a thought",
     "reasoning_tags": "tags of thoughts",
+    "plugins": "code of conditions, sources and families from outside",
 }
 """What decides answers beside weights and items, in words."""
 
@@ -196,6 +197,7 @@ def _setup(results: Mapping[str, Any], task: str, config: Mapping[str, Any], pat
     decoding = part(written, "decoding", path)
     if task in decoding:
         found["decoding"] = decoding[task]
+    found["plugins"] = part(part(part(written, "tasks", path), task, path), "plugins", path)
     return {key: found[key] for key in SETUP if key in found}
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import mmi_plugin
 from mmi_plugin import commands as runs
-from mmi_plugin.disk import NotWritten
+from mmi_plugin.disk import NotWritten, check_writable
 from mmi_plugin.errors import InputError, complain
 from mmi_plugin.plugins import include
 
+FOLDERS, FILES = ("out", "plots"), ("html", "csv", "json", "md", "latex", "docs", "facts_file")
+"""Arguments that say where a command writes."""
 Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -41,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             value = getattr(args, name, None)
             if isinstance(value, int) and value < 1:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
+        for name, is_file in (*dict.fromkeys(FOLDERS, False).items(), *dict.fromkeys(FILES, True).items()):
+            if (place := getattr(args, name, None)) is not None:
+                check_writable(place, str(place), is_file)
         include(getattr(args, "include_path", None))
         return args.run(args)
     except (InputError, NotWritten) as error:
@@ -107,7 +112,12 @@ def _add_data(commands: Commands) -> None:
     )
     facts.add_argument("task", metavar="TASK", help="a task of this package, for example mmi_food101")
     facts.add_argument(
-        "--out", type=Path, required=True, metavar="F", help="file that is written, or continued: a .jsonl"
+        "--out",
+        type=Path,
+        required=True,
+        dest="facts_file",
+        metavar="F",
+        help="file that is written, or continued: a .jsonl",
     )
     facts.add_argument("--model", required=True, help="folder or hub id of a chat model; with --base_url its name")
     facts.add_argument("--base_url", metavar="URL", help="OpenAI-compatible server, for example http://host:8000/v1")

@@ -105,19 +105,25 @@ def begin(args: MMIConfig, record: Mapping[str, Any], given: str | bool | None =
     return None
 
 
+def wanted(args: MMIConfig, given: str | bool | None = None) -> str:
+    """Return what is to be gone on from, as `checkpoint_to_resume` reads it; nothing for a training of its own."""
+    named = str((args.resume_from_checkpoint if given is None else given) or "false")
+    return "" if named.lower() == "false" else named
+
+
 def checkpoint_to_resume(args: MMIConfig, given: str | bool | None = None) -> Path | None:
     """Return the checkpoint that `given`, or else `resume_from_checkpoint`, means: that of a path, or the last whole
     one of the run.
 
     Those that are not whole are named on stderr. Raises InputError when there is no whole one.
     """
-    wanted = str((args.resume_from_checkpoint if given is None else given) or "false")
-    if wanted.lower() == "false":
+    named = wanted(args, given)
+    if not named:
         return None
-    if wanted.lower() != "true":
-        if (reason := flaw(Path(wanted))) is not None:
-            raise InputError(f"{FIELD}: no whole checkpoint in {wanted}: {reason}")
-        return Path(wanted)
+    if named.lower() != "true":
+        if (reason := flaw(Path(named))) is not None:
+            raise InputError(f"{FIELD}: no whole checkpoint in {named}: {reason}")
+        return Path(named)
     found = sorted(_checkpoints(Path(args.output_dir)), reverse=True)
     for _, folder in found:
         reason = flaw(folder)

@@ -226,7 +226,6 @@ def _add_training(commands: Commands) -> None:
         add_help=False,  # the trainer's own help lists its fields
         allow_abbrev=False,
     )
-    trained.add_argument("config", metavar="CONFIG", nargs="?")
     trained.set_defaults(run=runs.train, fields=[])
     commands.add_parser("configs", help="list the bundled training configs").set_defaults(run=runs.configs)
 

@@ -42,7 +42,7 @@ def test_a_bundled_config_trains_from_any_folder_by_its_name(
     capsys.readouterr()
     assert train(Path("out"), "--seed", "1") == 2
     assert capsys.readouterr().err == (
-        "error: field 'output_dir': out holds a finished training: --resume_from_checkpoint true goes on with it, "
+        "error: field 'output_dir': out holds a finished training, without a checkpoint to go on from: "
         "--overwrite_output_dir true replaces it\n"
     )
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
@@ -50,11 +50,15 @@ def test_a_bundled_config_trains_from_any_folder_by_its_name(
     assert json.loads((tmp_path / "out" / "training.json").read_text(encoding="utf-8"))["config"]["seed"] == 1
 
 
-def test_checkpoints_of_an_earlier_training_are_neither_mixed_with_nor_left(tmp_path: Path) -> None:
+def test_checkpoints_of_an_earlier_training_are_neither_mixed_with_nor_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     old = tmp_path / "checkpoint-900"
     old.mkdir()
     (old / "model.safetensors").touch()
     assert train(tmp_path) == 2 and old.is_dir()
+    said = "holds checkpoints: --resume_from_checkpoint true goes on from the last, --overwrite_output_dir true repl"
+    assert said in capsys.readouterr().err
     assert train(tmp_path, "--overwrite_output_dir", "true") == 0 and not old.is_dir()
 
 
@@ -97,6 +101,19 @@ def test_an_unknown_config_is_one_line(name: str, hint: str, capsys: pytest.Capt
     assert message.count("\n") == 1 and message.rstrip().endswith(hint)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--output_dir", "out"], "error: fields 'sources' and 'train_file' are both empty: no data to train on\n"),
+        (["--config", "demo/owrs"], "did you mean 'demo/ours'?\n"),
+        (["--max_steps", "1", "demo/ours"], "error: command line: unknown field 'demo/ours'"),
+    ],
+)
+def test_a_value_of_a_field_is_no_config(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *given]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_help_shows_the_methods_fields_first_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["train", "--help"])
@@ -106,6 +123,7 @@ def test_help_shows_the_methods_fields_first_in_groups(capsys: pytest.CaptureFix
     places = [text.index(part) for part in (*parts, "--temperature", "--freeze", "fields of TRL's SFTConfig:")]
     assert places == sorted(places) and text.index("--learning_rate") > places[-1]
     assert "--reference" not in text
+    assert "true: go on from the last" in text and text.index("--resume_from_checkpoint") < text.index("adversary:\n")
 
 
 @pytest.mark.parametrize(

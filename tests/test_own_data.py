@@ -81,6 +81,7 @@ def test_a_folder_of_images_by_class(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"path": None}, "source 'records' needs the key 'path'"),
+        ({"path": "nowhere/q.csv"}, "nowhere/q.csv: no such file"),
         ({"family": "images"}, "key 'family' is 'images': did you mean 'image_heavy'?"),
         ({"question_column": "fragen"}, "column 'fragen' is missing: did you mean 'frage'?"),
         ({"option_columns": " , "}, "key 'option_columns' is ' , ', and names no column"),

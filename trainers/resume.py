@@ -138,12 +138,12 @@ def checkpoint_to_resume(args: MMIConfig, given: str | bool | None = None) -> Pa
 def check_free(args: MMIConfig) -> None:
     """Raise InputError for an output folder with a training, which a new one would mix with, unless it may go."""
     out = Path(args.output_dir)
-    held = "a finished training" if (out / RECORD).is_file() else "checkpoints" if any(_checkpoints(out)) else None
-    if held and not args.overwrite_output_dir:
-        raise InputError(
-            f"field 'output_dir': {out} holds {held}: --resume_from_checkpoint true goes on with it, "
-            "--overwrite_output_dir true replaces it"
-        )
+    finished, last = (out / RECORD).is_file(), last_checkpoint(out)
+    if not args.overwrite_output_dir and (finished or last):
+        held = "a finished training" if finished else "checkpoints"
+        held += "" if last else ", without a checkpoint to go on from"
+        onward = "--resume_from_checkpoint true goes on from the last, " if last else ""
+        raise InputError(f"field 'output_dir': {out} holds {held}: {onward}--overwrite_output_dir true replaces it")
 
 
 def clear(folder: Path) -> None:

@@ -145,7 +145,8 @@ def key_values(args: Namespace, name: str) -> dict[str, Any]:
     try:
         return simple_parse_args_string(given) if isinstance(given, str) else dict(given)
     except ValueError as error:
-        raise InputError(f"--{name} {given!r}: not of the form KEY=VALUE,KEY=VALUE") from error
+        hint = f": --{name} pretrained={given}?" if name == "model_args" and "=" not in given else ""
+        raise InputError(f"--{name} {given!r}: not of the form KEY=VALUE,KEY=VALUE{hint}") from error
 
 
 def tag_pairs(given: Any) -> tuple[tuple[str, str], ...]:

@@ -22,6 +22,12 @@ from mmi_plugin.plugins import include
 
 OURS = {"--resume": "goes on with", "--floor": "adds to", "--trackio_args": "logs", "--tensorboard_args": "logs"}
 """Flags beside those of upstream's command line, and what they do to an evaluation; the last two take a value."""
+HELP = {
+    "--resume": "go on from the answers that a killed run of the same command left below --output_path",
+    "--floor": "ask each item's reference once more: what flips then flips by arithmetic alone",
+    "--trackio_args": "arguments of trackio.init, as project=P: numbers and answers are logged there",
+    "--tensorboard_args": "arguments of SummaryWriter, as log_dir=D: numbers and answers are logged there",
+}
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
 
@@ -45,6 +51,8 @@ def main(argv: Sequence[str] | None = None, modules: bool = True) -> int:
         with stoppable(), _ours(arguments, failures, ours):
             dispatch.main()
     except SystemExit as stop:
+        if {"-h", "--help"} & set(arguments) and (arguments[0] == "eval" or arguments[0].startswith("-")):
+            print(f"\n{_parser().format_help()}")
         return _status(stop)
     except InputError as error:
         complain(error)
@@ -64,13 +72,19 @@ def main(argv: Sequence[str] | None = None, modules: bool = True) -> int:
 
 def _split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the values of our flags, and the arguments without them. Raises InputError for one without its value."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in OURS:
-        parser.add_argument(flag, **({} if flag.endswith("_args") else {"action": "store_true"}))
     try:
-        return parser.parse_known_args(arguments)
+        return _parser().parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise InputError(f"{error.argument_name}: {error.message}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    usage = "lmms_eval --model mmi_hf --model_args pretrained=DIR --tasks TASKS [--flag ...]"
+    parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False, exit_on_error=False)
+    group = parser.add_argument_group("flags of mmi-plugin, beside those that lmms_eval eval --help lists")
+    for flag in OURS:
+        group.add_argument(flag, help=HELP[flag], **({} if flag.endswith("_args") else {"action": "store_true"}))
+    return parser
 
 
 def _ours(arguments: Sequence[str], failures: list[str], ours: argparse.Namespace) -> AbstractContextManager[None]:

@@ -89,7 +89,7 @@ class MMIConfig(Objective, JsonFields):
     on_bad_row: str = option(
         "stop", "What a bad row of train_file does: stop the run, or be listed and left out.", ("stop", "skip")
     )
-    include_path: str | None = option(None, "Folder whose modules mmi_*.py register conditions and sources of yours.")
+    include_path: str | None = option(None, "Your folder of modules mmi_*.py (conditions, sources) and task YAMLs.")
     mix: list[int] = option([2, 2, 4], "Items of one optimizer step, image-heavy text-heavy VQA, as a ratio.")
     image_heavy_conditions: list[str] | None = option(None, "Rows of an image-heavy item, the origin first.")
     text_heavy_conditions: list[str] | None = option(None, "Rows of a text-heavy item, the origin first.")

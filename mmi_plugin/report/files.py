@@ -236,8 +236,8 @@ def _stack(lines: Sequence[str]) -> str:
     return f"\\shortstack[r]{{{joined}}}" if len(lines) > 1 else joined
 
 
-def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
-    """Return what a reader must know of the numbers, in one paragraph."""
+def note(board: Leaderboard, show: Callable[[str], str] = escape, doubts: bool = True) -> str:
+    """Return what a reader must know of the numbers, in one paragraph; doubts: of attacks, too."""
     text = (
         "Percent with 95% intervals over items (Wilson for shares, Tango for their differences, bootstrap for others; "
         "over data sets MOVER), JS in bits times 100. "
@@ -252,7 +252,7 @@ def note(board: Leaderboard, show: Callable[[str], str] = escape) -> str:
         )
     if found := differences(board.runs):
         text += f" Not all were asked in the same way: {'; '.join(one.say(show) for one in found)}."
-    text += _free(board, show) + _letters(board, show) + _doubts(board, show)
+    text += _free(board, show) + _letters(board, show) + (_doubts(board, show) if doubts else "")
     if lacking := unknown(board.runs):
         text += f" Unknown of some, and so not compared: {', '.join(lacking)}."
     return text

@@ -80,7 +80,7 @@ class BoardView:
         self.names, self.baseline, self.ranks = board.names, board.baseline, board.ranks
         asked = {str(result.options.get("source")) for run in board.runs for result in run.results.values()}
         self.licences = {name: LICENCES[name] for name in sorted(asked & set(LICENCES))}
-        self.note = note(board, lambda name: shorten(plain(name), NAME_LIMIT))
+        self.note = note(board, lambda name: shorten(plain(name), NAME_LIMIT), doubts=False)  # which `attacks` has
         self.columns = overview_columns(board)
         self.tasks = board.scopes_of("task")
         self.attacks = [

@@ -99,8 +99,9 @@ def _read_task(path: Path, task: str, config: Mapping[str, Any], results: Mappin
     try:
         if not written.get("incomplete,none"):
             group_by_item(logged, conditions)
-        _check_numbers(written, task_numbers(logged, family, conditions))
-        numbers = task_numbers(records, family, conditions)
+        _check_numbers(written, numbers := task_numbers(logged, family, conditions))
+        if records != logged:
+            numbers = task_numbers(records, family, conditions)
     except InputError as error:
         raise InputError(f"{path}: {task}: {error}") from error
     return TaskResult(

@@ -35,8 +35,8 @@ from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from benchmarks.base.architecture import build_model, build_processor, build_tokenizer
 from mmi_plugin.conditions import get
+from mmi_plugin.harness import tasks_folder
 from mmi_plugin.harness.launcher import main as lmms_eval
-from mmi_plugin.harness.task_manager import tasks_folder
 from mmi_plugin.item import user_text
 from mmi_plugin.results.runs import read_run
 from mmi_plugin.sources import load

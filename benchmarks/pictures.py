@@ -9,11 +9,12 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from mmi_plugin.conditions import CONDITIONS, FLOOR, REFERENCE, Condition
 from mmi_plugin.conditions.given import PREFIX
-from mmi_plugin.conditions.pools import package_folder, photo_files, sample_photos
+from mmi_plugin.conditions.image import font_of, wrapped
+from mmi_plugin.conditions.pools import photo_files, sample_photos
 from mmi_plugin.conditions.registry import INSTRUCTED, Between
 from mmi_plugin.conditions.text import template_fact
 from mmi_plugin.files import write_whole
@@ -121,7 +122,7 @@ def _panel(name: str, before: Item, after: Item) -> Image.Image:
     top = TITLE + 8
     made = Image.new("RGB", (SIDE, top + FRAME + 4 + len(lines) * (WRITING + 3)), "white")
     pen = ImageDraw.Draw(made)
-    pen.text((0, 0), name, fill=INK, font=_font(TITLE, "-Bold"))
+    pen.text((0, 0), name, fill=INK, font=font_of(TITLE, "-Bold"))
     pictures = after.images
     for place, picture in enumerate(pictures):
         width = SIDE // len(pictures) - 2
@@ -130,9 +131,9 @@ def _panel(name: str, before: Item, after: Item) -> Image.Image:
         left, right = place * (width + 4), place * (width + 4) + small.width - 1
         pen.rectangle((left, top, right, top + small.height - 1), outline=GREY)
     if not pictures:
-        pen.text((0, top), "(no image)", fill=GREY, font=_font(WRITING))
+        pen.text((0, top), "(no image)", fill=GREY, font=font_of(WRITING))
     for number, line in enumerate(lines):
-        pen.text((0, top + FRAME + 4 + number * (WRITING + 3)), line, fill=INK, font=_font(WRITING))
+        pen.text((0, top + FRAME + 4 + number * (WRITING + 3)), line, fill=INK, font=font_of(WRITING))
     return made
 
 
@@ -140,21 +141,8 @@ def _added(before: Item, after: Item) -> list[str]:
     """Return what a condition added to the text, in the lines of a panel."""
     if user_text(before) == user_text(after):
         return []
-    font, lines = _font(WRITING), []
-    for line in (after.context or after.context_after).splitlines():
-        words = line.split()
-        while words:
-            count = len(words)
-            while count > 1 and font.getlength(" ".join(words[:count])) > SIDE:
-                count -= 1
-            lines.append(" ".join(words[:count]))
-            words = words[count:]
+    lines = list(filter(None, wrapped(after.context or after.context_after, font_of(WRITING), SIDE)))
     return lines if len(lines) <= LINES else [*lines[: LINES - 1], "[...]"]
-
-
-def _font(pixels: int, weight: str = "") -> ImageFont.FreeTypeFont:
-    file = package_folder("matplotlib") / "mpl-data" / "fonts" / "ttf" / f"DejaVuSans{weight}.ttf"
-    return ImageFont.truetype(str(file), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
 def encoded(image: Image.Image) -> bytes:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Item", "Results", "compare", "evaluate", "items", "load", "perturb", "read", "train"]
+__all__ = ["Item", "Results", "compare", "evaluate", "include", "items", "load", "perturb", "read", "train"]
 
 
 def __getattr__(name: str) -> Any:

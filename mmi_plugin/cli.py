@@ -10,9 +10,12 @@ from pathlib import Path
 
 import mmi_plugin
 from mmi_plugin import commands as runs
-from mmi_plugin.disk import NotWritten
+from mmi_plugin.disk import NotWritten, check_writable
 from mmi_plugin.errors import InputError, complain
+from mmi_plugin.plugins import include
 
+FOLDERS, FILES = ("out", "plots"), ("html", "csv", "json", "md", "latex", "docs", "facts_file")
+"""Arguments that say where a command writes."""
 Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -20,8 +23,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; `run` of what it parses is the command's function."""
     root = argparse.ArgumentParser(prog="mmi", description=mmi_plugin.__doc__)
     commands = root.add_subparsers(dest="command", required=True)
-    data = _add_demo_and_leaderboard(commands)
-    _add_data(data.add_subparsers(dest="data_command", required=True))
+    _add_demo(commands)
+    _add_leaderboard(commands)
+    _add_data(commands.add_parser("data", help="prepare data").add_subparsers(dest="data_command", required=True))
     _add_sweeps(commands)
     _add_training(commands)
     _add_eval(commands)
@@ -40,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             value = getattr(args, name, None)
             if isinstance(value, int) and value < 1:
                 raise InputError(f"--{name} is {value}: it must be at least 1")
+        for name, is_file in (*dict.fromkeys(FOLDERS, False).items(), *dict.fromkeys(FILES, True).items()):
+            if (place := getattr(args, name, None)) is not None:
+                check_writable(place, str(place), is_file)
+        include(getattr(args, "include_path", None))
         return args.run(args)
     except (InputError, NotWritten) as error:
         complain(error)
@@ -49,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
+def _add_demo(commands: Commands) -> None:
     demo = commands.add_parser("demo", help="diagnose a small base model, mitigate, diagnose again; needs no network")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="results folder (default: %(default)s)")
     demo.add_argument("--ablation", action="store_true", help="train every row of the ablation, not only ours")
@@ -61,6 +69,9 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
         "--from-scratch", action="store_true", help="train the base model first instead of loading the shipped one"
     )
     demo.set_defaults(run=runs.demo)
+
+
+def _add_leaderboard(commands: Commands) -> None:
     board = commands.add_parser(
         "leaderboard", help="rank evaluated models by worst-case accuracy, with intervals and paired tests"
     )
@@ -97,8 +108,8 @@ def _add_demo_and_leaderboard(commands: Commands) -> argparse.ArgumentParser:
         help="show the pictures of data sets beyond the embedded ones: reads what the results name, folders and hub",
     )
     board.add_argument("--plots", type=Path, metavar="DIR", help="write the figures as PNG, SVG and PDF")
+    _add_include_path(board)
     board.set_defaults(run=runs.leaderboard)
-    return commands.add_parser("data", help="prepare data")
 
 
 def _add_data(commands: Commands) -> None:
@@ -107,11 +118,16 @@ def _add_data(commands: Commands) -> None:
     )
     facts.add_argument("task", metavar="TASK", help="a task of this package, for example mmi_food101")
     facts.add_argument(
-        "--out", type=Path, required=True, metavar="F", help="file that is written, or continued: a .jsonl"
+        "--out",
+        type=Path,
+        required=True,
+        dest="facts_file",
+        metavar="F",
+        help="file that is written, or continued: a .jsonl",
     )
     facts.add_argument("--model", required=True, help="folder or hub id of a chat model; with --base_url its name")
     facts.add_argument("--base_url", metavar="URL", help="OpenAI-compatible server, for example http://host:8000/v1")
-    facts.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    _add_include_path(facts)
     facts.add_argument("--limit", type=int, metavar="N", help="only the first N items")
     facts.set_defaults(run=runs.facts)
     built = commands.add_parser(
@@ -119,7 +135,14 @@ def _add_data(commands: Commands) -> None:
     )
     built.add_argument("--config", type=Path, required=True, help="recipe, for example configs/data/paper.yaml")
     built.add_argument("--out", type=Path, required=True, help="folder of the training set, for --train_file")
+    _add_include_path(built)
     built.set_defaults(run=runs.build)
+
+
+def _add_include_path(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--include_path", type=Path, metavar="DIR", help="folder of your own task YAMLs and of modules mmi_*.py"
+    )
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -139,7 +162,7 @@ def _add_sweeps(commands: Commands) -> None:
         "sweep", metavar="SWEEP", help="condition and values, for example unrelated_text@sentences=0,1,2,5,10,20"
     )
     curve.add_argument("--out", type=Path, required=True, help="results folder; another model adds its curve to it")
-    curve.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    _add_include_path(curve)
     _add_model(curve)
     curve.set_defaults(run=runs.sweep)
     _add_attack(commands)
@@ -152,7 +175,7 @@ def _add_sweeps(commands: Commands) -> None:
     compared.add_argument(
         "--beside", nargs="+", default=[], metavar="NAME=RESULTS", help="further rows of the board: a trained model's"
     )
-    compared.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    _add_include_path(compared)
     _add_model(compared)
     compared.set_defaults(run=runs.baselines)
     made = commands.add_parser("convert", help="make safetensors of .bin files or of DeepSpeed's shards")
@@ -197,7 +220,7 @@ def _add_attack(commands: Commands) -> None:
     worst.add_argument("--full", action="store_true", help="100 steps and 5 restarts")
     worst.add_argument("--square", action="store_true", help="also without gradients, 1,000 queries an item")
     worst.add_argument("--out", type=Path, required=True, help="results folder")
-    worst.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    _add_include_path(worst)
     worst.add_argument("--model_args", required=True, help="of mmi_hf, for example pretrained=FOLDER")
     for name in runs.AS_IN_LMMS_EVAL:
         worst.add_argument(f"--{name}", help="as in lmms_eval")
@@ -212,7 +235,6 @@ def _add_training(commands: Commands) -> None:
         add_help=False,  # the trainer's own help lists its fields
         allow_abbrev=False,
     )
-    trained.add_argument("config", metavar="CONFIG", nargs="?")
     trained.set_defaults(run=runs.train, fields=[])
     commands.add_parser("configs", help="list the bundled training configs").set_defaults(run=runs.configs)
 
@@ -224,6 +246,7 @@ def _add_eval(commands: Commands) -> None:
     own.add_argument("--data", required=True, help=DATA)
     _add_data_flags(own, needed=True)
     own.add_argument("--out", type=Path, required=True, help="results folder")
+    _add_include_path(own)
     _add_model(own)
     own.set_defaults(run=runs.evaluate)
     shown = commands.add_parser(
@@ -231,7 +254,7 @@ def _add_eval(commands: Commands) -> None:
     )
     shown.add_argument("what", metavar="TASK|FILE", help=f"a task or group of this package, or with --family a {DATA}")
     _add_data_flags(shown, needed=False)
-    shown.add_argument("--include_path", type=Path, metavar="DIR", help="folder of YAMLs with TASK")
+    _add_include_path(shown)
     shown.add_argument(
         "--items", type=int, default=2, metavar="N", help="show the first N items (default: %(default)s)"
     )

@@ -42,7 +42,8 @@ def train(args: argparse.Namespace) -> int:
     """Train a config by file or name."""
     from mmi_plugin.trainers.run import main
 
-    return main([*(["--config", args.config] if args.config else []), *args.fields])
+    named = args.fields and not args.fields[0].startswith("-")
+    return main([*(["--config"] if named else []), *args.fields])
 
 
 def configs(args: argparse.Namespace) -> int:

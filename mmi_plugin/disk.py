@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from mmi_plugin.errors import InputError
 
@@ -41,9 +42,25 @@ def writing(folder: Path, what: str) -> Iterator[None]:
 
 def is_full(folder: Path, said: str = "") -> bool:
     """Whether a disk has no room, or what writes on it `said` so."""
+    return "No space left" in said or shutil.disk_usage(_there(folder)).free < LITTLE
+
+
+def _there(folder: Path) -> Path:
+    """Return the first of a folder and those above it that is there."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return "No space left" in said or shutil.disk_usage(folder).free < LITTLE
+    return folder
+
+
+def check_writable(place: Path, where: str, is_file: bool = False) -> None:
+    """Raise InputError that begins with `where` unless a folder, or a file, could be written, and leave nothing."""
+    try:
+        if is_file and place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with TemporaryFile(dir=_there((place.parent if is_file else place).absolute())):
+            pass
+    except OSError as error:
+        raise InputError(f"{where}: cannot be written ({error.strerror})") from error
 
 
 LOCK_SECONDS = 8.0  # data loaders hold the lock of a killed process for up to 5 more

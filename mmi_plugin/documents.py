@@ -15,9 +15,17 @@ from mmi_plugin.conditions import check_names, fitting, get
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.item import LETTERS, Item, image_hash, target, user_text
 from mmi_plugin.pictures import Picture
-from mmi_plugin.sources import Benchmark, load, options_of
+from mmi_plugin.plugins import origin
+from mmi_plugin.sources import SOURCES, Benchmark, load, options_of
 from mmi_plugin.sources.facts import with_facts
 from mmi_plugin.sources.materials import ACTS_ON, SETTINGS, Materials, acting, profile, settings_in
+
+
+def from_outside(source: str, conditions: Sequence[str], prompts: object = None) -> dict[str, str]:
+    """Return the files and packages of a user's own that a source, conditions and a model's prompts are of, with hashes
+    of their code."""
+    used = [SOURCES.get(source), *(get(name).perturb for name in conditions), type(prompts)]
+    return {name: code for one in filter(None, used) for name, code in origin(one.__module__).items()}
 
 
 @dataclass(frozen=True)

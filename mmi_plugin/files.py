@@ -19,6 +19,7 @@ import yaml
 
 from mmi_plugin.disk import writing
 from mmi_plugin.errors import InputError
+from mmi_plugin.plugins import plugins
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -255,11 +256,11 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions of Python and of every package that can change a number."""
+    """Return the installed versions of Python and of every package that can change a number, plugins included."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return found | plugins()

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmi_plugin.answers.agreement import check_metric
 from mmi_plugin.conditions import Pools, check_names, get
-from mmi_plugin.documents import Selection, documents
+from mmi_plugin.documents import Selection, documents, from_outside
 from mmi_plugin.errors import InputError
 from mmi_plugin.item import Item, check
+from mmi_plugin.plugins import include as run_modules
 from mmi_plugin.results import TaskResult
 from mmi_plugin.results.measures import task_numbers
 from mmi_plugin.results.runs import Run, as_run, check_runs, read_run
@@ -80,6 +81,12 @@ def items(source: str, split: str = "test", **options: Any) -> tuple[Item, ...]:
     return tuple(load_source(source, split, **options).items)
 
 
+def include(folder: str | Path) -> None:
+    """Make the conditions, sources and families known that the modules `mmi_*.py` of a folder register, as
+    `--include_path` does. Raises InputError with file and line for one that cannot be run."""
+    run_modules(folder)
+
+
 def perturb(item: Item, condition: str, seed: int = 0) -> Item:
     """Return `item` under a condition, as `misleading_text`, drawn from the built-in pools: the same for a seed
     wherever it is asked for. Raises InputError for an unknown condition, or one of another family."""
@@ -124,7 +131,8 @@ def evaluate(
     task, bench, described = _task(asked, split, dict(options or {}), metric)
     chosen = check_names(conditions, bench.family) if conditions is not None else bench.conditions
     documented, settings = documents(bench, chosen, seed, limit), SETTINGS | settings
-    records = answers(model, prompts_of(processor), documented, settings, batch_size)
+    prompts = prompts_of(processor)
+    records = answers(model, prompts, documented, settings, batch_size)
     result = TaskResult(
         task=task,
         family=bench.family,
@@ -135,7 +143,7 @@ def evaluate(
         content_hash=bench.digest(chosen, seed),
         condition_versions={one: get(one).version for one in chosen},
         numbers=task_numbers(records, bench.family, chosen),
-        setup=_setup(processor, settings),
+        setup={**_setup(processor, settings), "plugins": from_outside(described["source"], chosen, prompts)},
         records=tuple(records),
         prompts=tuple(documented.rows["prompt"]),
     )

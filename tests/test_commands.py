@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import yaml
 from mmi_plugin.cli import main
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness.launcher import main as evaluate
+from mmi_plugin.studies import ablation
 from mmi_plugin.studies.demo import base_folder
+from mmi_plugin.studies.jobs import Job
 from mmi_plugin.trainers.config import arguments, parse
 from mmi_plugin.trainers.named import configs, find_config
 
@@ -39,7 +42,7 @@ def test_a_bundled_config_trains_from_any_folder_by_its_name(
     capsys.readouterr()
     assert train(Path("out"), "--seed", "1") == 2
     assert capsys.readouterr().err == (
-        "error: field 'output_dir': out holds a finished training: --resume_from_checkpoint true goes on with it, "
+        "error: field 'output_dir': out holds a finished training, without a checkpoint to go on from: "
         "--overwrite_output_dir true replaces it\n"
     )
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
@@ -47,11 +50,15 @@ def test_a_bundled_config_trains_from_any_folder_by_its_name(
     assert json.loads((tmp_path / "out" / "training.json").read_text(encoding="utf-8"))["config"]["seed"] == 1
 
 
-def test_checkpoints_of_an_earlier_training_are_neither_mixed_with_nor_left(tmp_path: Path) -> None:
+def test_checkpoints_of_an_earlier_training_are_neither_mixed_with_nor_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     old = tmp_path / "checkpoint-900"
     old.mkdir()
     (old / "model.safetensors").touch()
     assert train(tmp_path) == 2 and old.is_dir()
+    said = "holds checkpoints: --resume_from_checkpoint true goes on from the last, --overwrite_output_dir true repl"
+    assert said in capsys.readouterr().err
     assert train(tmp_path, "--overwrite_output_dir", "true") == 0 and not old.is_dir()
 
 
@@ -72,6 +79,9 @@ def test_configs_lists_every_training_config_with_a_line(capsys: pytest.CaptureF
 def test_a_config_is_found_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_config(name) == configs()["demo/ours"]
+    assert find_config("configs/data/paper.yaml", "data") == ROOT / "configs" / "data" / "paper.yaml"
+    with pytest.raises(InputError, match=r"--axes: configs/nothing.yaml is no .*: valid: ablation/axes, ablation/"):
+        find_config("configs/nothing.yaml", "ablation", "--axes")
 
 
 def test_a_file_goes_before_a_bundled_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +101,19 @@ def test_an_unknown_config_is_one_line(name: str, hint: str, capsys: pytest.Capt
     assert message.count("\n") == 1 and message.rstrip().endswith(hint)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--output_dir", "out"], "error: fields 'sources' and 'train_file' are both empty: no data to train on\n"),
+        (["--config", "demo/owrs"], "did you mean 'demo/ours'?\n"),
+        (["--max_steps", "1", "demo/ours"], "error: command line: unknown field 'demo/ours'"),
+    ],
+)
+def test_a_value_of_a_field_is_no_config(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *given]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_help_shows_the_methods_fields_first_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["train", "--help"])
@@ -100,6 +123,7 @@ def test_help_shows_the_methods_fields_first_in_groups(capsys: pytest.CaptureFix
     places = [text.index(part) for part in (*parts, "--temperature", "--freeze", "fields of TRL's SFTConfig:")]
     assert places == sorted(places) and text.index("--learning_rate") > places[-1]
     assert "--reference" not in text
+    assert "true: go on from the last" in text and text.index("--resume_from_checkpoint") < text.index("adversary:\n")
 
 
 @pytest.mark.parametrize(
@@ -146,3 +170,49 @@ def test_a_call_says_what_a_file_says(tmp_path: Path) -> None:
     assert of_call.to_dict() == of_file.to_dict() and of_call.chat_template_kwargs == {"enable_thinking": False}
     with pytest.raises(InputError, match="train: unknown field 'epss': did you mean 'eps'"):
         arguments({"epss": 1}, "train")
+
+
+OUTPUTS = [
+    ["demo", "--out"],
+    ["sweep-train", "--out"],
+    ["eval", "--data", "none.csv", "--family", "vqa", "--model_args", "pretrained=none", "--out"],
+    ["sweep", "mmi_demo_digits", "unrelated_text@sentences=0,1", "--model_args", "pretrained=none", "--out"],
+    ["attack", "mmi_demo_digits", "--eps", "0.1", "--model_args", "pretrained=none", "--out"],
+    ["baselines", "mmi_demo_digits", "--model_args", "pretrained=none", "--out"],
+    ["preview", "mmi_demo_arith", "--html"],
+    ["leaderboard", "none", "--plots"],
+    ["leaderboard", "none", "--latex"],
+    ["data", "build", "--config", "none.yaml", "--out"],
+    ["data", "facts", "mmi_demo_digits", "--model", "none", "--out"],
+    ["convert", "none"],
+    ["train", "demo/d_aug", "--model_name_or_path", "none", "--train_file", "none.jsonl", *SHORT, "--output_dir"],
+]
+
+
+@pytest.mark.parametrize("command", OUTPUTS, ids=lambda command: command[0])
+def test_a_place_of_results_that_cannot_be_written_is_named_before_anything_is_read(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main([*command, str(tmp_path / "file" / "x")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'file' / 'x'}: cannot be written (Not a directory)\n" in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_an_existing_file_is_no_folder_and_a_folder_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert train(tmp_path / "file") == 2
+    said = f"error: field 'output_dir': {tmp_path / 'file'}: cannot be written (Not a directory)\n"
+    assert capsys.readouterr().err == said
+    assert main(["leaderboard", "none", "--csv", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: cannot be written (Is a directory)\n"
+
+
+def test_a_sweep_of_trainings_finds_its_config_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[Job] = []
+    monkeypatch.setattr(ablation, "make_all", lambda jobs, *_: (seen.extend(jobs), ({}, {"all": "left out"}))[1])
+    assert main(["sweep-train", "--only", "eps", "--seeds", "1"]) == 1
+    config = (ROOT / "configs" / "demo" / "ours.yaml").read_bytes()
+    assert {job.key["config"] for job in seen} == {hashlib.sha256(config).hexdigest()}

@@ -15,7 +15,7 @@ from mmi_plugin.harness.launcher import main
 from mmi_plugin.results import TaskResult
 from mmi_plugin.results.runs import newest_results, read_run
 from mmi_plugin.sources import load
-from tests.harness_runs import OUR_MODEL, arguments, raw_answers, save_varied
+from tests.harness_runs import OUR_MODEL, arguments, process, raw_answers, save_varied
 from tests.server import Server, serving
 
 TASK = "mmi_demo_arith"
@@ -81,7 +81,7 @@ def test_the_table_holds_every_flag_of_upstreams_parser_once(monkeypatch: pytest
         (["--gen_kwargs", "bogus_arg=3"], "--gen_kwargs: no setting 'bogus_arg'"),
         (["--gen_kwargs", "num_beams=2"], "mmi_hf decodes greedily: num_beams=1"),
         (["--gen_kwargs", "max_new_tokens"], "--gen_kwargs 'max_new_tokens': not of the form KEY=VALUE"),
-        (["--model_args", "tiny"], "--model_args 'tiny': not of the form KEY=VALUE"),
+        (["--model_args", "tiny"], "not of the form KEY=VALUE,KEY=VALUE: --model_args pretrained=tiny?"),
         (["--reasoning_tags", "[<think>]"], "--reasoning_tags '[<think>]': not a JSON list of [start, end] pairs"),
         (["--reasoning_tags", '["<think>", "</think>"]'], "not a JSON list of [start, end] pairs"),
     ],
@@ -138,6 +138,22 @@ def test_what_asks_for_the_default_is_no_request(varied: Path, plain: Path, tmp_
 @pytest.mark.parametrize("command", [["tasks", "--resume"], ["--help", "--resume"]])
 def test_our_own_flag_is_for_evaluations(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     assert refusal(capsys, command) == "--resume goes on with an evaluation: it needs --model and --tasks"
+
+
+@pytest.mark.parametrize("command", [["--help"], ["eval", "--help"]])
+def test_help_names_our_own_flags_too(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: lmms") and all(flag in said for flag in ("--resume ", "--floor ", "--trackio_args "))
+
+
+@pytest.mark.long
+def test_upstreams_script_fails_where_it_is_asked_for_our_tasks(tmp_path: Path) -> None:
+    """It would say that there are none, and leave with 0."""
+    script = Path(sys.executable).with_name("lmms-eval")
+    done = process([str(script), *OUR_MODEL, *arguments(tmp_path / "nowhere", "mmi_demo_arith", tmp_path)])
+    said = "error: --tasks: no task 'mmi_demo_arith': `lmms-eval` knows it with --include_path "
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(said)
 
 
 def test_flags_of_the_output_act(varied: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

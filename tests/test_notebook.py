@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,12 @@ def test_the_notebook_runs_and_is_short(tmp_path: Path) -> None:
     script.write_text("\n".join(code), encoding="utf-8")
     ran = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+def test_the_public_names_are_those_that_the_document_describes() -> None:
+    described = re.findall(r"^::: mmi_plugin\.(?:notebook|item)\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), re.M)
+    assert sorted(described) == sorted(mmi.__all__) and len(described) <= 10
+    assert [name for name in mmi.__all__ if not getattr(mmi, name).__doc__] == []
+    with pytest.raises(AttributeError, match="has no attribute 'evaluat'"):
+        _ = mmi.evaluat
+    assert (ROOT / "mmi_plugin" / "py.typed").is_file()

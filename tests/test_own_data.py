@@ -15,6 +15,7 @@ from mmi_plugin.cli import main
 from mmi_plugin.errors import InputError
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.studies.demo import base_folder
+from mmi_plugin.trainers.evaluation import load_task
 
 ROWS = [
     {"nr": 7, "frage": "Which city is the capital of France?", "A": "Rome", "B": "Paris", "C": "None", "antwort": "B"},
@@ -81,6 +82,7 @@ def test_a_folder_of_images_by_class(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"path": None}, "source 'records' needs the key 'path'"),
+        ({"path": "nowhere/q.csv"}, "nowhere/q.csv: no such file"),
         ({"family": "images"}, "key 'family' is 'images': did you mean 'image_heavy'?"),
         ({"question_column": "fragen"}, "column 'fragen' is missing: did you mean 'frage'?"),
         ({"option_columns": " , "}, "key 'option_columns' is ' , ', and names no column"),
@@ -111,6 +113,10 @@ def test_mmi_eval_asks_them_and_leaves_task_results_and_page(
     assert "capital of France" in (tmp_path / "out" / "board.html").read_text(encoding="utf-8")
     task = yaml.safe_load((tmp_path / "out" / "tasks" / "mmi_own.yaml").read_text(encoding="utf-8"))
     assert task["dataset_kwargs"]["path"] == str(file) and task["dataset_kwargs"]["option_columns"] == "A,B,C"
+    (item, *_) = load_task("mmi_own", str(tmp_path / "out" / "tasks")).items  # which a training asks again
+    assert item.family == "text_heavy" and item.question == ROWS[0]["frage"]
+    with pytest.raises(InputError, match="unknown task 'mmi_owm': did you mean 'mmi_own'"):
+        load_task("mmi_owm", str(tmp_path / "out" / "tasks"))
     (samples,) = (tmp_path / "out").rglob("*_samples_mmi_own.jsonl")
     asked = [json.loads(line)["item_id"] for line in samples.read_text(encoding="utf-8").splitlines()]
     assert sorted(asked) == ["records-7", "records-7", "records-8", "records-8"]

@@ -15,7 +15,7 @@ from tests import floors
 
 ROOT = Path(__file__).parents[1]
 CODE = Path(mmi_plugin.__file__).parent, ROOT / "trainers"
-WITHOUT = ("deepspeed", "mkdocs-material", "mkdocstrings")  # of extras that the tests do without
+WITHOUT = ("build", "deepspeed", "mkdocs-material", "mkdocstrings", "twine")  # of extras that the tests do without
 
 
 def test_every_requirement_has_both_bounds_and_what_is_installed_lies_within() -> None:

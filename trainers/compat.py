@@ -41,7 +41,6 @@ FOREIGN = (
     Foreign("transformers:Trainer.compute_loss", "4.57", "those counts come here", parameters=("num_items_in_batch",)),
     Foreign("transformers:Trainer", "4.57", "no second division", mentions="self.model_accepts_loss_kwargs"),
     Foreign("trl:SFTConfig._VALID_DICT_FIELDS", "1.15", "JSON objects on the command line become dicts"),
-    Foreign("transformers:DynamicCache", "4.57", "keys and values of a prefix are cut out", mentions="self.layers"),
     Foreign(f"{LLAVA}:LlavaModel.forward", "5.22", "images that were encoded before", parameters=(ENCODED_IMAGES,)),
     Foreign(f"{LLAVA}:LlavaModel.get_image_features", "5.22", "encodes them", parameters=("pixel_values",)),
     Foreign("torch.distributed.fsdp:FSDPModule.unshard", "2.9", "weights for calls outside of a module's forward"),

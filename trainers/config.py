@@ -18,6 +18,7 @@ from mmi_plugin import conditions
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import read_mapping
 from mmi_plugin.item import FAMILIES
+from mmi_plugin.plugins import include
 from mmi_plugin.trainers.compat import JsonFields
 from mmi_plugin.trainers.help import help_of
 from mmi_plugin.trainers.method import Adversary
@@ -25,6 +26,7 @@ from mmi_plugin.trainers.named import find_config
 from mmi_plugin.trainers.objective import Objective, option
 from mmi_plugin.trainers.reports import check_reports
 
+FROM_0 = ("sigma", "adv_weight", "consistency_weight", "consistency_floor", "lora_r", "pgd_steps", "inner_tokens")
 ATTENTION_LORA = ["q_proj", "k_proj", "v_proj", "o_proj"]
 CHECKPOINTING = "activation_checkpointing"  # as newer versions of transformers call `gradient_checkpointing`
 logger = logging.get_logger(__name__)
@@ -87,6 +89,7 @@ class MMIConfig(Objective, JsonFields):
     on_bad_row: str = option(
         "stop", "What a bad row of train_file does: stop the run, or be listed and left out.", ("stop", "skip")
     )
+    include_path: str | None = option(None, "Your folder of modules mmi_*.py (conditions, sources) and task YAMLs.")
     mix: list[int] = option([2, 2, 4], "Items of one optimizer step, image-heavy text-heavy VQA, as a ratio.")
     image_heavy_conditions: list[str] | None = option(None, "Rows of an image-heavy item, the origin first.")
     text_heavy_conditions: list[str] | None = option(None, "Rows of a text-heavy item, the origin first.")
@@ -142,6 +145,7 @@ class MMIConfig(Objective, JsonFields):
     remove_unused_columns: bool = option(False, "Kept off: the collator makes every column.")
 
     def __post_init__(self) -> None:
+        include(self.include_path)
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and is_torch_bf16_gpu_available()
         gpu = torch.cuda.is_available() and not self.use_cpu
@@ -214,13 +218,9 @@ class MMIConfig(Objective, JsonFields):
         if self.base_share and self.lora_r and not self.merge_lora:
             raise InputError("field 'base_share' is above 0: adapters alone have no such share; set 'merge_lora'")
         if self.layout_attention == "flex" and (self.use_cpu or not torch.cuda.is_available()):
-            raise InputError(
-                "field 'layout_attention' is 'flex', which has no gradient on a CPU: set 'auto' or 'pieces'"
-            )
-        if self.inner_tokens is not None and self.inner_tokens < 0:
-            raise InputError(f"field 'inner_tokens' is {self.inner_tokens}, below 0")
-        for name in ("sigma", "adv_weight", "consistency_weight", "consistency_floor", "lora_r", "pgd_steps"):
-            if not getattr(self, name) >= 0:
+            raise InputError("field 'layout_attention' is 'flex', which has no gradient on a CPU: 'auto' or 'pieces'")
+        for name in FROM_0:
+            if not (getattr(self, name) or 0) >= 0:
                 raise InputError(f"field '{name}' is {getattr(self, name)}, below 0")
 
     def _check_conditions(self, family: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mmi_plugin.documents import Documents, documents
+from mmi_plugin.documents import Documents, Selection, documents
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.files import read_mapping
 from mmi_plugin.models.decoder import evaluating, unwrap
 from mmi_plugin.models.evaluate import evaluate
 from mmi_plugin.models.families import prompts_of
@@ -32,7 +34,7 @@ class EvaluationCallback(TrainerCallback):
     """
 
     def __init__(self, args: MMIConfig) -> None:
-        self._benchmarks = {task: args.over(load_task(task)) for task in args.eval_tasks or ()}
+        self._benchmarks = {task: args.over(load_task(task, args.include_path)) for task in args.eval_tasks or ()}
         self._args, self._every = args, args.eval_tasks_steps
         self._trainer: Trainer | None = None
         self._prompts: Prompts | None = None
@@ -79,12 +81,21 @@ class EvaluationCallback(TrainerCallback):
         Trainer.log(trainer, found)  # not the trainer's own log, which would read its meter
 
 
-def load_task(task: str) -> Benchmark:
-    """Return the test items of the task mmi_SOURCE. Raises InputError when there is none or one has no options."""
+def load_task(task: str, include_path: str | None = None) -> Benchmark:
+    """Return the items that a YAML directly in `include_path` describes in its `dataset_kwargs`, or the test items of
+    the task mmi_SOURCE. Raises InputError when there is none or one has no options."""
     name = task.removeprefix(PREFIX)
-    if not task.startswith(PREFIX) or not is_known(name):
-        raise InputError(f"field 'eval_tasks': unknown task {task!r}: {nearest(task, [PREFIX + s for s in SOURCES])}")
-    bench = load(name, "test")
+    files = {file.stem: file for file in Path(include_path).glob("*.yaml")} if include_path else {}
+    if task in files:
+        content = read_mapping(files[task], "a task")
+        if not isinstance(options := content.get("dataset_kwargs"), dict):
+            raise InputError(f"{files[task]}: asks no data set of this package")
+        bench = Selection.parse(options, str(content.get("test_split", "test")), task).benchmark()
+    elif task.startswith(PREFIX) and is_known(name):
+        bench = load(name, "test")
+    else:
+        known = [*files, *(PREFIX + source for source in SOURCES)]
+        raise InputError(f"field 'eval_tasks': unknown task {task!r}: {nearest(task, known)}")
     for item in bench.items:
         if not item.options:
             raise InputError(f"field 'eval_tasks': {task!r} is free-form: item {item.id} has no options")

@@ -14,6 +14,7 @@ GROUPS = {
     "lora_r": "adapters",
     "merge_lora": "what is saved",
     "eval_tasks": "evaluation during training",
+    "overwrite_output_dir": "output, logs, memory",
     "gradient_checkpointing": "other defaults than TRL's",
     "profile": "objective: ours, or as the paper's code has it",
     "adversary": "adversary",
@@ -22,6 +23,13 @@ GROUPS = {
     "pool": "pools and prompts",
 }
 """The field that a group begins with -> its title, in the order of the fields."""
+BESIDE = {"overwrite_output_dir": ("output_dir", "resume_from_checkpoint")}
+"""A field of ours -> those of TRL's that are shown before it."""
+SAID = {
+    "resume_from_checkpoint": "true: go on from the last whole checkpoint of this very run in output_dir; or the folder"
+    " of a checkpoint."
+}
+"""Help in place of TRL's, which says that the field does nothing."""
 USAGE = "accelerate launch trainers/train.py [--config FILE|NAME] [--field value ...]\n       mmi train CONFIG [...]"
 ABOUT = "Trains against modality interference. A config is a YAML of these fields; the command line wins over it."
 
@@ -45,7 +53,7 @@ def _groups(config: type, own: tuple[type, ...]) -> Iterator[tuple[str, list[Fie
                 if members:
                     yield title, members
                 title, members = GROUPS[name], []
-            members.append(known.pop(name))
+            members += [known.pop(one) for one in (*BESIDE.get(name, ()), name)]
         if members:
             yield title, members
     yield "fields of TRL's SFTConfig", list(known.values())
@@ -60,7 +68,7 @@ def _value(field: Field[Any]) -> str:
 
 
 def _line(field: Field[Any]) -> str:
-    text = str(field.metadata.get("help") or "").replace("%", "%%")
+    text = SAID.get(field.name, str(field.metadata.get("help") or "")).replace("%", "%%")
     default = field.default_factory() if field.default_factory is not MISSING else field.default
     default = " ".join(map(str, default)) if isinstance(default, list) else default
     return text if default in (MISSING, None, "") else f"{text} (default: {default})"

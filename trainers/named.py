@@ -11,27 +11,31 @@ _OTHER = ("ablation", "accelerate", "data", "deepspeed")  # folders of configs t
 _LONG = 80  # characters of a hint that lists all names
 
 
-def configs() -> dict[str, Path]:
-    """Return name -> file of the configs that the package ships, in a checkout as when installed."""
+def configs(other: str = "") -> dict[str, Path]:
+    """Return name -> file of the training configs that the package ships, in a checkout as when installed.
+
+    other: of what trains nothing those of one folder, as `data`.
+    """
     (folder,) = find_spec("mmi_plugin.configs").submodule_search_locations
     files = sorted(Path(folder).rglob("*.yaml"))
     names = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
-    return {name: file for name, file in names.items() if name.split("/")[0] not in _OTHER}
+    heads = {file.relative_to(folder).parts[0] for file in files} - set(_OTHER)
+    return {name: file for name, file in names.items() if name.split("/")[0] in ({other} if other else heads)}
 
 
-def find_config(name: str) -> Path:
+def find_config(name: str, other: str = "", flag: str = "--config") -> Path:
     """Return the file that `name` is a path to, else the bundled config of that name, with or without `.yaml`.
 
-    Raises InputError with the nearest name when it is neither.
+    other: as of `configs`. Raises InputError with the nearest name when it is neither.
     """
     if Path(name).is_file():
         return Path(name)
-    bundled = configs()
+    bundled = configs(other)
     if (short := name.removeprefix("configs/").removesuffix(".yaml")) in bundled:
         return bundled[short]
     hint = nearest(short, bundled)
     hint = hint if len(hint) < _LONG else "`mmi configs` lists them"
-    raise InputError(f"--config: {name} is no file that can be read, and no bundled config: {hint}")
+    raise InputError(f"{flag}: {name} is no file that can be read, and no bundled config: {hint}")
 
 
 def description(file: Path) -> str:

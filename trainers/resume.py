@@ -23,7 +23,7 @@ NAMED = 3  # differences that an error lists
 # What a field decides that is not among these can be seen in the weights. Of data and start, content is compared.
 _LOGS = "disable_tqdm report_to run_name project debug skip_memory_metrics include_num_input_tokens_seen do_train"
 _PLACES = "output_dir overwrite_output_dir resume_from_checkpoint model_name_or_path train_file image_folder on_bad_row"
-_FILES = "pool unrelated_texts system_text closing_text"
+_FILES = "pool unrelated_texts system_text closing_text include_path"
 _KEPT = "gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs"
 _COSTS = f"{_KEPT} torch_empty_cache_steps local_rank ddp_timeout"
 _COSTS += " inner_tokens inner_gather layout_attention trace"
@@ -105,19 +105,25 @@ def begin(args: MMIConfig, record: Mapping[str, Any], given: str | bool | None =
     return None
 
 
+def wanted(args: MMIConfig, given: str | bool | None = None) -> str:
+    """Return what is to be gone on from, as `checkpoint_to_resume` reads it; nothing for a training of its own."""
+    named = str((args.resume_from_checkpoint if given is None else given) or "false")
+    return "" if named.lower() == "false" else named
+
+
 def checkpoint_to_resume(args: MMIConfig, given: str | bool | None = None) -> Path | None:
     """Return the checkpoint that `given`, or else `resume_from_checkpoint`, means: that of a path, or the last whole
     one of the run.
 
     Those that are not whole are named on stderr. Raises InputError when there is no whole one.
     """
-    wanted = str((args.resume_from_checkpoint if given is None else given) or "false")
-    if wanted.lower() == "false":
+    named = wanted(args, given)
+    if not named:
         return None
-    if wanted.lower() != "true":
-        if (reason := flaw(Path(wanted))) is not None:
-            raise InputError(f"{FIELD}: no whole checkpoint in {wanted}: {reason}")
-        return Path(wanted)
+    if named.lower() != "true":
+        if (reason := flaw(Path(named))) is not None:
+            raise InputError(f"{FIELD}: no whole checkpoint in {named}: {reason}")
+        return Path(named)
     found = sorted(_checkpoints(Path(args.output_dir)), reverse=True)
     for _, folder in found:
         reason = flaw(folder)
@@ -132,12 +138,12 @@ def checkpoint_to_resume(args: MMIConfig, given: str | bool | None = None) -> Pa
 def check_free(args: MMIConfig) -> None:
     """Raise InputError for an output folder with a training, which a new one would mix with, unless it may go."""
     out = Path(args.output_dir)
-    held = "a finished training" if (out / RECORD).is_file() else "checkpoints" if any(_checkpoints(out)) else None
-    if held and not args.overwrite_output_dir:
-        raise InputError(
-            f"field 'output_dir': {out} holds {held}: --resume_from_checkpoint true goes on with it, "
-            "--overwrite_output_dir true replaces it"
-        )
+    finished, last = (out / RECORD).is_file(), last_checkpoint(out)
+    if not args.overwrite_output_dir and (finished or last):
+        held = "a finished training" if finished else "checkpoints"
+        held += "" if last else ", without a checkpoint to go on from"
+        onward = "--resume_from_checkpoint true goes on from the last, " if last else ""
+        raise InputError(f"field 'output_dir': {out} holds {held}: {onward}--overwrite_output_dir true replaces it")
 
 
 def clear(folder: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mmi_plugin.disk import NotWritten, locked
+from mmi_plugin.disk import NotWritten, check_writable, locked
 from mmi_plugin.errors import BadRows, InputError, complain, plain, stoppable, stopped
 from mmi_plugin.files import STARTED, write_whole
 from mmi_plugin.sources import Benchmark
@@ -18,7 +18,7 @@ from mmi_plugin.trainers.data import check_rows, load_benchmarks, make_groups, s
 from mmi_plugin.trainers.evaluation import EvaluationCallback
 from mmi_plugin.trainers.once import StoppedElsewhere
 from mmi_plugin.trainers.record import run_record, setup
-from mmi_plugin.trainers.resume import check_free, check_same, checkpoint_to_resume, last_checkpoint
+from mmi_plugin.trainers.resume import check_free, check_same, checkpoint_to_resume, last_checkpoint, wanted
 from mmi_plugin.trainers.saving import FINISHED, TRAINED, NonFiniteLoss, load_checkpoint, save_state
 from mmi_plugin.trainers.trainer import MMITrainer
 
@@ -58,6 +58,9 @@ def _left(args: MMIConfig) -> str:
 
 def train(args: MMIConfig) -> MMITrainer:
     """Train as `args` says; leave model, processor and a record of the run in `output_dir`."""
+    check_writable(Path(args.output_dir), f"field 'output_dir': {args.output_dir}")
+    if not wanted(args):
+        check_free(args)
     bad = BadRows(args.on_bad_row == "skip")
     benchmarks = load_benchmarks(args, bad)
     EvaluationCallback(args)  # tasks that cannot be asked, and

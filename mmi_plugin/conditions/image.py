@@ -129,19 +129,19 @@ def _label_text(text: str) -> str:
 
 
 def _fitted(
-    text: str, room: tuple[int, int], pixels: float, wrapped: Wrap | None = None
+    text: str, room: tuple[int, int], pixels: float, wrap: Wrap | None = None
 ) -> tuple[list[str], ImageFont.FreeTypeFont]:
     """Return the text in lines, and the font at `pixels` or at the next smaller size at which it fits."""
     while True:
-        font = _font(max(1, int(pixels)))
-        lines = (wrapped or _wrapped)(text, font, room[0])
+        font = font_of(max(1, int(pixels)))
+        lines = (wrap or wrapped)(text, font, room[0])
         fits = len(lines) * sum(font.getmetrics()) <= room[1] and all(font.getlength(line) <= room[0] for line in lines)
         if fits or pixels < 2:
             return lines, font
         pixels *= 0.9
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """Return the text's lines, cut at words where wider than `width`; a single word may be wider.
 
     Widths add up, as this font has no kerning in the basic layout.
@@ -181,10 +181,10 @@ Wrap = Callable[[str, ImageFont.FreeTypeFont, int], list[str]]
 
 
 @lru_cache
-def _font(pixels: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans from matplotlib's files: it has more scripts than Pillow's own font."""
+def font_of(pixels: int, weight: str = "") -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, in a weight as "-Bold", from matplotlib's files: it has more scripts than Pillow's own font."""
     folder = Path(find_spec("matplotlib").submodule_search_locations[0])  # without importing matplotlib
-    file = folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    file = folder / "mpl-data" / "fonts" / "ttf" / f"DejaVuSans{weight}.ttf"
     return ImageFont.truetype(str(file), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 

@@ -18,6 +18,7 @@ from mmi_plugin.item import Item, image_hash, stream
 from mmi_plugin.sources import SOURCES, llava_instruct, load
 from mmi_plugin.sources.records import split_options
 from mmi_plugin.sources.shards import MANIFEST, write_shard
+from mmi_plugin.trainers.named import find_config
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def _write(file: Path, content: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, and print a line per part; return 0."""
-    manifest = build(read_recipe(args.config), args.out)
+    manifest = build(read_recipe(find_config(str(args.config), "data")), args.out)
     for name, part in manifest["parts"].items():
         items = sum(part["items"].values())
         left = f"{part['skipped']} bad rows left out, {part['refused']} test items refused"

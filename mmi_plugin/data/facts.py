@@ -144,15 +144,15 @@ def run(args: argparse.Namespace) -> int:
     if bench.family != "image_heavy":
         raise InputError(f"{args.task} is {bench.family}: only image-heavy tasks use facts on wrong options")
     items = bench.items[: args.limit]
-    file = FactsFile(args.out)
+    file = FactsFile(args.facts_file)
     by_id = {item.id: item for item in bench.items}
     for key, facts in file.facts.items():
         if key not in by_id:
-            raise InputError(f"{args.out}: item {key} is none of {args.task}")
-        check_facts(by_id[key], facts, args.out)
+            raise InputError(f"{args.facts_file}: item {key} is none of {args.task}")
+        check_facts(by_id[key], facts, args.facts_file)
     write = over_http(args.base_url, args.model) if args.base_url else with_transformers(args.model)
     without = write_facts(items, file, write, args.model)
     for key, option in without[:10]:
         print(f"no usable fact: item {plain(key)}, option {option!r}", file=sys.stderr)
-    print(f"{args.out}: facts on {len(items)} items, {len(without)} wrong options without one")
+    print(f"{args.facts_file}: facts on {len(items)} items, {len(without)} wrong options without one")
     return 0

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import pytz  # with which lmms-eval reads `--timezone`
@@ -20,6 +19,7 @@ from lmms_eval.models import get_model, list_available_models
 from lmms_eval.utils import simple_parse_args_string
 
 from mmi_plugin.conditions import get
+from mmi_plugin.disk import check_writable
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.models.decode import Decoding
 
@@ -81,7 +81,7 @@ def check_values(args: Namespace, resume: bool) -> None:
     if resume and not args.output_path:
         raise InputError("--resume needs the --output_path of the run that was killed")
     if args.output_path:
-        _check_writable(Path(args.output_path))
+        check_writable(Path(args.output_path), f"--output_path {args.output_path}")
 
 
 def check_tasks(args: Namespace, own: dict[str, Any]) -> None:
@@ -111,15 +111,6 @@ def check_attacks(args: Namespace, model: type, task: str, conditions: Sequence[
         raise InputError(
             f"--model_args baseline={baseline}: {task} asks {attacks[0]!r}, which attacks only a model as it is"
         )
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"--output_path {folder}: cannot be written ({error.strerror})") from error
 
 
 def check_flags(args: Namespace, model: type) -> None:
@@ -154,7 +145,8 @@ def key_values(args: Namespace, name: str) -> dict[str, Any]:
     try:
         return simple_parse_args_string(given) if isinstance(given, str) else dict(given)
     except ValueError as error:
-        raise InputError(f"--{name} {given!r}: not of the form KEY=VALUE,KEY=VALUE") from error
+        hint = f": --{name} pretrained={given}?" if name == "model_args" and "=" not in given else ""
+        raise InputError(f"--{name} {given!r}: not of the form KEY=VALUE,KEY=VALUE{hint}") from error
 
 
 def tag_pairs(given: Any) -> tuple[tuple[str, str], ...]:

@@ -24,6 +24,7 @@ from loguru import logger
 
 from mmi_plugin.conditions import FLOOR
 from mmi_plugin.disk import locked, writing
+from mmi_plugin.documents import from_outside
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import json_hash, versions
 from mmi_plugin.harness.compat import Counts, failure_of
@@ -243,11 +244,13 @@ class Evaluation:
         baseline = getattr(model, "baseline", None)
         by = {} if baseline is None else {"baseline": baseline.to_dict()}
         decoding = {name: {**Decoding.parse(task.config.generation_kwargs).to_dict(), **by} for name, task in asked}
+        prompts = getattr(model, "prompts", None)
         tasks = {
             name: {
                 "settings": task.selection.materials.to_dict(),
                 "content_hash": task.config.metadata["content_hash"],
                 "condition_versions": task.config.metadata["condition_versions"],
+                "plugins": from_outside(task.selection.source, task.selection.conditions, prompts),
                 **({"doubts": task.doubts} if task.doubts else {}),
             }
             for name, task in self.own.items()

@@ -18,18 +18,26 @@ from lmms_eval.cli import dispatch
 from mmi_plugin.disk import NotWritten
 from mmi_plugin.errors import InputError, complain, stoppable, stopped
 from mmi_plugin.harness import manifests
+from mmi_plugin.plugins import include
 
 OURS = {"--resume": "goes on with", "--floor": "adds to", "--trackio_args": "logs", "--tensorboard_args": "logs"}
 """Flags beside those of upstream's command line, and what they do to an evaluation; the last two take a value."""
+HELP = {
+    "--resume": "go on from the answers that a killed run of the same command left below --output_path",
+    "--floor": "ask each item's reference once more: what flips then flips by arithmetic alone",
+    "--trackio_args": "arguments of trackio.init, as project=P: numbers and answers are logged there",
+    "--tensorboard_args": "arguments of SummaryWriter, as log_dir=D: numbers and answers are logged there",
+}
 Evaluate = Callable[[argparse.Namespace], tuple[dict[str, Any] | None, dict[str, Any] | None]]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, modules: bool = True) -> int:
     """Run lmms-eval's command line with `argv` (default: the process's own) and return the status.
 
     Four flags are ours: `--resume` goes on from the answers that a run of the same command left, `--floor` asks each
     item's reference once more, to see what flips by arithmetic alone, `--trackio_args` (of trackio.init) and
-    `--tensorboard_args` (of SummaryWriter) log there what `--wandb_args` logs to wandb.
+    `--tensorboard_args` (of SummaryWriter) log there what `--wandb_args` logs to wandb. modules: run those of the
+    folder `--include_path`, as a user expects who has named it.
     0: everything was evaluated and written. 2: bad input, said in one line. 128 + N: ended by signal N. 1: the rest.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -39,9 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ours, arguments = _split(arguments)
         sys.argv = ["lmms_eval", *arguments]
+        ours.modules = modules
         with stoppable(), _ours(arguments, failures, ours):
             dispatch.main()
     except SystemExit as stop:
+        if {"-h", "--help"} & set(arguments) and (arguments[0] == "eval" or arguments[0].startswith("-")):
+            print(f"\n{_parser().format_help()}")
         return _status(stop)
     except InputError as error:
         complain(error)
@@ -61,13 +72,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _split(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the values of our flags, and the arguments without them. Raises InputError for one without its value."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in OURS:
-        parser.add_argument(flag, **({} if flag.endswith("_args") else {"action": "store_true"}))
     try:
-        return parser.parse_known_args(arguments)
+        return _parser().parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise InputError(f"{error.argument_name}: {error.message}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    usage = "lmms_eval --model mmi_hf --model_args pretrained=DIR --tasks TASKS [--flag ...]"
+    parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False, exit_on_error=False)
+    group = parser.add_argument_group("flags of mmi-plugin, beside those that lmms_eval eval --help lists")
+    for flag in OURS:
+        group.add_argument(flag, help=HELP[flag], **({} if flag.endswith("_args") else {"action": "store_true"}))
+    return parser
 
 
 def _ours(arguments: Sequence[str], failures: list[str], ours: argparse.Namespace) -> AbstractContextManager[None]:
@@ -75,8 +92,8 @@ def _ours(arguments: Sequence[str], failures: list[str], ours: argparse.Namespac
     flags = arguments[1:] if arguments[:1] == ["eval"] else arguments
     if flags and flags[0].startswith("-") and not {"-h", "--help", "--tui"} & set(flags):
         return _our_evaluation(failures, ours)
-    for name in (name for name, value in vars(ours).items() if value not in (None, False)):
-        raise InputError(f"--{name} {OURS[f'--{name}']} an evaluation: it needs --model and --tasks")
+    for flag in (flag for flag in OURS if getattr(ours, flag.removeprefix("--")) not in (None, False)):
+        raise InputError(f"{flag} {OURS[flag]} an evaluation: it needs --model and --tasks")
     if arguments[:1] not in (["tasks"], ["power"], ["models"]):
         return nullcontext()
     from mmi_plugin.harness.compat import replaced, theirs_of
@@ -84,14 +101,25 @@ def _ours(arguments: Sequence[str], failures: list[str], ours: argparse.Namespac
     if arguments[:1] == ["models"]:
         known = "lmms_eval.models:AVAILABLE_CHAT_TEMPLATE_MODELS"
         return replaced({known: theirs_of(known) | {one.model_id: one.chat_class_path for one in manifests()}})
-    from mmi_plugin.harness.task_manager import QuickTaskManager, task_sizes
+    from mmi_plugin.harness.task_manager import QuickTaskManager
 
     def with_ours(verbosity: str, include_path: str | None = None) -> QuickTaskManager:
         return QuickTaskManager("list", include_path, verbosity)
 
-    return replaced(
-        {"lmms_eval.tasks:TaskManager": with_ours, "lmms_eval.cli.power_utils:collect_task_sizes": task_sizes}
-    )
+    sizes = partial(_sizes, ours)
+    return replaced({"lmms_eval.tasks:TaskManager": with_ours, "lmms_eval.cli.power_utils:collect_task_sizes": sizes})
+
+
+def _sizes(ours: argparse.Namespace, *args: Any, include_path: str | None = None, **options: Any) -> dict[str, int]:
+    from mmi_plugin.harness.task_manager import task_sizes
+
+    _include(ours, include_path)
+    return task_sizes(*args, include_path=include_path, **options)
+
+
+def _include(ours: argparse.Namespace, folder: str | None) -> None:
+    """Run the modules of `--include_path`, if it is a user's."""
+    include(folder if ours.modules else None)
 
 
 def _status(stop: SystemExit) -> int:
@@ -114,7 +142,6 @@ def _our_evaluation(failures: list[str], flags: argparse.Namespace) -> Iterator[
         from lmms_eval.__main__ import cli_evaluate_single
 
         from mmi_plugin.harness.compat import replaced
-        from mmi_plugin.harness.task_manager import task_sizes
         from mmi_plugin.harness.trackers import Wandb
 
         def watched(args: argparse.Namespace) -> Any:
@@ -129,7 +156,7 @@ def _our_evaluation(failures: list[str], flags: argparse.Namespace) -> Iterator[
 
         ours = {
             "cli_evaluate_single": watched,
-            "collect_task_sizes": task_sizes,
+            "collect_task_sizes": partial(_sizes, flags),
             "WandbLogger": partial(Wandb, failures),
         }
         with replaced({f"lmms_eval.__main__:{name}": value for name, value in ours.items()}):
@@ -152,6 +179,7 @@ def _evaluate(theirs: Evaluate, args: argparse.Namespace, failures: list[str], o
 
     if not args.tasks:
         raise InputError("--tasks is missing")
+    _include(ours, args.include_path)
     limit = None if args.limit == -1 else args.limit
     options = limit, args.offset, ours.floor
     tasks = QuickTaskManager(args.tasks, args.include_path, args.verbosity, args.model, *options)

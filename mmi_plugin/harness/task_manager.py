@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,10 @@ from lmms_eval.utils import load_yaml_config, pattern_match
 from loguru import logger
 
 from mmi_plugin.errors import InputError, nearest
+from mmi_plugin.harness import tasks_folder
 from mmi_plugin.harness.task import InterferenceTask
 
 LISTINGS = ("list", "list_groups", "list_tags", "list_subtasks")
-
-
-def tasks_folder() -> str:
-    """Return the folder of our task YAMLs, in a checkout as when installed."""
-    return find_spec("mmi_plugin.tasks").submodule_search_locations[0]
 
 
 class QuickTaskManager(TaskManager):

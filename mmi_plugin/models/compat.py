@@ -56,6 +56,7 @@ FOREIGN = (
     Foreign(f"{PROCESSOR}.replace_image_token", "5.23", "implemented by a processor that can do these two apart"),
     Foreign(f"{PROCESSOR}.unused_input_names", "5.23", "what it returns of images and no model takes"),
     Foreign(f"{IMAGES}.valid_kwargs", "5.23", "the settings that it knows; it drops others without a word"),
+    Foreign(f"{CACHES}:DynamicCache", "5.23", "its layers, of which a prefix is cut out", mentions="self.layers"),
     Foreign(f"{CACHES}:DynamicLayer", "5.23", "a layer that keeps all keys and values", mentions="self.is_initialized"),
     Foreign(f"{CACHES}:DynamicSlidingWindowLayer", "5.23", "looks back only so far", mentions="self.sliding_window"),
     Foreign(f"{CACHES}:DynamicLayer.is_sliding", "5.23", "tells the one from the other"),

@@ -1,13 +1,14 @@
 """A processor in, its prompts out, with what is peculiar to its family, said once.
 
-`prompt.Prompts` serves every family without peculiarities; each of the others is one small class.
+`prompt.Prompts` serves every family without peculiarities; each of the others is one small class, here, in a package
+with an entry point `mmi_plugin.families`, or in a folder of `--include_path`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -17,8 +18,28 @@ from mmi_plugin.errors import InputError
 from mmi_plugin.models.compat import expands_images
 from mmi_plugin.models.prompt import Chat, Prompts, content, images_of, texts_alone
 from mmi_plugin.models.tokens import Encoder, Tensors, pad
+from mmi_plugin.plugins import load_plugins
+
+_PECULIAR: dict[str, type[Prompts]] = {}
+Kind = TypeVar("Kind", bound=type[Prompts])
 
 
+def family(processor: str) -> Callable[[Kind], Kind]:
+    """Register a class of prompts, of `Prompts` or `Plain`, for processors whose class is called `processor`.
+
+    It overrides what is peculiar to them. Raises InputError when another class has them.
+    """
+
+    def register(kind: Kind) -> Kind:
+        if (other := _PECULIAR.get(processor)) is not None and other.__module__ != kind.__module__:
+            raise InputError(f"family {processor!r} is registered by {other.__module__}, too")
+        _PECULIAR[processor] = kind
+        return kind
+
+    return register
+
+
+@family("Gemma3Processor")
 class _Gemma3(Prompts):
     """Knows images, within which attention goes both ways, by `token_type_ids`."""
 
@@ -27,8 +48,9 @@ class _Gemma3(Prompts):
         return {"token_type_ids": (ids == self.placeholder_id).long()}
 
 
-class _Plain(Prompts):
-    """Without a chat template: the texts of all turns, answers after `lead`, a question after an answer on a new line.
+class Plain(Prompts):
+    """Prompts without a chat template: the texts of all turns, answers after `own_lead`, a question after an answer on
+    a new line.
 
     Before the model answers it sees all of the prompt at once, so of several answers only the last is trained.
     """
@@ -47,7 +69,8 @@ class _Plain(Prompts):
         return self.own_lead, self.end_token()
 
 
-class _PaliGemma(_Plain):
+@family("PaliGemmaProcessor")
+class _PaliGemma(Plain):
     """Images, start token, text, a line break; the answer is encoded apart, as its processor does with a suffix.
 
     Attends both ways within the prompt, which `token_type_ids` 0 mark.
@@ -69,7 +92,8 @@ class _PaliGemma(_Plain):
 _BERT_POSITIONS, _SAYS_NOTHING = 512, 1 << 20
 
 
-class _InstructBlip(_Plain):
+@family("InstructBlipProcessor")
+class _InstructBlip(Plain):
     """Its image features depend on the prompt, which the Q-Former reads, too, without the answer.
 
     The tokens of the image come before what the tokenizer makes of the text alone. It takes one image for a prompt:
@@ -134,13 +158,6 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-_PECULIAR: dict[str, type[Prompts]] = {
-    "Gemma3Processor": _Gemma3,
-    "PaliGemmaProcessor": _PaliGemma,
-    "InstructBlipProcessor": _InstructBlip,
-}
-
-
 def prompts_of(
     processor: ProcessorMixin, system_prompt: str | None = None, template_kwargs: Mapping[str, Any] | None = None
 ) -> Prompts:
@@ -156,13 +173,15 @@ def prompts_of(
             raise InputError(f"{name} is not supported: it has no {part}")
     if getattr(processor, "image_token", None) is None:
         raise InputError(f"{name} is not supported: it has no image_token, so images have no place in a prompt")
+    if name not in _PECULIAR:
+        load_plugins("mmi_plugin.families")
     kind = _PECULIAR.get(name, Prompts)
     template = str(getattr(processor, "chat_template", None) or "")
-    if not issubclass(kind, _Plain) and not template:
+    if not issubclass(kind, Plain) and not template:
         raise InputError(f"{name} is not supported: it has no chat template")
-    if kind is not _InstructBlip and not expands_images(processor):
+    if kind.images is Prompts.images and not expands_images(processor):
         raise InputError(f"{name} is not supported: it does not implement replace_image_token")
     for key in template_kwargs or {}:
-        if issubclass(kind, _Plain) or not re.search(rf"\b{re.escape(key)}\b", template):
+        if issubclass(kind, Plain) or not re.search(rf"\b{re.escape(key)}\b", template):
             raise InputError(f"chat_template_kwargs: the chat template of {name} has no variable {key!r}")
     return kind(processor, system_prompt, template_kwargs)

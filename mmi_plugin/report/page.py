@@ -81,7 +81,8 @@ class BoardView:
         self.names, self.baseline, self.ranks = board.names, board.baseline, board.ranks
         asked = {str(result.options.get("source")) for run in board.runs for result in run.results.values()}
         self.licences = {name: LICENCES[name] for name in sorted(asked & set(LICENCES))}
-        self.note, self.remarks = note(board, _within), remarks(board, _within)
+        self.note = note(board, _within, doubts=False)  # which `attacks` has
+        self.remarks = remarks(board, _within)
         self.reliances = list(reliances(board))
         self.columns = overview_columns(board)
         self.tasks = board.scopes_of("task")

@@ -61,8 +61,8 @@ def _conflicts(board: Leaderboard, show: Show) -> Iterator[str]:
         )
 
 
-def note(board: Leaderboard, show: Show) -> str:
-    """Return what a reader must know of the numbers, in one paragraph."""
+def note(board: Leaderboard, show: Show, doubts: bool = True) -> str:
+    """Return what a reader must know of the numbers, in one paragraph; doubts: of attacks, too."""
     text = (
         "Percent with 95% intervals over items (Wilson for shares, Tango for their differences, bootstrap for others; "
         "over data sets MOVER), and over seeds where there are several; JS in bits times 100. "
@@ -77,7 +77,7 @@ def note(board: Leaderboard, show: Show) -> str:
         )
     if found := differences(board.runs):
         text += f" Not all were asked in the same way: {'; '.join(one.say(show) for one in found)}."
-    text += _free(board, show) + _letters(board, show) + _doubts(board, show)
+    text += _free(board, show) + _letters(board, show) + (_doubts(board, show) if doubts else "")
     if lacking := unknown(board.runs):
         text += f" Unknown of some, and so not compared: {', '.join(lacking)}."
     return text

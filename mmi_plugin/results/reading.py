@@ -34,6 +34,7 @@ SETUP = {
     "decoding": "decoding",
     "max_thinking_tokens": "tokens of a thought",
     "reasoning_tags": "tags of thoughts",
+    "plugins": "code of conditions, sources and families from outside",
 }
 """What decides answers beside weights and items, in words."""
 
@@ -98,8 +99,9 @@ def _read_task(path: Path, task: str, config: Mapping[str, Any], results: Mappin
     try:
         if not written.get("incomplete,none"):
             group_by_item(logged, conditions)
-        _check_numbers(written, task_numbers(logged, family, conditions))
-        numbers = task_numbers(records, family, conditions)
+        _check_numbers(written, numbers := task_numbers(logged, family, conditions))
+        if records != logged:
+            numbers = task_numbers(records, family, conditions)
     except InputError as error:
         raise InputError(f"{path}: {task}: {error}") from error
     return TaskResult(
@@ -196,6 +198,7 @@ def _setup(results: Mapping[str, Any], task: str, config: Mapping[str, Any], pat
     decoding = part(written, "decoding", path)
     if task in decoding:
         found["decoding"] = decoding[task]
+    found["plugins"] = part(part(part(written, "tasks", path), task, path), "plugins", path)
     return {key: found[key] for key in SETUP if key in found}
 
 

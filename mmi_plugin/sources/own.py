@@ -22,6 +22,7 @@ NAME = "records"
 CLASS_QUESTION = "What is shown in the picture?"
 BRIEF = "Answer the question using a single word or phrase."
 OPTIONS = "options"
+FORMATS = (".jsonl", ".json", ".parquet", ".csv")  # which no name of a data set of the hub ends with
 
 
 @source
@@ -86,6 +87,8 @@ def _check(path: str | None, family: str | None, metric: str | None, others: Map
     """Raise InputError for keys that are missing, have no such value, or do not go together."""
     if path is None:
         raise InputError(f"source {NAME!r} needs the key 'path': a file, a folder or a data set of the hub")
+    if Path(path).suffix in FORMATS and not Path(path).exists():
+        raise InputError(f"{path}: no such file")
     if family not in FAMILIES:
         raise InputError(f"source {NAME!r}: key 'family' is {family!r}: {nearest(str(family), FAMILIES)}")
     if others["label_column"] is not None and family != "image_heavy":

@@ -19,8 +19,11 @@ def write_task(folder: Path, name: str, include: Path | str, options: Mapping[st
 
 
 def lmms_eval(**flags: object) -> int:
-    """Evaluate with `flags` of lmms-eval's command line, True for one without a value; return its exit status."""
+    """Evaluate with `flags` of lmms-eval's command line, True for one without a value; return its exit status.
+
+    No module of its `include_path` is run, which may be a folder that we have written and no user has named.
+    """
     from mmi_plugin.harness.launcher import main  # imports lmms-eval, for which nobody waits in vain
 
     given = [[f"--{name}"] if value is True else [f"--{name}", str(value)] for name, value in flags.items()]
-    return main([part for flag in given for part in flag])
+    return main([part for flag in given for part in flag], modules=False)

@@ -27,6 +27,7 @@ from mmi_plugin.studies.demo import TASKS, WEIGHTS, base_folder, benchmark, numb
 from mmi_plugin.studies.document import TITLE, Made, document, sweep_figure
 from mmi_plugin.studies.jobs import Job, make_all, offline
 from mmi_plugin.studies.plan import AXES, Plan, Setting, make_plan, parsed, read_axes
+from mmi_plugin.trainers.named import find_config
 
 SEED = 0  # of the conditions, as in the tasks
 BATCH_SIZE = 32
@@ -148,8 +149,9 @@ def run(
     head is `title`.
     Returns 1 when a trial failed. Raises InputError for bad input.
     """
+    config = find_config(str(config))
     given = ["--config", str(config), *fields]
-    plan = make_plan(read_axes(axes or AXES), given, only)
+    plan = make_plan(read_axes(find_config(str(axes or AXES), "ablation", "--axes")), given, only)
     base = parsed(given).model_name_or_path
     common = Common(config, tuple(fields), Path(base) if base else base_folder(), out, limit, plan.asks)
     for name in plan.left_out:

@@ -9,7 +9,8 @@ from typing import Any
 from mmi_plugin.conditions import fitting
 from mmi_plugin.documents import Selection
 from mmi_plugin.errors import InputError
-from mmi_plugin.harness.task_manager import find_task, tasks_folder
+from mmi_plugin.harness import tasks_folder
+from mmi_plugin.harness.task_manager import find_task
 from mmi_plugin.studies import lmms_eval, write_task
 
 TASK = "mmi_own"

@@ -48,8 +48,6 @@ def _selections(args: argparse.Namespace) -> dict[str, Selection]:
     if Path(args.what).exists() or given:
         if args.family is None:
             raise InputError(f"{args.what}: --family is missing: image_heavy, text_heavy or vqa")
-        if args.include_path is not None:
-            raise InputError("--include_path is for a task by its name")
         kwargs = options(args.what, args.images, args.family, args.columns, args.metric, args.conditions)
         return {TASK: Selection.parse(kwargs, args.split or "test", str(kwargs["path"]))}
     if args.split is not None:

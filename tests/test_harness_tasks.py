@@ -26,10 +26,10 @@ from tests.harness_runs import OUR_MODEL, TASKS, arguments, process, raw_answers
 ONE_TOKEN = ("--gen_kwargs", "max_new_tokens=1", "--batch_size", "16")
 CONDITIONS = {
     "mmi_demo_digits": ("clean", "unrelated_text", "misleading_text", "ocr_text"),
-    "mmi_demo_capitals": ("random_pixels", "black", "white", "irrelevant_image", "screenshot"),
+    "mmi_demo_capitals": ("random_pixels", "black", "white", "irrelevant_image", "screenshot", "misleading_image"),
     "mmi_demo_arith": ("clean",),
 }
-UNSEEN = {"ocr_text", "screenshot"}
+UNSEEN = {"ocr_text", "screenshot", "misleading_image"}
 FOREIGN = """
 task: foreign
 dataset_path: json

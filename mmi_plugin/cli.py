@@ -199,7 +199,7 @@ def _add_sweeps(commands: Commands) -> None:
         "--docs", type=Path, metavar="FILE", help="write document and figure here, too: docs/ablations.md"
     )
     trained.add_argument("--title", help="head of the document")
-    trained.add_argument("--limit", type=int, metavar="N", help="ask the first N test items of each task only")
+    trained.add_argument("--limit", type=int, metavar="N", help="ask the first N validation items of each task only")
     trained.add_argument("--workers", type=int, help="runs at a time (default: one per core)")
     trained.set_defaults(run=lambda args: runs.sweep_train(args, trained), fields=[])
 

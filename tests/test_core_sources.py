@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -12,35 +13,36 @@ from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.sources.demo import WORDS, capitals, digit_images
 from tests.training_rows import read_records
 
+SPLITS = ("test", "validation", "train")
 ITEM = Item("q1", "image_heavy", "Which?", "cat", ("dog", "cat"), Image.new("RGB", (2, 2)))
 
 
 @pytest.mark.parametrize("name", ["demo_arith", "demo_capitals", "demo_digits"])
 def test_demo_sources(name: str) -> None:
-    test, train = load(name, "test"), load(name, "train")
-    assert len(test.items) >= 300
-    for bench in (test, train):
-        assert len({item.id for item in bench.items}) == len(bench.items)
+    test, validation, train = benches = [load(name, split) for split in SPLITS]
+    assert len(test.items) >= 300 and len(validation.items) >= 190 and len(train.items) >= 1000
+    for bench in benches:
         for item in bench.items:
             check(item, item.id)
             assert len(item.options) == 4
-    assert not {item.id for item in test.items} & {item.id for item in train.items}
+    names = [item.id for bench in benches for item in bench.items]
+    assert len(set(names)) == len(names)
     # The gold letters are spread, or a constant answer would do.
     letters = [item.gold for item in test.items]
     assert all(0.15 < letters.count(letter) / len(letters) < 0.35 for letter in "ABCD")
 
 
 def test_splits_share_no_digit_image_and_no_country() -> None:
-    images = {split: {image_hash(i) for i in load("demo_digits", split).pools.images} for split in ("test", "train")}
-    assert not images["test"] & images["train"]
+    images = {split: {image_hash(i) for i in load("demo_digits", split).pools.images} for split in SPLITS}
     for name in ("demo_digits", "demo_arith"):
-        assert {image_hash(item.image) for item in load(name, "test").items} <= images["test"]
-        assert {image_hash(item.image) for item in load(name, "train").items} <= images["train"]
-    seen = {split: set() for split in ("test", "train")}
+        for split in SPLITS:
+            assert {image_hash(item.image) for item in load(name, split).items} <= images[split]
+    seen = {split: set() for split in SPLITS}
     for split, words in seen.items():
         for item in load("demo_capitals", split).items:
             words |= {item.question, *item.options}
-    assert not seen["test"] & seen["train"]
+    for first, second in combinations(SPLITS, 2):
+        assert not images[first] & images[second] and not seen[first] & seen[second]
     assert len(capitals()) >= 60
 
 

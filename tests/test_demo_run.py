@@ -26,6 +26,8 @@ def test_base_is_competent_and_misled(finished: Path) -> None:
     assert accuracy["mmi_demo_digits/misleading_text"] <= 0.10
     assert accuracy["mmi_demo_capitals/random_pixels"] >= 0.97
     assert accuracy["mmi_demo_arith/clean"] >= 0.95
+    assert accuracy["mmi_demo_capitals/white"] <= 0.80
+    assert accuracy["mmi_demo_capitals/misleading_image"] <= 0.50
 
 
 def test_what_the_demo_leaves(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,7 @@ def test_a_group_as_a_models_own_template_writes_it_with_an_estimate(
     group = shown(capsys, "mmi_demo", "--items", 1, "--model_args", f"processor={tiny_llava}")
     assert [line.partition(" (")[0] for line in group.splitlines() if line.startswith("mmi_demo_")] == [
         "mmi_demo_arith: 400 items under 1 conditions are 400 prompts",
-        "mmi_demo_capitals: 378 items under 5 conditions are 1,890 prompts",
+        "mmi_demo_capitals: 378 items under 6 conditions are 2,268 prompts",
         "mmi_demo_digits: 400 items under 4 conditions are 1,600 prompts",
     ]
 

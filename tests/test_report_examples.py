@@ -62,12 +62,14 @@ def test_an_example_shows_exactly_what_the_model_was_asked() -> None:
 def test_text_heavy_examples_carry_the_irrelevant_image() -> None:
     bench = benchmark("demo_capitals")
     examples = pick_examples(bench, records(bench, lambda i, c: False), records(bench, lambda i, c: True))
-    assert [example.condition for example in examples] == ["black", "white", "irrelevant_image", "screenshot"]
+    assert [example.condition for example in examples] == [
+        *("black", "white", "irrelevant_image", "screenshot", "misleading_image")
+    ]
     assert (
         examples[0].item.image.getextrema() == ((0, 0),) * 3
         and examples[1].item.image.getextrema() == ((255, 255),) * 3
     )
-    assert len({example.item.id for example in examples}) == 4, "one item per condition while there are others"
+    assert len({example.item.id for example in examples}) == 5, "one item per condition while there are others"
 
 
 def test_the_pick_does_not_depend_on_the_order_of_the_records() -> None:

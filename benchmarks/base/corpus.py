@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from PIL import Image
 
@@ -33,12 +34,15 @@ LIST_QUERIES, CHAT_QUERIES = 16, 8  # questions about one option list
 class Style:
     """`free_form`: share of questions answered by a word instead of a letter; `captioned`: share of
     digits that come with a true caption; `fewest_wrong`: options beside the right one, to 3;
-    `noise`: share of text questions under their reference image, the others having none."""
+    `noise`: share of text questions under their reference image, the others having none; of questions beside
+    a slip, `unheard`: share about countries that nobody knows, `spelled`: share that ask for the letter alone."""
 
     free_form: float = 0.25
     captioned: float = 0.4
     fewest_wrong: int = 1
     noise: float = 1.0
+    unheard: float = 0.8
+    spelled: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,12 @@ class Chat:
     turns: tuple[tuple[str, str], ...]
     image: Image.Image | None = None
     template: bool = True
+
+
+@lru_cache
+def _seen_digits() -> tuple[int, ...]:
+    """Every image that is not in the test."""
+    return tuple(sorted(split_indices("train") + split_indices("validation")))
 
 
 def vocabulary() -> list[str]:
@@ -66,13 +76,13 @@ def vocabulary() -> list[str]:
 
 
 def digits_chat(rng: random.Random, style: Style) -> Chat:
-    image, digit = digit_images()[rng.choice(split_indices("train"))]
+    image, digit = digit_images()[rng.choice(_seen_digits())]
     item = Item("", "image_heavy", QUESTION, WORDS[digit], image=image, context=_true_caption(rng, digit, style))
     return _ask(rng, item, WORDS[:10], style)
 
 
 def arith_chat(rng: random.Random, style: Style) -> Chat:
-    image, digit = digit_images()[rng.choice(split_indices("train"))]
+    image, digit = digit_images()[rng.choice(_seen_digits())]
     addend = rng.randrange(1, 10)
     item = Item("", "vqa", arith_question(addend), WORDS[digit + addend], image=image)
     return _ask(rng, item, WORDS, style)
@@ -103,6 +113,29 @@ def later_chat(rng: random.Random, style: Style) -> Chat:
     about = digits_chat(rng, replace(style, captioned=0.0))
     other = [capitals_chat(rng, replace(style, noise=0.0)) for _ in range(rng.randint(1, 3))]
     return Chat((*(turn for chat in other for turn in chat.turns), *about.turns), about.image)
+
+
+def slip_chat(rng: random.Random, style: Style) -> Chat:
+    """A question beside a slip of paper on which its answer stands, as instruction data have it of documents.
+
+    Most countries are such as nobody has heard of: there, only the slip tells. None of the slips is wrong.
+    """
+    country, answer = rng.choice(sorted(capitals().items()))
+    if rng.random() < style.unheard:
+        country = _unheard(rng)
+    wrong = rng.sample([city for city in capitals().values() if city != answer], rng.randint(style.fewest_wrong, 3))
+    options = rng.sample([answer, *wrong], len(wrong) + 1)
+    item = Item(f"base-{rng.random()}", "text_heavy", capital_question(country), answer, tuple(options))
+    slip = get("matching_image")(item, 0, load("demo_capitals", "train").pools).image
+    if rng.random() < style.spelled:
+        return Chat(((user_text(Item("", "vqa", "What letter is shown in the picture?", "")), item.gold),), slip)
+    return Chat(((user_text(item), target(item)),), slip)
+
+
+def _unheard(rng: random.Random) -> str:
+    """The beginning of one country's name and the end of another's."""
+    first, second = rng.sample(sorted(capitals()), 2)
+    return first[: len(first) // 2] + second[len(second) // 2 :]
 
 
 def binding_list(rng: random.Random, most_options: int = 4, all_words: bool = True) -> Chat:
@@ -155,4 +188,4 @@ def _ask(rng: random.Random, item: Item, words: tuple[str, ...], style: Style) -
 
 
 QUESTIONS = (digits_chat, arith_chat, sums_chat, capitals_chat)
-ASKED = (*QUESTIONS, turns_chat, later_chat)
+ASKED = (*QUESTIONS, turns_chat, later_chat, slip_chat)

@@ -19,7 +19,7 @@ from mmi_plugin.sources.registry import Benchmark, source
 T = TypeVar("T")
 QUESTION = "What digit is shown in the picture?"
 CANVAS = 32  # side in pixels of every image of the embedded benchmark
-TEST_IMAGES = 400
+TEST_IMAGES, VALIDATION_IMAGES = 400, 200
 WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
@@ -55,16 +55,18 @@ def digit_images() -> tuple[tuple[Image.Image, int], ...]:
 
 @lru_cache
 def split_indices(split: str) -> tuple[int, ...]:
-    """Indices into `digit_images` of one split; the two splits share no image."""
-    return _half("demo_digits", range(len(digit_images())), TEST_IMAGES, split)
+    """Indices into `digit_images` of one split; no two splits share an image."""
+    return _part("demo_digits", range(len(digit_images())), TEST_IMAGES, VALIDATION_IMAGES, split)
 
 
-def _half(source: str, whole: Sequence[T], tested: int, split: str) -> tuple[T, ...]:
-    """Return what of `whole` is in `split`, sorted: `tested` entries drawn at random, or the others."""
+def _part(source: str, whole: Sequence[T], tested: int, held: int, split: str) -> tuple[T, ...]:
+    """Return what of `whole` is in `split`, sorted: `tested` entries drawn at random for the test, of those left `held`
+    to choose settings by, or what training shows."""
     order = stream(source, "split").sample(whole, len(whole))
-    parts = {"test": order[:tested], "train": order[tested:]}
+    kept = tested + held
+    parts = {"test": order[:tested], "validation": order[tested:kept], "train": order[kept:]}
     if split not in parts:
-        raise InputError(f"unknown split {split!r} of the embedded benchmark: valid: test, train")
+        raise InputError(f"unknown split {split!r} of the embedded benchmark: valid: {', '.join(parts)}")
     return tuple(sorted(parts[split]))
 
 
@@ -94,8 +96,9 @@ def demo_digits(split: str) -> Benchmark:
     return Benchmark("demo_digits", "image_heavy", tuple(items), demo_pools(split))
 
 
-VARIANTS = {"test": 6, "train": 30}
+VARIANTS = {"test": 6, "validation": 16, "train": 30}
 """Items per country, each with other wrong options and another order."""
+VALIDATION_COUNTRIES = 12
 
 
 @lru_cache
@@ -107,8 +110,8 @@ def capitals() -> dict[str, str]:
 
 @lru_cache
 def countries(split: str) -> tuple[str, ...]:
-    """Half of the countries; the two splits share none."""
-    return _half("demo_capitals", sorted(capitals()), len(capitals()) // 2, split)
+    """Half of the countries are in the test; no two splits share one."""
+    return _part("demo_capitals", sorted(capitals()), len(capitals()) // 2, VALIDATION_COUNTRIES, split)
 
 
 def capital_question(country: str) -> str:
@@ -128,7 +131,7 @@ def demo_capitals(split: str) -> Benchmark:
             options = _options(answer, known.values(), "capitals", country, variant)
             name = f"capitals-{country.lower()}-{variant}"
             items.append(Item(name, "text_heavy", capital_question(country), answer, options, cluster=country))
-    return Benchmark("demo_capitals", "text_heavy", tuple(items), demo_pools(split))
+    return Benchmark("demo_capitals", "text_heavy", tuple(items), demo_pools(split), also=("misleading_image",))
 
 
 def arith_question(addend: int) -> str:

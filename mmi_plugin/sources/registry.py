@@ -26,6 +26,7 @@ class Benchmark:
 
     places: item id -> where it was read, for items that a user wrote. hashes: the item_hash of each, where known.
     metric: of `answers.agreement`, by which the answers to its free-form questions are compared.
+    also: conditions that the paper's benchmark lacks and this one is asked under all the same.
     """
 
     name: str
@@ -35,11 +36,12 @@ class Benchmark:
     places: Mapping[str, str] = field(default_factory=dict)
     hashes: Sequence[str] | None = None
     metric: str = ""
+    also: tuple[str, ...] = ()
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """All published conditions of the family that fit its questions, its reference first."""
-        return fitting(for_family(self.family), self.metric)
+        """All published conditions of the family that fit its questions, its reference first, and those of `also`."""
+        return (*fitting(for_family(self.family), self.metric), *self.also)
 
     def place(self, item: Item) -> str:
         """Return what an error about `item` begins with."""

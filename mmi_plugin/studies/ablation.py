@@ -23,7 +23,7 @@ from mmi_plugin.report.figures import save_figures
 from mmi_plugin.results import Record
 from mmi_plugin.results.measures import task_numbers
 from mmi_plugin.studies.analysis import Trial, analyse
-from mmi_plugin.studies.demo import TASKS, WEIGHTS, base_folder, benchmark, numbers_of
+from mmi_plugin.studies.demo import TASKS, VALIDATION, WEIGHTS, base_folder, benchmark, numbers_of
 from mmi_plugin.studies.document import TITLE, Made, document, sweep_figure
 from mmi_plugin.studies.jobs import Job, make_all, offline
 from mmi_plugin.studies.plan import AXES, Plan, Setting, make_plan, parsed, read_axes
@@ -52,7 +52,7 @@ class Common:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """What decides every trial beside its setting and seed."""
-        benches = {f"{task}/{split}": benchmark(task, split) for task in TASKS for split in ("train", "test")}
+        benches = {f"{task}/{split}": benchmark(task, split) for task in TASKS for split in ("train", VALIDATION)}
         return {
             "base": file_hash(self.base / WEIGHTS),
             "config": file_hash(self.config),
@@ -101,8 +101,10 @@ def train_and_ask(
     return {"answers": answers, "attack_strength": strength, "seconds": round(time.perf_counter() - start, 1)}
 
 
-def ask_checkpoint(folder: Path, limit: int | None, asks: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Return by task what a checkpoint answers to the first `limit` test items under all conditions, and those of
+def ask_checkpoint(
+    folder: Path, limit: int | None, asks: Sequence[str] = (), split: str = VALIDATION
+) -> dict[str, dict[str, Any]]:
+    """Return by task what a checkpoint answers to the first `limit` items of a split under all conditions, and those of
     `asks` that its family has, greedily.
 
     JSON: `items` (ids), `gold` (letters) and, by condition, `parsed` (letters or None), in one order.
@@ -115,7 +117,7 @@ def ask_checkpoint(folder: Path, limit: int | None, asks: Sequence[str] = ()) ->
     model, processor = load_model(str(folder), dtype=torch.float32), load_processor(str(folder))
     found = {}
     for task in TASKS:
-        bench = benchmark(task)
+        bench = benchmark(task, split)
         more = [name for name in asks if bench.family in get(name).families and name not in bench.conditions]
         asked = documents(bench, (*bench.conditions, *more), SEED, limit)
         found[task] = _answers(evaluate(model, processor, asked, SETTINGS, BATCH_SIZE))

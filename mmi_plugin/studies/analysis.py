@@ -11,7 +11,7 @@ from mmi_plugin.results import Record
 from mmi_plugin.results.estimates import Difference, Estimate, corrected, difference, estimate
 from mmi_plugin.results.measures import HIGHER_IS_BETTER, LABELS, Measure, over_seeds, per_item
 from mmi_plugin.results.outcomes import Outcomes
-from mmi_plugin.studies.demo import TASKS, benchmark
+from mmi_plugin.studies.demo import TASKS, VALIDATION, benchmark
 from mmi_plugin.studies.plan import OWN, Setting
 
 
@@ -28,7 +28,7 @@ class Trial:
     def records(self, task: str) -> list[Record]:
         """The answers to one task, without the raw text."""
         own = self.answers[task]
-        clusters = {item.id: item.cluster for item in benchmark(task).items}
+        clusters = {item.id: item.cluster for item in benchmark(task, VALIDATION).items}
         return [
             Record(item, name, 0, gold, letter, letter or "", cluster=clusters.get(item))
             for name, letters in own["parsed"].items()

@@ -32,6 +32,8 @@ from mmi_plugin.studies.jobs import Job, JobFailed, make_all, offline
 
 WEIGHTS = "model.safetensors"
 TASKS = ("mmi_demo_digits", "mmi_demo_capitals", "mmi_demo_arith")
+VALIDATION = "validation"
+"""The split by which settings are chosen; the test is asked with those that were."""
 VANILLA = "vanilla"
 ROWS = {
     VANILLA: "Vanilla",

@@ -68,7 +68,7 @@ def _are_numbers(values: Sequence[str]) -> bool:
 
 
 _INTRO = """One field of `{config}` at a time is changed, everything else is kept; each setting is trained from the
-same base with each of {seeds}, and asked {items} test items under all conditions, those
+same base with each of {seeds}, and asked {items} validation items under all conditions, those
 not used in training among them. *Worst case*: right under every condition of the item.
 
 A cell is the mean over seeds in percent, [its 95% interval], and (lowest to highest seed). Intervals are over items and

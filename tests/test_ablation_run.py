@@ -106,7 +106,7 @@ def test_base_answers_as_in_the_harness(tmp_path: Path) -> None:
     from mmi_plugin.harness.launcher import main as lmms_eval
     from mmi_plugin.results.runs import read_run
 
-    asked = ask_checkpoint(base_folder(), LIMIT, "test")
+    asked = ask_checkpoint(base_folder(), LIMIT, split="test")
     for task in TASKS:
         limit = str(LIMIT * len(asked[task]["parsed"]))
         flags = arguments(base_folder(), task, tmp_path / task, "--limit", limit, "--batch_size", "16")

@@ -203,11 +203,11 @@ def test_the_system_instruction_is_the_system_turn(varied: Path, plain: Path, tm
 
 
 def test_settings_of_the_decoding_act_and_are_in_the_record(varied: Path, plain: Path, tmp_path: Path) -> None:
-    more = ("--gen_kwargs", "max_new_tokens=3,repetition_penalty=50")
+    more = ("--gen_kwargs", "max_new_tokens=3,repetition_penalty=0.02")
     assert main([*OUR_MODEL, *arguments(varied, TASK, tmp_path, *more, limit=4)]) == 0
     found, without = read_run(tmp_path)[TASK], read_run(plain)[TASK]
     assert raw_answers(found) != raw_answers(without)
-    assert (found.setup["decoding"]["repetition_penalty"], without.setup["decoding"]["repetition_penalty"]) == (50, 1)
+    assert (found.setup["decoding"]["repetition_penalty"], without.setup["decoding"]["repetition_penalty"]) == (0.02, 1)
     assert found.setup["decoding"]["max_new_tokens"] == 3
 
 

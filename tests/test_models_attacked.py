@@ -33,8 +33,8 @@ from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.models.pixels import Pixels, with_image
 from mmi_plugin.models.prompt import Prompts, content, images_of
 from mmi_plugin.models.suffixes import Suffixes, _Asked, with_line
-from mmi_plugin.report import files
 from mmi_plugin.report import page as pages
+from mmi_plugin.report import remarks
 from mmi_plugin.results.runs import read_runs
 from mmi_plugin.sources import load
 from tests import families, training
@@ -269,7 +269,7 @@ def test_a_task_under_attack_runs_in_the_harness_and_on_the_page(
     assert mmi(["leaderboard", str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Attacks at evaluation" in page and "Passes an item" in page
-    for module in (files, pages):
+    for module in (remarks, pages):
         monkeypatch.setattr(module, "warnings", lambda *_: ["it is weaker than noise"])
     assert mmi(["leaderboard", str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("it is weaker than noise") == 1

@@ -44,11 +44,11 @@ class Case(NamedTuple):
 
 def _rows() -> list[Query]:
     """Items with options, image- and text-heavy, one without an image, and one to be answered in words."""
-    asked = (("demo_digits", "clean"), ("demo_capitals", "random_pixels"), ("demo_capitals", "text_only"))
+    asked = (("demo_digits", 2, "clean"), ("demo_capitals", 1, "random_pixels"), ("demo_capitals", 1, "text_only"))
     rows = []
-    for source, condition in asked:
+    for source, number, condition in asked:
         bench = load(source, "test")
-        item = get(condition)(bench.items[1], 0, bench.pools)
+        item = get(condition)(bench.items[number], 0, bench.pools)
         rows.append(Query(messages(item), tuple(LETTERS[: len(item.options)])))
     return [*rows, Query(rows[0].chat)]
 
@@ -231,7 +231,7 @@ def test_every_baseline_says_what_plain_loops_say(case: Case) -> None:
             assert reply.text == text, name
             if chances is not None:
                 assert reply.probabilities == pytest.approx(chances, rel=2e-4, abs=1e-7), name
-                if reply.probabilities != pytest.approx(bare.probabilities, rel=1e-3, abs=1e-7):
+                if reply.probabilities != pytest.approx(bare.probabilities, rel=5e-5, abs=1e-8):
                     moved.add(name)
             if name == "cut":
                 assert reply.text == bare.text  # greedy decoding never leaves the likeliest token
@@ -256,7 +256,7 @@ def test_pai_attends_to_images_as_whole_matrices_in_fp64_do(case: Case) -> None:
     for row, query in enumerate(rows):
         own, said = dict(_inputs(case.processor, query.chat)), found.sequences[row, inputs["input_ids"].shape[1] :]
         ids = own["input_ids"][0]
-        assert bool((ids == _image_token(case)).any()) == bool(moved[row] > 1e-4)
+        assert bool((ids == _image_token(case)).any()) == bool(moved[row] > 1e-5)
         for step in range(STEPS):
             with _raised(model, _image_token(case), ids, 0.7, 1):
                 slow = _logits(model, own, said[:step].tolist())

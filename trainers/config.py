@@ -149,9 +149,9 @@ class MMIConfig(Objective, JsonFields):
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and is_torch_bf16_gpu_available()
         gpu = torch.cuda.is_available() and not self.use_cpu
-        given = self.gradient_checkpointing, getattr(self, "activation_checkpointing", None)
-        if given == (None, None):  # the new name where there is one: the old one warns
-            setattr(self, CHECKPOINTING if hasattr(self, CHECKPOINTING) else "gradient_checkpointing", gpu)
+        name = CHECKPOINTING if hasattr(self, CHECKPOINTING) else "gradient_checkpointing"
+        if getattr(self, name) is None:  # the new name where there is one: the old one warns
+            setattr(self, name, gpu if self.gradient_checkpointing is None else self.gradient_checkpointing)
         if self.dataloader_num_workers is None:
             cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             self.dataloader_num_workers = max(1, min(4, cores - 1)) if gpu else 0

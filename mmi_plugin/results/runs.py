@@ -79,7 +79,7 @@ def read_runs(arguments: Sequence[str], common: bool = False) -> list[Run]:
             before, alike = given.setdefault(name, (folder, named))
             if folder != before and not (named and alike):
                 raise InputError(f"{before} and {folder} are both named {name!r}: give NAME=FOLDER")
-            if any(run.folder.resolve() == folder.resolve() for run in runs):
+            if any(run.name == name and run.folder.resolve() == folder.resolve() for run in runs):
                 raise InputError(f"{folder}: given twice")
             runs.append(_read(name, folder))
     found = _common(runs) if common else runs

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard, constants, hf_api
 from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, trainer
 
 from mmi_plugin.answers import parse_letter
 from mmi_plugin.conditions import get
@@ -204,6 +204,8 @@ def pushed(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
     Thread(target=server.serve_forever, daemon=True).start()
     place = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(hf_api.api, "endpoint", place)  # which its functions remember from their import
+    if hasattr(trainer, "hf_api"):  # and transformers from the first time that it asks
+        monkeypatch.setattr(trainer.hf_api(), "endpoint", place)
     monkeypatch.setattr(constants, "ENDPOINT", place)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     _Hub.pushed.clear()

@@ -12,11 +12,11 @@ from torch.nn.attention import flex_attention as torch_flex
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.models import attention, flex, layout
+from mmi_plugin.models import attention, flex, layout, replay
 from mmi_plugin.models.compat import attention_of
 from mmi_plugin.models.flex import mask_of, rung
 from mmi_plugin.models.layout import Layout, Tree, attend
-from mmi_plugin.trainers import forward, inner
+from mmi_plugin.trainers import forward
 from mmi_plugin.trainers.config import MMIConfig
 from tests import families, training
 from tests.test_trainers_inner import STEP
@@ -141,7 +141,7 @@ def test_the_mask_of_the_outer_pass_is_made_with_the_batch(
 ) -> None:
     trainer = training.trainer(training.config(tiny_llava, tmp_path, attack_text="after_image", **STEP))
     trainer.args.layout_attention = "flex"
-    monkeypatch.setattr(inner, "WORTH", 0.0)  # the rows of this model begin with little that stays
+    monkeypatch.setattr(replay, "WORTH", 0.0)  # the rows of this model begin with little that stays
     trainer.data_collator._at_once = before
     batch = trainer.data_collator(training.step_groups(trainer))
     batch["plan"] = pickle.loads(pickle.dumps(batch["plan"]))  # as a worker hands it over

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmi_plugin.models import layout
+from mmi_plugin.models import layout, replay
 from mmi_plugin.models.layout import Tree
 from mmi_plugin.models.replay import CachedPrefix
 from mmi_plugin.trainers import inner
@@ -60,7 +60,7 @@ def test_chunks_change_nothing_and_keep_to_their_tokens(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, text: str
 ) -> None:
     monkeypatch.setattr(layout, "MIN_SHARED", 0.01)  # the tiny rows have few image tokens
-    monkeypatch.setattr(inner, "WORTH", 0.0)
+    monkeypatch.setattr(replay, "WORTH", 0.0)
     fields = {**STEP, "attack_text": text}
 
     def run(tokens: int | None) -> tuple[torch.Tensor, float, list[int]]:
@@ -82,7 +82,7 @@ def test_chunks_change_nothing_and_keep_to_their_tokens(
 def test_out_of_memory_halves_the_tokens_and_goes_on(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(inner, "WORTH", 0.0)
+    monkeypatch.setattr(replay, "WORTH", 0.0)
     trainer = training.trainer(training.config(checkpoints["llava"], tmp_path, **STEP))
     whole, loss, calls = delta_and_loss(trainer)
     call = CachedPrefix.__call__
@@ -114,7 +114,7 @@ def test_what_is_hardly_a_prefix_gets_no_pass_of_its_own(
     """A pass of the prefix and two steps, or two steps with it, find the same."""
     found = []
     for least in (0.0, 1.1):
-        monkeypatch.setattr(inner, "WORTH", least)
+        monkeypatch.setattr(replay, "WORTH", least)
         trainer = training.trainer(training.config(checkpoints["llava"], tmp_path, **STEP, pgd_steps=3))
         passes: list[int] = []
         hook = trainer.model.get_decoder().register_forward_hook(lambda *_, passes=passes: passes.append(1))
@@ -133,7 +133,7 @@ def test_a_row_that_does_not_fit_ends_the_run(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(CachedPrefix, "__call__", full)
-    monkeypatch.setattr(inner, "WORTH", 0.0)
+    monkeypatch.setattr(replay, "WORTH", 0.0)
     trainer = training.trainer(training.config(checkpoints["llava"], tmp_path, **STEP))
     with pytest.raises(torch.OutOfMemoryError):
         delta_and_loss(trainer)

@@ -26,8 +26,6 @@ from mmi_plugin.trainers.method import Adversary, AnswerTokens
 from mmi_plugin.trainers.shards import Shards
 
 logger = logging.get_logger(__name__)
-WORTH = 0.1
-"""What comes before is computed once where it is at least this part of a chunk: a pass of its own takes its time."""
 AT_ONCE = 2560
 """Tokens of a chunk at most where a device has its own memory: 3,000 cost 4% of a step's time at 7B, and so many stay
 below the outer pass's peak (docs/gpu.md)."""
@@ -209,8 +207,5 @@ class InnerLoop:
 
     def _replay(self, part: Attacked, tokens: AnswerTokens) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the cheapest exact way from embeddings (A', L, D) to the hidden states (N', D) before the head."""
-        trees, read = part.trees, tokens.mask
-        reuse = self._reuse and trees is not None
-        if reuse and not self._shards:  # with shards, all processes have to run the decoder equally often
-            reuse = sum(tree.prefix * len(tree.rows) for tree in trees) >= WORTH * sum(part.lengths)
-        return replay(self._decoder, part.rows, read, part.lengths, trees, reuse)
+        always = bool(self._shards)  # all processes have to run the decoder equally often
+        return replay(self._decoder, part.rows, tokens.mask, part.lengths, part.trees, self._reuse, always)

@@ -138,10 +138,9 @@ class Embeddings:
         trees = [Tree((place,), self._trees[row].prefix) for place, row in enumerate(numbers)]
         read = torch.zeros(len(numbers), self._given.embeds.shape[1], dtype=torch.bool)
         read[torch.arange(len(numbers)), torch.tensor(lengths) - 1] = True
-        reuse = any(tree.prefix for tree in trees)
         with self._attending():
             given = self._given.take(self._rows)
-            self._replay = replay(self._decoder, given, read, lengths, trees if self.packed else None, reuse)
+            self._replay = replay(self._decoder, given, read, lengths, trees if self.packed else None)
 
     def _attending(self) -> AbstractContextManager[None]:
         way: Callable[..., Any] = partial(attend, way="pieces")

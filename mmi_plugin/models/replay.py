@@ -13,6 +13,8 @@ from mmi_plugin.models.decoder import DecoderInputs
 from mmi_plugin.models.layout import Layout, Tree, on_device
 
 HOST = torch.device("cpu")
+WORTH = 0.1
+"""What comes before is computed once where it is at least this part of the rows: a pass of its own takes its time."""
 Replay = Callable[[torch.Tensor], torch.Tensor]
 """(A, L, D) embeddings -> (N, D) last hidden states, where they are read."""
 
@@ -24,17 +26,20 @@ def replay(
     lengths: list[int],
     trees: list[Tree] | None,
     reuse: bool = True,
+    always: bool = False,
 ) -> Replay:
     """Return the cheapest exact way from other embeddings of `rows` to the hidden states before the head.
 
     read: (A, L) bool on the host, the N positions that are wanted. lengths: A numbers of tokens. trees: what each row
-    keeps before the first position that is moved or read; None where rows stay padded. reuse: compute that once.
+    keeps before the first position that is moved or read; None where rows stay padded. reuse: compute that once, where
+    it is worth it, or always.
     """
     device, width = rows.embeds.device, read.shape[1]
     if trees is None:
         places = tuple(on_device(at, device) for at in read.nonzero(as_tuple=True))
         return lambda moved: decoder(**rows.with_embeds(moved).call()).last_hidden_state[places]
-    if reuse:
+    kept = sum(tree.prefix * len(tree.rows) for tree in trees)
+    if reuse and (always or kept >= WORTH * sum(lengths)):
         prefixes, branches = Layout.split(trees, lengths, width, HOST)
         answers = on_device(branches.place[read], device)
         return CachedPrefix(decoder, rows, answers, prefixes.to(device), branches.to(device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from mmi_plugin.item import FAMILIES
 from mmi_plugin.results.estimates import Difference, Estimate, corrected, difference, estimate
 from mmi_plugin.results.measures import LABELS, Measure, PerItem, over_seeds, per_item
 from mmi_plugin.results.outcomes import Outcomes
+from mmi_plugin.results.reliance import Reliance, reliance
 from mmi_plugin.results.runs import Run
 
 
@@ -89,6 +91,12 @@ class Leaderboard:
     def outcomes(self) -> Mapping[str, Outcomes]:
         """One model's outcomes by task: families, conditions and items are those of every model."""
         return self.runs[0].outcomes
+
+    @cached_property
+    def reliances(self) -> tuple[tuple[str, str, Reliance], ...]:
+        """(model, task, which modality it follows) for each that was asked for it; of several seeds, the first's."""
+        found = ((run.name, task, reliance(outcomes)) for run in self.runs for task, outcomes in run.outcomes.items())
+        return tuple(one for one in found if one[2] is not None)
 
     def scopes_of(self, kind: str) -> tuple[Scope, ...]:
         return tuple(scope for scope in self.scopes if scope.kind == kind)

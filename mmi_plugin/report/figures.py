@@ -18,7 +18,6 @@ from mmi_plugin.errors import shorten
 from mmi_plugin.files import write_whole
 from mmi_plugin.report.board import Key, Leaderboard, Scope, Sweep, sweeps
 from mmi_plugin.report.files import FAMILY_LABELS, plain, words
-from mmi_plugin.report.remarks import reliances
 from mmi_plugin.results.estimates import Estimate
 from mmi_plugin.results.measures import Measure
 from mmi_plugin.results.outcomes import Outcomes
@@ -56,10 +55,11 @@ def figures(board: Leaderboard) -> dict[str, Figure]:
             if not sweeps(board.outcomes[scope.name].conditions)
         }
         heatmap = {"heatmap": _heatmap(board)}
-        found = list(reliances(board))
-        asked = dict.fromkeys(task for _, task, _ in found)
+        asked = dict.fromkeys(task for _, task, _ in board.reliances)
         conflicts = {
-            f"reliance_{task}": _reliance({name: one for name, where, one in found if where == task}, board.names)
+            f"reliance_{task}": _reliance(
+                {name: one for name, where, one in board.reliances if where == task}, board.names
+            )
             for task in asked
         }
     return dots | heatmap | bars | dose_figures(board.numbers, board.outcomes, board.names) | conflicts

@@ -16,7 +16,7 @@ from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.errors import plain, visible
 from mmi_plugin.files import versions
 from mmi_plugin.report.board import OVERALL, Key, Leaderboard, Scope, is_primary
-from mmi_plugin.report.remarks import note, reliances, remarks
+from mmi_plugin.report.remarks import note, remarks
 from mmi_plugin.results.estimates import Difference, Estimate
 from mmi_plugin.results.measures import LABELS, Measure, times
 from mmi_plugin.results.runs import differences, unknown
@@ -164,7 +164,7 @@ def to_json(board: Leaderboard) -> str:
         "versions": versions(),
         "margin": board.margin,
         "remarks": remarks(board, plain),
-        "reliance": [{"model": name, "task": task, **asdict(found)} for name, task, found in reliances(board)],
+        "reliance": [{"model": name, "task": task, **asdict(found)} for name, task, found in board.reliances],
         "numbers": rows(board),
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

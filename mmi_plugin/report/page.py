@@ -22,7 +22,7 @@ from mmi_plugin.report.board import Key, Leaderboard, Scope
 from mmi_plugin.report.figures import caption, svg_figures
 from mmi_plugin.report.files import FAMILY_LABELS, interval, label, overview_columns, p_value, plain, words
 from mmi_plugin.report.items import ITEMS, NAME_LIMIT, Browser, data_uri, to_script
-from mmi_plugin.report.remarks import note, reliances, remarks
+from mmi_plugin.report.remarks import note, remarks
 from mmi_plugin.report.study import PANEL_LEFT, PANEL_TOP, PANEL_WIDTH, Study, StudyView
 from mmi_plugin.results.attacks import attacks, warnings
 from mmi_plugin.results.estimates import Estimate
@@ -83,7 +83,6 @@ class BoardView:
         self.licences = {name: LICENCES[name] for name in sorted(asked & set(LICENCES))}
         self.note = note(board, _within, doubts=False)  # which `attacks` has
         self.remarks = remarks(board, _within)
-        self.reliances = list(reliances(board))
         self.columns = overview_columns(board)
         self.tasks = board.scopes_of("task")
         self.attacks = [

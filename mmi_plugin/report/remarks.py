@@ -9,7 +9,6 @@ from mmi_plugin.conditions import REFERENCE
 from mmi_plugin.report.board import Leaderboard, is_primary
 from mmi_plugin.results.attacks import warnings
 from mmi_plugin.results.measures import Measure
-from mmi_plugin.results.reliance import Reliance, reliance
 from mmi_plugin.results.runs import differences, unknown
 
 Show = Callable[[str], str]
@@ -19,14 +18,6 @@ Show = Callable[[str], str]
 def remarks(board: Leaderboard, show: Show) -> list[str]:
     """Return the remarks on VQA and on conflicts, a sentence each."""
     return [*_not_harmed(board, show), *_conflicts(board, show)]
-
-
-def reliances(board: Leaderboard) -> Iterator[tuple[str, str, Reliance]]:
-    """Yield (model, task, which modality it follows) for each that was asked for it; of several seeds, the first's."""
-    for run in board.runs:
-        for task, outcomes in run.outcomes.items():
-            if (found := reliance(outcomes)) is not None:
-                yield run.name, task, found
 
 
 def _not_harmed(board: Leaderboard, show: Show) -> Iterator[str]:
@@ -47,7 +38,7 @@ def _not_harmed(board: Leaderboard, show: Show) -> Iterator[str]:
 
 def _conflicts(board: Leaderboard, show: Show) -> Iterator[str]:
     """Yield, for each model and task that was asked for it, which modality is followed where they conflict."""
-    for name, task, found in reliances(board):
+    for name, task, found in board.reliances:
         balance = (
             ""
             if found.balance is None or abs(found.balance) > 2  # no relative uncertainty is beyond

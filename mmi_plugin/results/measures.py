@@ -154,15 +154,15 @@ def _against_reference(outcomes: Outcomes, reference: int, column: int) -> dict[
         follows = np.where(changed & (named != ""), outcomes.follows[:, column], np.nan)
         found["text_preference"] = PerItem(follows.astype(float))
     if outcomes.probabilities is not None:
-        gap = _logit_gap(outcomes, column)
-        found |= {} if np.isnan(gap).all() else {"logit_gap": PerItem(gap, False, lowest=-_GAP, highest=_GAP)}
+        gap = logit_gap(outcomes, column)
+        found |= {} if np.isnan(gap.values).all() else {"logit_gap": gap}
         pair = outcomes.probabilities[:, reference], outcomes.probabilities[:, column]
         found["js"] = PerItem(jensen_shannon(*pair), binary=False)
         found["tv"] = PerItem(total_variation(*pair), binary=False)
     return found
 
 
-def _logit_gap(outcomes: Outcomes, column: int) -> np.ndarray:
+def logit_gap(outcomes: Outcomes, column: int) -> PerItem:
     """Return log p(named) - log p(right) under a condition, (items,); NaN where none, or the right one, is named."""
     gold, named, found = outcomes.gold[:, column], outcomes.named[:, column], np.full(len(outcomes.items), np.nan)
     at = np.flatnonzero((named != "") & (named != gold))
@@ -170,7 +170,7 @@ def _logit_gap(outcomes: Outcomes, column: int) -> np.ndarray:
     rows = np.arange(len(at))
     ahead, right = ([LETTERS.index(letter) for letter in letters[at]] for letters in (named, gold))
     found[at] = logs[rows, ahead] - logs[rows, right] if len(at) else []
-    return found
+    return PerItem(found, False, lowest=-_GAP, highest=_GAP)
 
 
 def _whole_groups(scores: np.ndarray, groups: np.ndarray) -> PerItem:

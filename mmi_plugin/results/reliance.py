@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mmi_plugin.results.estimates import Estimate, estimate
-from mmi_plugin.results.measures import Measure, PerItem, per_item
+from mmi_plugin.results.measures import PerItem, logit_gap
 from mmi_plugin.results.outcomes import Outcomes
 
 IMAGE_ALONE, CONFLICT, TEXT_ALONE = "clean", "misleading_text", "misleading_text@picture=black"
@@ -76,7 +76,7 @@ def reliance(outcomes: Outcomes) -> Reliance | None:
         return None
     clusters = None if outcomes.clusters is None else outcomes.clusters[counted]
     follows, uncertainty = (parsed[:, conflict] == named)[counted], uncertainty[counted]
-    gap = per_item(outcomes)[Measure("logit_gap", CONFLICT)]
+    gap = logit_gap(outcomes, conflict)
     return Reliance(
         len(follows),
         estimate([PerItem(follows.astype(float), clusters=clusters)]),

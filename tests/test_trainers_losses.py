@@ -13,6 +13,8 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from mmi_plugin.item import Item, messages, target
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.groups import Group
+from mmi_plugin.trainers.losses import LossPlaces, loss_sums
+from mmi_plugin.trainers.objective import Objective
 from tests import training
 from tests.reference import normal, uniform
 
@@ -193,3 +195,22 @@ def test_the_reference_would_notice_a_shift_by_one(tiny_llava: Path, tmp_path: P
     measured = trainer._meter.read(lambda sums: sums, rates=())["loss_consistency"]
     assert measured == pytest.approx(consistency[1], rel=1e-6)
     assert measured != pytest.approx(consistency[0], rel=1e-2)
+
+
+def test_gradients_are_the_same_to_the_bit_each_time() -> None:
+    """Each origin is compared with four others: what it gets from them is added in one order by any threads."""
+    torch.manual_seed(0)
+    logits = (8 * torch.randn(100, 4000)).requires_grad_()
+    origin, other = torch.arange(20).repeat(4), torch.arange(20, 100)
+    every, one = torch.ones(100, dtype=torch.bool), torch.ones(80, dtype=torch.int64)
+    places = LossPlaces(every, ~every, ~every, ~every, origin, other, origin, one, one)
+    objective = Objective(consistency="js")
+    objective.resolve(full_precision=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        sums = (loss_sums(logits, logits, torch.zeros(100), places, objective)[2] for _ in range(20))
+        first, *others = [torch.autograd.grad(one_sum, logits)[0] for one_sum in sums]
+    finally:
+        torch.set_num_threads(before)
+    assert first.any() and all(torch.equal(first, again) for again in others)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from mmi_plugin.models.decoder import Call, DecoderInputs, at_decoder, unwrap
-from mmi_plugin.models.layout import Layout, on_device, packable, use_trees
+from mmi_plugin.models.layout import Layout, gather, on_device, packable, use_trees
 from mmi_plugin.trainers.collator import OWN_COLUMNS, Batch
 from mmi_plugin.trainers.config import Savings
 from mmi_plugin.trainers.inner import Attacked, Budget, InnerLoop
@@ -127,7 +127,7 @@ class ForwardPass:
     def _leave(self, states: torch.Tensor) -> torch.Tensor:
         """After the decoder: the states that predict answers, (1, N, D), go on to the head; or all, (R, L, D)."""
         if self._layout and self._savings.answer_logits:
-            self._hidden = states[0][self._answers]
+            self._hidden = gather(states[0], self._answers)
         else:
             states = self._layout.unpack(states) if self._layout else states
             self._hidden = states[self._read(states.device)]

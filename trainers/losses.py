@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from mmi_plugin.models.layout import gather
 from mmi_plugin.trainers.method import IGNORED, AnswerTokens, Rows
 from mmi_plugin.trainers.objective import Objective
 
@@ -119,7 +120,7 @@ def loss_sums(
     consistency = logits.new_zeros(())
     if len(places.other):
         features = hidden if objective.consistency == "mse" else logits
-        pair = full_precision(features[places.origin]), full_precision(features[places.other])
+        pair = (full_precision(gather(features, of)) for of in (places.origin, places.other))
         parts = zip(divergence(*pair, objective), (places.over, places.over_second), strict=False)
         consistency = sum((part / over).sum() for part, over in parts)
     sums = [torch.where(of, losses, 0).sum() for of in (places.clean, places.adversarial)]

@@ -44,6 +44,7 @@ import torch
 
 from mmi_plugin.attacks.balls import Ball, masked_rms
 from mmi_plugin.attacks.noise import draw
+from mmi_plugin.models.layout import gather
 
 IGNORED = -100
 """The label of a token that is not of the answer; what the cross entropy of torch ignores, too."""
@@ -122,11 +123,11 @@ class AnswerTokens:
 
     def predicting(self, values: torch.Tensor) -> torch.Tensor:
         """What predicts the answer tokens: values (P, ...) -> (N, ...)."""
-        return values if self.late is None else values[self.late - 1]
+        return values if self.late is None else gather(values, self.late - 1)
 
     def compared(self, values: torch.Tensor) -> torch.Tensor:
         """What (4) compares: values (P, ...) -> (N, ...)."""
-        return values if self.late is None else values[self.late]
+        return values if self.late is None else gather(values, self.late)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.models.layout import on_device
+from mmi_plugin.models.layout import gather, on_device
 from mmi_plugin.trainers.compat import ENCODED_IMAGES
 
 Features = torch.Tensor | Sequence[torch.Tensor]
@@ -121,7 +121,7 @@ def _vision_encoder(base: PreTrainedModel) -> nn.Module:
 def _take(values: torch.Tensor, index: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Return the entries of the images shown. An image has one entry, or as many as it has tokens or patches."""
     if len(values) == len(tokens):
-        return values[on_device(index, values.device)]
+        return gather(values, on_device(index, values.device))
     sizes = tokens * len(values) // tokens.sum()
     parts = values.split(sizes.tolist())
     return torch.cat([parts[i] for i in index.tolist()])

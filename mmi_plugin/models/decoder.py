@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mmi_plugin.models.compat import DEEP_FEATURES, VISUAL_PLACES
-from mmi_plugin.models.layout import Layout
+from mmi_plugin.models.layout import Layout, gather
 
 Call = dict[str, Any]
 
@@ -73,7 +73,7 @@ class DecoderInputs:
 
     def take(self, rows: torch.Tensor) -> DecoderInputs:
         """Return the rows (A,) of these."""
-        return replace(self, rows={name: None if v is None else v[rows] for name, v in self.rows.items()})
+        return replace(self, rows={name: None if v is None else gather(v, rows) for name, v in self.rows.items()})
 
     def detached(self) -> DecoderInputs:
         """Return the same rows for calls of the decoder by itself: no way back for gradients, no cache."""
@@ -109,7 +109,7 @@ class DecoderInputs:
         if "visual" in rows:
             shown = rows["visual"] >= 0
             call[VISUAL_PLACES] = shown
-            call[DEEP_FEATURES] = [layer[rows["visual"][shown]] for layer in self.deep]
+            call[DEEP_FEATURES] = [gather(layer, rows["visual"][shown]) for layer in self.deep]
         return call
 
 

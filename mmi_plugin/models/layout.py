@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch.nn.functional import embedding
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -104,11 +105,22 @@ class Layout(Pattern):
 
     def pack(self, values: torch.Tensor) -> torch.Tensor:
         """(R, L, ...) -> (1, T, ...)."""
-        return values.flatten(0, 1)[self.source][None]
+        return gather(values.flatten(0, 1), self.source)[None]
 
     def unpack(self, values: torch.Tensor) -> torch.Tensor:
         """(1, T, ...) -> (R, L, ...); what stands in padding is arbitrary."""
-        return values[0][self.place]
+        return gather(values[0], self.place)
+
+
+def gather(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return values[places]: (N, ...) and int64 of any shape P -> (P, ...).
+
+    Gradients of a place that is taken twice are added in one order. Those of indexing are on a CPU with several
+    threads added in any, so that no training could be repeated; and they take three times as long.
+    """
+    if not values.is_floating_point():
+        return values[places]
+    return embedding(places, values.flatten(1)).view(*places.shape, *values.shape[1:])
 
 
 Part = TypeVar("Part")

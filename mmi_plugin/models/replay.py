@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from mmi_plugin.models.compat import cache_argument
 from mmi_plugin.models.decoder import DecoderInputs
-from mmi_plugin.models.layout import Layout, Tree, on_device
+from mmi_plugin.models.layout import Layout, Tree, gather, on_device
 
 HOST = torch.device("cpu")
 WORTH = 0.1
@@ -46,7 +46,11 @@ def replay(
     layout = Layout.of([Tree((row,), 0) for row in range(len(lengths))], lengths, width, HOST)
     answers, layout = on_device(layout.place[read], device), layout.to(device)
     call = rows.packed(layout)
-    return lambda moved: decoder(**{**call, "inputs_embeds": layout.pack(moved)}).last_hidden_state[0][answers]
+
+    def replay(moved: torch.Tensor) -> torch.Tensor:
+        return gather(decoder(**{**call, "inputs_embeds": layout.pack(moved)}).last_hidden_state[0], answers)
+
+    return replay
 
 
 class CachedPrefix:
@@ -80,4 +84,4 @@ class CachedPrefix:
         for layer, (keys, values) in enumerate(self._states):
             cache.update(keys, values, layer)
         call = {**self._call, "inputs_embeds": self._branches.pack(moved), self._name: cache}
-        return self._decoder(**call).last_hidden_state[0][self._answers]
+        return gather(self._decoder(**call).last_hidden_state[0], self._answers)

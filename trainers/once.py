@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from torch import distributed
 
+from mmi_plugin.cores import cores
 from mmi_plugin.errors import InputError
 from mmi_plugin.trainers.config import MMIConfig
 
@@ -62,7 +63,7 @@ def processes_of(args: MMIConfig, rows: int) -> int:
     """Return how many processes check so many rows: `dataset_num_proc`, by default one a core; for a few rows one."""
     if rows <= FEW:
         return 1
-    return args.dataset_num_proc or min(MOST, os.cpu_count() or 1)
+    return args.dataset_num_proc or min(MOST, cores())
 
 
 def in_processes(work: Callable[[Part], Result], parts: Iterable[Part], processes: int) -> Iterator[Result]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from mmi_plugin.conditions import get
+from mmi_plugin.cores import cores
 from mmi_plugin.documents import documents
 from mmi_plugin.errors import InputError, complain
 from mmi_plugin.files import file_hash, versions, write_whole
@@ -159,7 +159,7 @@ def run(
     for name in plan.left_out:
         print(f"axis {name!r} is left out: it changes nothing in this config", file=sys.stderr)
     wanted = [(one, seed) for seed in range(seeds) for one in plan.settings if one.trained or seed == 0]
-    made, failed = make_all([common.job(*one) for one in wanted], workers or os.cpu_count() or 1, offline(threads=1))
+    made, failed = make_all([common.job(*one) for one in wanted], workers or cores(), offline(threads=1))
     trials = [Trial(*wanted[index], **made[index]) for index in sorted(made)]
     _write(Made(command, str(config), seeds, common.provenance, title or TITLE), plan, trials, failed, out, docs)
     for title, error in failed.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 import mmi_plugin.configs
+from mmi_plugin.cores import cores
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import file_hash, versions, write_whole
 from mmi_plugin.report.board import build
@@ -198,10 +198,9 @@ def _make(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
     One job alone gets all cores; beside others each gets one, which is faster for a small model, and
     a seed's longest rows, its last, come first, so that no core waits long for the other at the end.
     """
-    cores = os.cpu_count() or 1
-    workers = min(cores, len(rows)) if len(rows) > 2 else 1
+    workers = min(cores(), len(rows)) if len(rows) > 2 else 1
     order = sorted(range(len(rows)), key=lambda i: i if workers == 1 else (rows[i].seed, -i))
-    made, failed = make_all([rows[i].job() for i in order], workers, offline(max(1, cores // workers)))
+    made, failed = make_all([rows[i].job() for i in order], workers, offline(max(1, cores() // workers)))
     for title, error in failed.items():
         raise JobFailed(f"{title}: {error}")
     return [made[order.index(i)] for i in range(len(rows))]

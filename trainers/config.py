@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
@@ -15,7 +14,7 @@ from transformers import HfArgumentParser
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from mmi_plugin import conditions
-from mmi_plugin.cores import cores
+from mmi_plugin.cores import own_cores
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.files import read_mapping
 from mmi_plugin.item import FAMILIES
@@ -154,8 +153,7 @@ class MMIConfig(Objective, JsonFields):
         if getattr(self, name) is None:  # the new name where there is one: the old one warns
             setattr(self, name, gpu if self.gradient_checkpointing is None else self.gradient_checkpointing)
         if self.dataloader_num_workers is None:
-            own = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            self.dataloader_num_workers = max(1, min(4, own - 1)) if gpu else 0
+            self.dataloader_num_workers = max(1, min(4, own_cores() - 1)) if gpu else 0
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # TRL would tokenize what are groups here
         self.resolve(full_precision=not (self.bf16 or self.fp16))

@@ -446,6 +446,23 @@ def test_a_process_that_is_killed_is_said() -> None:
         _root(lambda part: os.kill(os.getpid(), 9) if part == 3 else part)
 
 
+THREADS = """
+import torch
+from mmi_plugin.trainers import once
+torch.set_num_threads(2)
+work = lambda part: (torch.ones(1000, 1000) * part).sum().item()
+assert work(1) == 1e6  # the threads have begun before the copies are made, which have none of them
+print(list(once.in_processes(work, range(3), 2)))
+"""
+
+
+def test_copies_of_a_process_with_threads_wait_for_none() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", THREADS]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert told.stdout == "[0.0, 1000000.0, 2000000.0]\n"
+
+
 def test_rows_before_one_that_cannot_be_read_are_heard_first() -> None:
     def parts() -> Any:
         yield from (1, 2, 3)

@@ -14,6 +14,7 @@ from functools import cache
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, TypeVar
 
+import torch
 from torch import distributed
 
 from mmi_plugin.cores import cores
@@ -109,6 +110,7 @@ def _begin(work: Callable[[Any], Any]) -> None:
     """Begin as a copy that works, and that ends with the process it is a copy of."""
     global _work
     _work = work
+    torch.set_num_threads(1)  # a copy waits for ever for threads that its original has begun
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one answers it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent_process().sentinel,), daemon=True).start()

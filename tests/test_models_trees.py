@@ -136,6 +136,20 @@ def test_a_token_waits_for_the_device_at_most_once(tmp_path: Path) -> None:
     assert waits.found == {"_local_scalar_dense": 5}, "whether all have ended, which only a CPU is asked at once"
 
 
+@torch.no_grad()
+def test_prefixes_are_told_apart_without_waiting_for_each(tmp_path: Path) -> None:
+    model, processor = _load("llava", tmp_path)
+    scorer, waited = Scorer(model, prompts_of(processor)), []
+    scorer.answer(_rows()[:1], {"max_new_tokens": 1})  # compares ways of generating
+    for rows in ([row for row in _rows() if row.chat == _rows()[0].chat], _rows()):
+        scorer._prefixes._kept.clear()
+        with _Waits() as waits:
+            scorer._branches(rows)
+        waited.append((len(scorer._prefixes._kept), sum(waits.found.values())))
+    (one, few), (several, as_many) = waited
+    assert one < several and as_many <= few + 1, "of several transformers asks once whether they are padded"
+
+
 def test_an_image_is_prepared_twice_however_many_rows_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for what stands for it in prompts, once to be encoded; each further batch of its rows finds both at hand."""
     model, processor = _load("llava", tmp_path)

@@ -102,14 +102,16 @@ def _compute(model: PreTrainedModel, prompts: Tensors, generate: Generate) -> li
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     place = positions[0] if positions[0].ndim == 3 else positions[0][None]
     place = place[-3:].expand(-1, len(ids), -1)  # some models put the plain count before the three of RoPE
+    # Padding is on the left: a mask as an index would wait for the device, once for every layer of every row.
+    sizes, last = torch.stack([mask.sum(1), place.masked_fill(~mask, -1).amax((0, 2))]).tolist()
     return [
         Prefix(
-            ids[row, mask[row]],
-            [(layer.keys[row][:, mask[row]], layer.values[row][:, mask[row]]) for layer in cache.layers],
-            int(place[:, row, mask[row]].max()) + 1,
+            ids[row, -size:],
+            [(layer.keys[row][:, -size:].clone(), layer.values[row][:, -size:].clone()) for layer in cache.layers],
+            last[row] + 1,
             len(place),
         )
-        for row in range(len(ids))
+        for row, size in enumerate(sizes)
     ]
 
 

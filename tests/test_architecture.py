@@ -22,7 +22,7 @@ FOLDERS = {
 }
 FILES, LINES, FUNCTION_LINES = 158, 300, 50  # at most
 
-CORE = ("errors", "disk", "files", "plugins", "item", "pictures", "answers")
+CORE = ("errors", "disk", "files", "cores", "plugins", "item", "pictures", "answers")
 HOSTS = ("lmms_eval", "trl")
 MODELS = ("torch", "transformers", *HOSTS)
 # A room -> the foreign packages that it does without. It may import itself and the rooms on the lines above its own.

@@ -82,6 +82,39 @@ def test_one_call_attends_as_pieces_do_and_so_do_its_gradients(part: str) -> Non
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 40, 150])
+@pytest.mark.parametrize("part", ["whole", "prefixes", "branches"])
+def test_pieces_of_one_prefix_may_attend_together(
+    part: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: against the words of Layout in double precision, with as many calls as there are groups."""
+    torch.manual_seed(0)
+    calls, plain = [], attention.sdpa_attention_forward
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *a, **k: (calls.append(1), plain(*a, **k))[1])
+    pairs, near = seen(layouts()[part][0]), positions(layouts()[part][0])
+    if window is not None:
+        pairs &= near[0][:, None] - near[1] < window
+    for most, expected in ((0, None), (200, None), (10_000, {"whole": 6, "prefixes": 3, "branches": 3}[part])):
+        trees, before = layouts()[part]
+        monkeypatch.setitem(attention.TOGETHER, "cpu", most)
+        shapes = (1, 4, len(trees.source), 16), *(2 * [(1, 2, before + len(trees.source), 16)])
+        states = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+        calls.clear()
+        found, _ = attend(Heads(), *states, None, trees=trees, scaling=0.3, sliding_window=window)
+        repeated = (t.repeat_interleave(2, 1) for t in states[1:])
+        wanted = scaled_dot_product_attention(states[0], *repeated, attn_mask=pairs, scale=0.3)
+        torch.testing.assert_close(found, wanted.transpose(1, 2), rtol=1e-9, atol=1e-12)
+        assert len(calls) == (len(trees.pieces) if most == 0 else expected or len(calls))
+
+
+def positions(trees: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where queries and keys stand in their rows: after the prefix of their piece, if it has one."""
+    first, found = len(trees.chunks) - len(trees.pieces), [torch.arange(size) for size in trees.chunks]
+    for own, prefix in enumerate(trees.pieces, first):
+        found[own] = found[own] + (0 if prefix is None else trees.chunks[prefix])
+    return torch.cat(found[first:]), torch.cat(found)
+
+
 @pytest.mark.parametrize("part", ["whole", "prefixes", "branches"])
 def test_blocks_are_those_that_are_seen(part: str) -> None:
     trees, _ = layouts()[part]

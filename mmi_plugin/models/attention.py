@@ -5,7 +5,7 @@ The one attention of training, whose layouts are such sequences, and of evaluati
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +17,17 @@ from mmi_plugin.models.flex import Blocks, as_autocast, attend_at_once, blocks_o
 ATTENTION, BLOCKS = "mmi_trees", "blocks"
 WAYS = ("auto", "flex", "pieces")
 """How a layout attends: in one call of FlexAttention, piece by piece, or as suits device and type."""
+TOGETHER = {"cpu": 0}
+"""How many queries of pieces that go on from one prefix attend in one call, by kind of device: on a CPU each piece does
+by itself, elsewhere up to 1,024 queries, as a call costs the host more than the pairs that its mask leaves out."""
+
+
+class Group(NamedTuple):
+    """Pieces that attend in one call: the chunks `first` to `last`, and the chunk of the prefix that they have."""
+
+    first: int
+    last: int
+    prefix: int | None
 
 
 class Pattern:
@@ -48,24 +59,50 @@ class Pattern:
             self.kept[BLOCKS] = blocks_of(self.chunks, self.pieces)
         return self.kept[BLOCKS]
 
-    def masks(self, device: torch.device, window: int | None = None) -> list[torch.Tensor | None]:
-        """Return for each piece (1, 1, own, prefix + own) bool, or None where sdpa's causal one does.
+    def groups(self, most: int) -> list[Group]:
+        """Return the groups in which pieces attend: neighbours that have one prefix, as long as queries are `most`."""
+        if ("groups", most) not in self.kept:
+            found: list[Group] = []
+            for own, prefix in enumerate(self.pieces, self.first):
+                before = found[-1] if found else Group(own, own, None)
+                together = prefix is not None and prefix == before.prefix
+                if together and sum(self.chunks[before.first : own + 1]) <= most:
+                    found[-1] = before._replace(last=own + 1)
+                else:
+                    found.append(Group(own, own + 1, prefix))
+            self.kept["groups", most] = found
+        return self.kept["groups", most]
+
+    def masks(self, device: torch.device, most: int, window: int | None = None) -> list[torch.Tensor | None]:
+        """Return for each group (1, 1, own, prefix + own) bool, or None where sdpa's causal one does.
 
         window: how far back a token sees, itself included.
         """
         if ("masks", window) not in self.kept:
-            pieces = enumerate(self.pieces, self.first)
-            sizes = [(self.chunks[own], 0 if prefix is None else self.chunks[prefix]) for own, prefix in pieces]
-            self.kept["masks", window] = [_mask(own, known, window, device) for own, known in sizes]
+            self.kept["masks", window] = [
+                _mask(
+                    self.chunks[one.first : one.last],
+                    0 if one.prefix is None else self.chunks[one.prefix],
+                    window,
+                    device,
+                )
+                for one in self.groups(most)
+            ]
         return self.kept["masks", window]
 
 
-def _mask(own: int, known: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    near = window is not None and window < known + own
+def _mask(sizes: list[int], known: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Of pieces of these sizes, each of which sees a prefix of `known` tokens and, causally, itself."""
+    near = window is not None and window < known + max(sizes)
     if not known and not near:
         return None
-    mask = torch.ones(1, 1, own, known + own, dtype=torch.bool, device=device).tril(known)
-    return mask.triu(known - window + 1) if near else mask
+    own = torch.block_diag(*(torch.ones(size, size, dtype=torch.bool, device=device).tril() for size in sizes))
+    mask = torch.cat([own.new_ones(len(own), known), own], 1)
+    if near:
+        places = torch.cat([torch.arange(known, known + size, device=device) for size in sizes])
+        columns = torch.cat([torch.arange(known, device=device), places])
+        mask &= places[:, None] - columns < window
+    return mask[None, None]
 
 
 def attend(
@@ -96,10 +133,12 @@ def attend(
     kwargs["is_causal"] = True
     # split, not slices: the backward pass of a slice fills a whole tensor with zeros, once for every piece.
     keys, values = key.split(trees.chunks, 2), value.split(trees.chunks, 2)
-    queries, masks = query.split(trees.chunks[trees.first :], 2), trees.masks(query.device, window)
-    for own, (prefix, part, mask) in enumerate(zip(trees.pieces, queries, masks, strict=True), trees.first):
-        seen = (keys[own], values[own])
+    most = TOGETHER.get(query.device.type, 1024)
+    groups, masks = trees.groups(most), trees.masks(query.device, most, window)
+    queries = query.split([sum(trees.chunks[one.first : one.last]) for one in groups], 2)
+    for (first, last, prefix), part, mask in zip(groups, queries, masks, strict=True):
+        seen = (keys[first], values[first])
         if prefix is not None:
-            seen = tuple(torch.cat([states[prefix], states[own]], 2) for states in (keys, values))
+            seen = tuple(torch.cat([states[prefix], *states[first:last]], 2) for states in (keys, values))
         parts.append(sdpa_attention_forward(module, part, *seen, mask, **kwargs)[0])
     return torch.cat(parts, 1), None

@@ -21,6 +21,7 @@ ROWS = {
     "adv": ("pgd", "none"),
     "ours": ("pgd", "js"),
     "published": ("pgd", "kl"),
+    "robust": ("pgd", "js"),
 }
 
 

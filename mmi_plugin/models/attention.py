@@ -67,7 +67,7 @@ class Pattern:
                 before = found[-1] if found else Group(own, own, None)
                 together = prefix is not None and prefix == before.prefix
                 if together and sum(self.chunks[before.first : own + 1]) <= most:
-                    found[-1] = before._replace(last=own + 1)
+                    found[-1] = Group(before.first, own + 1, prefix)
                 else:
                     found.append(Group(own, own + 1, prefix))
             self.kept["groups", most] = found

@@ -94,9 +94,11 @@ def test_pieces_of_one_prefix_may_attend_together(
     pairs, near = seen(layouts()[part][0]), positions(layouts()[part][0])
     if window is not None:
         pairs &= near[0][:, None] - near[1] < window
-    for most, expected in ((0, None), (200, None), (10_000, {"whole": 6, "prefixes": 3, "branches": 3}[part])):
+    monkeypatch.setattr(attention, "BY_ITSELF", ())
+    alone, together = {"whole": (7, 6), "prefixes": (3, 3), "branches": (4, 3)}[part]
+    for most, expected in ((0, alone), (70, alone), (71, together), (10_000, together)):  # two have 70 and 1 queries
         trees, before = layouts()[part]
-        monkeypatch.setitem(attention.TOGETHER, "cpu", most)
+        monkeypatch.setattr(attention, "TOGETHER", most)
         shapes = (1, 4, len(trees.source), 16), *(2 * [(1, 2, before + len(trees.source), 16)])
         states = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
         calls.clear()
@@ -104,7 +106,7 @@ def test_pieces_of_one_prefix_may_attend_together(
         repeated = (t.repeat_interleave(2, 1) for t in states[1:])
         wanted = scaled_dot_product_attention(states[0], *repeated, attn_mask=pairs, scale=0.3)
         torch.testing.assert_close(found, wanted.transpose(1, 2), rtol=1e-9, atol=1e-12)
-        assert len(calls) == (len(trees.pieces) if most == 0 else expected or len(calls))
+        assert len(calls) == expected
 
 
 def positions(trees: Layout) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,17 +17,18 @@ from mmi_plugin.models.flex import Blocks, as_autocast, attend_at_once, blocks_o
 ATTENTION, BLOCKS = "mmi_trees", "blocks"
 WAYS = ("auto", "flex", "pieces")
 """How a layout attends: in one call of FlexAttention, piece by piece, or as suits device and type."""
-TOGETHER = {"cpu": 0}
-"""How many queries of pieces that go on from one prefix attend in one call, by kind of device: on a CPU each piece does
-by itself, elsewhere up to 1,024 queries, as a call costs the host more than the pairs that its mask leaves out."""
+TOGETHER, BY_ITSELF = 1024, ("cpu",)
+"""How many queries of pieces that go on from one prefix attend in one call, and the kinds of device where each piece
+does so by itself: elsewhere a call costs the host more than the pairs that its mask leaves out."""
 
 
 class Group(NamedTuple):
-    """Pieces that attend in one call: the chunks `first` to `last`, and the chunk of the prefix that they have."""
+    """Pieces that attend in one call: the chunks `first` to `last`, the chunk of their prefix, and how many queries."""
 
     first: int
     last: int
     prefix: int | None
+    queries: int
 
 
 class Pattern:
@@ -59,35 +60,29 @@ class Pattern:
             self.kept[BLOCKS] = blocks_of(self.chunks, self.pieces)
         return self.kept[BLOCKS]
 
-    def groups(self, most: int) -> list[Group]:
-        """Return the groups in which pieces attend: neighbours that have one prefix, as long as queries are `most`."""
-        if ("groups", most) not in self.kept:
-            found: list[Group] = []
+    def groups(self, device: torch.device) -> list[Group]:
+        """Return the groups in which pieces attend on a device: neighbours of one prefix, up to `TOGETHER` queries."""
+        if "groups" not in self.kept:
+            found, most = [Group(0, 0, None, 0)], 0 if device.type in BY_ITSELF else TOGETHER
             for own, prefix in enumerate(self.pieces, self.first):
-                before = found[-1] if found else Group(own, own, None)
-                together = prefix is not None and prefix == before.prefix
-                if together and sum(self.chunks[before.first : own + 1]) <= most:
-                    found[-1] = Group(before.first, own + 1, prefix)
+                first, _, shared, queries = found[-1]
+                size = self.chunks[own]
+                if prefix is not None and prefix == shared and queries + size <= most:
+                    found[-1] = Group(first, own + 1, prefix, queries + size)
                 else:
-                    found.append(Group(own, own + 1, prefix))
-            self.kept["groups", most] = found
-        return self.kept["groups", most]
+                    found.append(Group(own, own + 1, prefix, size))
+            self.kept["groups"] = found[1:]
+        return self.kept["groups"]
 
-    def masks(self, device: torch.device, most: int, window: int | None = None) -> list[torch.Tensor | None]:
+    def masks(self, device: torch.device, window: int | None = None) -> list[torch.Tensor | None]:
         """Return for each group (1, 1, own, prefix + own) bool, or None where sdpa's causal one does.
 
         window: how far back a token sees, itself included.
         """
         if ("masks", window) not in self.kept:
-            self.kept["masks", window] = [
-                _mask(
-                    self.chunks[one.first : one.last],
-                    0 if one.prefix is None else self.chunks[one.prefix],
-                    window,
-                    device,
-                )
-                for one in self.groups(most)
-            ]
+            known = [0 if one.prefix is None else self.chunks[one.prefix] for one in self.groups(device)]
+            own = [self.chunks[one.first : one.last] for one in self.groups(device)]
+            self.kept["masks", window] = [_mask(*sizes, window, device) for sizes in zip(own, known, strict=True)]
         return self.kept["masks", window]
 
 
@@ -133,10 +128,9 @@ def attend(
     kwargs["is_causal"] = True
     # split, not slices: the backward pass of a slice fills a whole tensor with zeros, once for every piece.
     keys, values = key.split(trees.chunks, 2), value.split(trees.chunks, 2)
-    most = TOGETHER.get(query.device.type, 1024)
-    groups, masks = trees.groups(most), trees.masks(query.device, most, window)
-    queries = query.split([sum(trees.chunks[one.first : one.last]) for one in groups], 2)
-    for (first, last, prefix), part, mask in zip(groups, queries, masks, strict=True):
+    groups, masks = trees.groups(query.device), trees.masks(query.device, window)
+    queries = query.split([one.queries for one in groups], 2)
+    for (first, last, prefix, _), part, mask in zip(groups, queries, masks, strict=True):
         seen = (keys[first], values[first])
         if prefix is not None:
             seen = tuple(torch.cat([states[prefix], *states[first:last]], 2) for states in (keys, values))

@@ -3,12 +3,13 @@
     python -m benchmarks.evaluation [--device cuda --shape 7b] [--items 4 20] [--ours batch_size=16] [--repeat 1] ...
 
 Both answer the same items through lmms-eval's command line with the same random LLaVA: `small` has 100 M
-parameters, `7b` is LLaVA-1.5-7B's shape in bf16; both 576 image tokens. Each run is a process of its own, which loads
-its model once. Prints prompts a second by the clock and by the process's own CPU time, which others on the machine
-disturb less, the least of `--repeat` runs that take turns; FLOPs, peak memory (of the device, or what the process ever
-held: of one task alone with `--only`), and whether the answers agree. `--items`: image-heavy and text-heavy items. An
-answer of 2 tokens is a letter and its end. `--ours`: the runs of mmi_hf, each its arguments with commas between, as
-batch_size=auto,deterministic=True.
+parameters, `7b` is LLaVA-1.5-7B's shape in bf16, `thin` as many layers of 32 numbers each; all 576 image tokens. Each
+run is a process of its own, which loads its model once. Prints prompts a second by the clock and by the process's own
+CPU time, which others on the machine disturb less, the least of `--repeat` runs that take turns; peak memory (of the
+device, or what the process ever held: of one task alone with `--only`); on a CPU FLOPs; and whether the answers agree.
+`--operations`: instead of FLOPs how many operations on tensors a prompt takes, views aside, with branches that attend
+as they do on a GPU. `--items`: image-heavy and text-heavy items. An answer of 2 tokens is a letter and its end.
+`--ours`: the runs of mmi_hf, each its arguments with commas between, as batch_size=auto,deterministic=True.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -30,6 +32,7 @@ from unittest.mock import patch
 import torch
 import yaml
 from lmms_eval.models import get_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -38,6 +41,7 @@ from mmi_plugin.conditions import get
 from mmi_plugin.harness import tasks_folder
 from mmi_plugin.harness.launcher import main as lmms_eval
 from mmi_plugin.item import user_text
+from mmi_plugin.models import attention
 from mmi_plugin.results.runs import read_run
 from mmi_plugin.sources import load
 
@@ -57,8 +61,10 @@ TASKS = {
 }
 
 STOCK = "llava_hf", "batch_size=1"
-ITEMS = {"small": (4, 20), "7b": (24, 40)}
-BATCH = {"small": "batch_size=16", "7b": "batch_size=64"}
+ITEMS = {"small": (4, 20), "thin": (24, 40), "7b": (24, 40)}
+BATCH = {"small": "batch_size=16", "thin": "batch_size=64", "7b": "batch_size=64"}
+SMALL = {"small": {"vision": (320, 6, 5), "text": (768, 14, 12)}, "thin": {"vision": (32, 24, 2), "text": (32, 32, 2)}}
+"""Width, layers and heads."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", choices=sorted(ITEMS), default="small")
     parser.add_argument("--items", type=int, nargs=2, metavar=("IMAGE_HEAVY", "TEXT_HEAVY"))
     parser.add_argument("--alone", action="store_true", help="leave out the stock model")
+    parser.add_argument("--operations", action="store_true", help="count those, on a CPU")
     parser.add_argument("--ours", nargs="+", metavar="ARGS", help="runs of mmi_hf: arguments, batch_size among them")
     parser.add_argument("--checkpoint", type=Path, help="keep the model here, or take the one that is")
     parser.add_argument("--dtype", default="auto", help="of both models: auto (bf16 on a GPU) or float32")
@@ -124,8 +131,8 @@ def save_model(folder: Path, chosen: argparse.Namespace) -> int:
         rows = [get(name)(item, 0, bench.pools) for item in bench.items[:50] for name in task["conditions"]]
         texts += map(user_text, rows)
     tokenizer = build_tokenizer(texts, 4000)
-    if chosen.shape == "small":
-        model = build_model(tokenizer, 336, 14, vision=(320, 6, 5), text=(768, 14, 12), max_length=2048)
+    if chosen.shape in SMALL:
+        model = build_model(tokenizer, 336, 14, **SMALL[chosen.shape], max_length=2048)
     else:
         model = build_7b(build_model(tokenizer, 336, 14, (32, 2, 2), (32, 1, 2), 2048).config, chosen.device)
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)  # answers that vary with the prompt
@@ -169,6 +176,19 @@ def save_task(folder: Path, name: str) -> None:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
 
 
+class Operations(TorchDispatchMode):
+    """Counts what is asked of tensors, but for views of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        alias = [one.alias_info for one in function._schema.returns]
+        self.count += not any(one is not None and not one.is_write for one in alias)
+        return function(*args, **(kwargs or {}))
+
+
 def run(work: Path, name: str, arguments: str, chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Evaluate and return by task what the model's `generate_until` took, and the answers."""
     owner = get_model(name)
@@ -178,7 +198,8 @@ def run(work: Path, name: str, arguments: str, chosen: argparse.Namespace) -> di
     def watched(self: Any, requests: Sequence[Any]) -> Any:
         # Counting takes a while on the host for each operation, for which a CPU does not wait, but a GPU does.
         gpu = chosen.device == "cuda"
-        counter = nullcontext() if gpu else FlopCounterMode(display=False)
+        counting = Operations if chosen.operations else partial(FlopCounterMode, display=False)
+        counter = nullcontext() if gpu else counting()
         if gpu:
             torch.cuda.reset_peak_memory_stats()
         start, used = time.perf_counter(), time.process_time()
@@ -189,7 +210,8 @@ def run(work: Path, name: str, arguments: str, chosen: argparse.Namespace) -> di
             measured["first"], start = measured["seconds"], time.perf_counter()
             answer(self, requests)
             measured["seconds"] = time.perf_counter() - start
-        measured["flops"] = None if gpu else counter.get_total_flops()
+        measured["operations"] = counter.count if chosen.operations else None
+        measured["flops"] = None if gpu or chosen.operations else counter.get_total_flops()
         measured["memory"] = torch.cuda.max_memory_allocated() if gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
         return answers
 
@@ -212,7 +234,8 @@ def run(work: Path, name: str, arguments: str, chosen: argparse.Namespace) -> di
         command += ["--batch_size", batch_size, "--device", chosen.device, "--output_path", str(work / task)]
         command += ["--gen_kwargs", f"max_new_tokens={chosen.max_new_tokens}"]
         replaced = patch.multiple(owner, generate_until=watched, create_from_arg_string=once, clean=lambda _: None)
-        with replaced, redirect_stdout(StringIO()):
+        ways = patch.object(attention, "BY_ITSELF", () if chosen.operations else attention.BY_ITSELF)
+        with replaced, ways, redirect_stdout(StringIO()):
             if lmms_eval(command):
                 raise SystemExit(f"{name} failed on {task}")
         records = read_run(work / task)[f"benchmark_{task}"].records
@@ -222,6 +245,8 @@ def run(work: Path, name: str, arguments: str, chosen: argparse.Namespace) -> di
 
 def say(task: str, name: str, measured: dict[str, Any]) -> None:
     counted = f"{measured['flops'] / 1e12:8.3f} TFLOP " if measured["flops"] else ""
+    if measured["operations"]:
+        counted = f"{measured['operations'] / measured['prompts']:6.0f} operations a prompt "
     once = f" (the first time {measured['first']:.1f} s)" if "first" in measured else ""
     used = f"{measured['cpu']:8.1f} s of CPU {counted}{measured['memory'] / 1e9:6.2f} GB{once}"
     rate = measured["prompts"] / measured["seconds"]

@@ -20,7 +20,7 @@ FOLDERS = {
     "mmi_plugin.trainers": ROOT / "trainers",
     "mmi_plugin.tasks": ROOT / "tasks",
 }
-FILES, LINES, FUNCTION_LINES = 158, 300, 50  # at most
+FILES, LINES, FUNCTION_LINES = 159, 300, 50  # at most
 
 CORE = ("errors", "disk", "files", "cores", "plugins", "item", "pictures", "answers")
 HOSTS = ("lmms_eval", "trl")

@@ -24,15 +24,16 @@ from mmi_plugin.harness.flags import check_attacks
 from mmi_plugin.harness.model import MmiHf
 from mmi_plugin.item import Item, messages
 from mmi_plugin.models.attacked import single
+from mmi_plugin.models.chats import content, images_of, with_image, with_line
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.embeddings import Embeddings
 from mmi_plugin.models.evaluate import Scorer, evaluate, query_of
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Generator, Query
 from mmi_plugin.models.load import load_model, load_processor
-from mmi_plugin.models.pixels import Pixels, with_image
-from mmi_plugin.models.prompt import Prompts, content, images_of
-from mmi_plugin.models.suffixes import Suffixes, _Asked, with_line
+from mmi_plugin.models.pixels import Pixels
+from mmi_plugin.models.prompt import Prompts
+from mmi_plugin.models.suffixes import Suffixes, _Asked
 from mmi_plugin.report import page as pages
 from mmi_plugin.report import remarks
 from mmi_plugin.results.runs import read_runs

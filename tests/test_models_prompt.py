@@ -12,10 +12,11 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
 from mmi_plugin.item import Item
+from mmi_plugin.models.chats import images_of
 from mmi_plugin.models.evaluate import Scorer
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Query
-from mmi_plugin.models.prompt import Prompts, TrainingRow, images_of
+from mmi_plugin.models.prompt import Prompts, TrainingRow
 from tests import families, real_families
 
 FAMILIES = [*families.cases(), *real_families.CASES]

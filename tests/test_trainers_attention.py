@@ -109,6 +109,34 @@ def test_pieces_of_one_prefix_may_attend_together(
         assert len(calls) == expected
 
 
+@pytest.mark.parametrize("part", ["whole", "prefixes", "branches"])
+def test_a_small_layout_attends_in_one_call_of_sdpa_elsewhere_than_on_a_cpu(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs and gradients, against the words of Layout in double precision."""
+    torch.manual_seed(0)
+    trees, before = layouts()[part]
+    length, pairs = len(trees.source), seen(trees)
+    shapes = (1, 4, length, 16), (1, 2, before + length, 16), (1, 2, before + length, 16)
+    states = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    toward = torch.randn(1, length, 4, 16, dtype=torch.float64)
+    repeated = (t.repeat_interleave(2, 1) for t in states[1:])
+    wanted = scaled_dot_product_attention(states[0], *repeated, attn_mask=pairs, scale=0.3).transpose(1, 2)
+    wanted = wanted, *torch.autograd.grad((wanted * toward).sum(), states)
+    calls, plain = [], attention.sdpa_attention_forward
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *a, **k: (calls.append(1), plain(*a, **k))[1])
+    products = 4 * 16 * length * (before + length)
+    for kinds, most, whole in ((("cpu",), products, False), ((), products, True), ((), products - 1, False)):
+        monkeypatch.setattr(attention, "BY_ITSELF", kinds)
+        monkeypatch.setattr(attention, "SMALL", most)
+        trees.kept.clear()
+        calls.clear()
+        attended, _ = attend(Heads(), *states, None, trees=trees, way="auto", scaling=0.3)
+        found = attended, *torch.autograd.grad((attended * toward).sum(), states)
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+        assert (len(calls) == 1) == whole
+
+
 def positions(trees: Layout) -> tuple[torch.Tensor, torch.Tensor]:
     """Where queries and keys stand in their rows: after the prefix of their piece, if it has one."""
     first, found = len(trees.chunks) - len(trees.pieces), [torch.arange(size) for size in trees.chunks]

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmi_plugin.models import layout
+from mmi_plugin.models import devices, layout
 from mmi_plugin.trainers import forward, inner, trainer, vision
 from mmi_plugin.trainers.forward import ForwardPass
 from tests import training
@@ -71,9 +71,9 @@ def waits(run: trainer.MMITrainer, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
     mode = Waits(there)
 
     def on_device(part: Any, device: torch.device) -> Any:
-        moved = layout.replace(part) if not torch.is_tensor(part) else mode.put(part.clone())
+        moved = devices.replace(part) if not torch.is_tensor(part) else mode.put(part.clone())
         if not torch.is_tensor(part):
-            for name in (f.name for f in layout.fields(part)):
+            for name in (f.name for f in devices.fields(part)):
                 if torch.is_tensor(getattr(part, name)):
                     object.__setattr__(moved, name, mode.put(getattr(part, name).clone()))
         return moved

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from mmi_plugin.models.decoder import Call, DecoderInputs, at_decoder, unwrap
-from mmi_plugin.models.layout import Layout, gather, on_device, packable, use_trees
+from mmi_plugin.models.devices import on_device
+from mmi_plugin.models.layout import Layout, gather, packable, use_trees
 from mmi_plugin.trainers.collator import OWN_COLUMNS, Batch
 from mmi_plugin.trainers.config import Savings
 from mmi_plugin.trainers.inner import Attacked, Budget, InnerLoop

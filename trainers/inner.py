@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from mmi_plugin.models.decoder import DecoderInputs, evaluating
-from mmi_plugin.models.devices import Arithmetic, free_memory
-from mmi_plugin.models.layout import Tree, on_device
+from mmi_plugin.models.devices import Arithmetic, free_memory, on_device
+from mmi_plugin.models.layout import Tree
 from mmi_plugin.models.replay import replay
 from mmi_plugin.trainers.compat import most_of_all
 from mmi_plugin.trainers.config import Savings

@@ -25,8 +25,9 @@ from transformers import (
 from mmi_plugin.disk import writing
 from mmi_plugin.files import write_whole
 from mmi_plugin.models.decoder import unwrap
+from mmi_plugin.models.devices import on_device
 from mmi_plugin.models.families import prompts_of
-from mmi_plugin.models.layout import at_once, on_device
+from mmi_plugin.models.layout import at_once
 from mmi_plugin.trainers.collator import Batch, GroupCollator
 from mmi_plugin.trainers.compat import WholeCheckpoints
 from mmi_plugin.trainers.config import MMIConfig

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.models.layout import gather, on_device
+from mmi_plugin.models.devices import on_device
+from mmi_plugin.models.layout import gather
 from mmi_plugin.trainers.compat import ENCODED_IMAGES
 
 Features = torch.Tensor | Sequence[torch.Tensor]

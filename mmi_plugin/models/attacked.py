@@ -19,12 +19,13 @@ from transformers import PreTrainedModel
 from mmi_plugin.answers import read
 from mmi_plugin.attacks.search import Searched, Space, search
 from mmi_plugin.item import LETTERS
+from mmi_plugin.models.chats import images_of
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.devices import HALF
 from mmi_plugin.models.embeddings import Embeddings
 from mmi_plugin.models.generate import Generator, Query, Reply
 from mmi_plugin.models.pixels import Pixels
-from mmi_plugin.models.prompt import Prompts, images_of
+from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.models.suffixes import First, Suffixes
 from mmi_plugin.models.tokens import Tensors
 

@@ -12,14 +12,17 @@ from torch import nn
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.models.compat import sdpa_attention_forward
-from mmi_plugin.models.flex import Blocks, as_autocast, attend_at_once, blocks_of, mask_of, suits
+from mmi_plugin.models.flex import Blocks, as_autocast, attend_at_once, blocks_of, mask_of, pairs_of, suits
 
 ATTENTION, BLOCKS = "mmi_trees", "blocks"
 WAYS = ("auto", "flex", "pieces")
-"""How a layout attends: in one call of FlexAttention, piece by piece, or as suits device and type."""
+"""How a layout attends: in one call of FlexAttention, piece by piece, or as suits device, type and size."""
 TOGETHER, BY_ITSELF = 1024, ("cpu",)
 """How many queries of pieces that go on from one prefix attend in one call, and the kinds of device where each piece
 does so by itself: elsewhere a call costs the host more than the pairs that its mask leaves out."""
+SMALL = 2**31
+"""How many products the queries and keys of a layout take in a layer at most, pairs that are not seen included, where a
+device that has none attend by itself computes them all in one call of sdpa, for which nothing is compiled."""
 
 
 class Group(NamedTuple):
@@ -74,20 +77,46 @@ class Pattern:
             self.kept["groups"] = found[1:]
         return self.kept["groups"]
 
-    def masks(self, device: torch.device, window: int | None = None) -> list[torch.Tensor | None]:
-        """Return for each group (1, 1, own, prefix + own) bool, or None where sdpa's causal one does.
+    def masks(self, query: torch.Tensor, window: int | None = None) -> list[torch.Tensor | None]:
+        """Return the `additive` mask of each group, (1, 1, own, prefix + own), or None where sdpa's causal one does.
 
-        window: how far back a token sees, itself included.
+        query: of any layer. window: how far back a token sees, itself included.
         """
-        if ("masks", window) not in self.kept:
-            known = [0 if one.prefix is None else self.chunks[one.prefix] for one in self.groups(device)]
-            own = [self.chunks[one.first : one.last] for one in self.groups(device)]
-            self.kept["masks", window] = [_mask(*sizes, window, device) for sizes in zip(own, known, strict=True)]
-        return self.kept["masks", window]
+        key = "masks", window, query.dtype
+        if key not in self.kept:
+            groups = self.groups(query.device)
+            known = [0 if one.prefix is None else self.chunks[one.prefix] for one in groups]
+            own = [self.chunks[one.first : one.last] for one in groups]
+            pairs = [_pairs(*sizes, window, query.device) for sizes in zip(own, known, strict=True)]
+            self.kept[key] = [None if one is None else additive(one, query.dtype) for one in pairs]
+        return self.kept[key]
+
+    def whole(self, query: torch.Tensor) -> torch.Tensor | None:
+        """Return the `additive` mask of all pieces at once, (1, 1, T, T'), or None where it is not worth it.
+
+        query: of any layer.
+        """
+        key, keys = ("whole", query.dtype), sum(self.chunks)
+        if query.device.type in BY_ITSELF or query.numel() * keys > SMALL:
+            return None
+        if key not in self.kept:
+            self.kept[key] = additive(pairs_of(self.chunks, self.pieces, query.device), query.dtype)
+        return self.kept[key]
 
 
-def _mask(sizes: list[int], known: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """Of pieces of these sizes, each of which sees a prefix of `known` tokens and, causally, itself."""
+def additive(pairs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to logits of a `dtype` where queries see some keys alone, `pairs` (Q, K) bool: (1, 1, Q, K).
+
+    sdpa would make it of the pairs in every layer and, on a GPU, copy one whose rows do not begin at a multiple of 16.
+    """
+    queries, keys = pairs.shape
+    mask = torch.zeros(queries, -(-keys // 16) * 16, dtype=dtype, device=pairs.device)[:, :keys]
+    return mask.masked_fill_(~pairs, -torch.inf)[None, None]
+
+
+def _pairs(sizes: list[int], known: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Which keys pieces of these sizes see, each a prefix of `known` tokens and, causally, itself: (own, prefix + own)
+    bool, or None where sdpa's causal mask does."""
     near = window is not None and window < known + max(sizes)
     if not known and not near:
         return None
@@ -97,7 +126,7 @@ def _mask(sizes: list[int], known: int, window: int | None, device: torch.device
         places = torch.cat([torch.arange(known, known + size, device=device) for size in sizes])
         columns = torch.cat([torch.arange(known, device=device), places])
         mask &= places[:, None] - columns < window
-    return mask[None, None]
+    return mask
 
 
 def attend(
@@ -118,6 +147,8 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     query, key, value = map(as_autocast, (query, key, value))
     window = kwargs.pop("sliding_window", None)
+    if window is None and way == "auto" and (mask := trees.whole(query)) is not None:
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
     if way == "flex" and kwargs.get("dropout"):
         raise InputError("field 'layout_attention' is 'flex', and this decoder drops attention weights: set 'pieces'")
     if window is None and (way == "flex" or (way == "auto" and suits(query, kwargs.get("dropout", 0.0)))):
@@ -128,7 +159,7 @@ def attend(
     kwargs["is_causal"] = True
     # split, not slices: the backward pass of a slice fills a whole tensor with zeros, once for every piece.
     keys, values = key.split(trees.chunks, 2), value.split(trees.chunks, 2)
-    groups, masks = trees.groups(query.device), trees.masks(query.device, window)
+    groups, masks = trees.groups(query.device), trees.masks(query, window)
     queries = query.split([one.queries for one in groups], 2)
     for (first, last, prefix, _), part, mask in zip(groups, queries, masks, strict=True):
         seen = (keys[first], values[first])

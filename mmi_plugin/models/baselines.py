@@ -16,8 +16,9 @@ from PIL import Image
 
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.item import LETTERS, image_hash, stream
+from mmi_plugin.models.chats import Chat, images_of, mapped
 from mmi_plugin.models.decode import Decoding
-from mmi_plugin.models.prompt import Chat, Prompts, images_of
+from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.models.tokens import Tensors
 
 Settings = Mapping[str, Any]
@@ -174,22 +175,15 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _mapped(chat: Chat, change: Callable[[str, dict[str, Any]], list[dict[str, Any]]]) -> Chat:
-    """Return a chat whose parts are what `change` makes of each, given the role of its turn."""
-    return [
-        {**turn, "content": [new for part in turn["content"] for new in change(turn["role"], part)]} for turn in chat
-    ]
-
-
 def _without_image(chat: Chat, settings: Settings) -> Chat:
-    return _mapped(chat, lambda role, part: [] if part["type"] == "image" else [part])
+    return mapped(chat, lambda role, part: [] if part["type"] == "image" else [part])
 
 
 def _without_text(chat: Chat, settings: Settings) -> Chat:
     """Empty the user's texts; of a prompt without an image nothing would be left, so it stays."""
     if not images_of(chat):
         return chat
-    return _mapped(chat, lambda role, part: [_text("") if role == "user" and part["type"] == "text" else part])
+    return mapped(chat, lambda role, part: [_text("") if role == "user" and part["type"] == "text" else part])
 
 
 def _random_image(chat: Chat, settings: Settings) -> Chat:
@@ -197,7 +191,7 @@ def _random_image(chat: Chat, settings: Settings) -> Chat:
         pixels = stream("random_image", settings["seed"], image_hash(image)).randbytes(3 * image.width * image.height)
         return Image.frombytes("RGB", image.size, pixels)
 
-    return _mapped(chat, lambda role, part: [{**part, "image": noise(part["image"])} if "image" in part else part])
+    return mapped(chat, lambda role, part: [{**part, "image": noise(part["image"])} if "image" in part else part])
 
 
 _CONTRASTS: dict[str, Callable[[Chat, Settings], Chat]] = {

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     LogitsProcessor,
@@ -163,12 +164,12 @@ class OptionLogs(LogitsProcessor):
         self._steps = []
 
     @cached_property
-    def _logs(self) -> torch.Tensor:
-        return torch.stack(self._steps).cpu()  # once, after the last step
+    def _likely(self) -> np.ndarray:
+        return torch.stack(self._steps).cpu().exp().numpy()  # once, after the last step
 
     def probabilities(self, step: int, row: int, tokens: Sequence[int]) -> tuple[float, ...]:
         """Return the probabilities of tokens at a step of a row; to be asked for after the last step."""
-        return tuple(self._logs[step, row, [self._place[token] for token in tokens]].exp().tolist())
+        return tuple(self._likely[step, row, [self._place[token] for token in tokens]].tolist())
 
 
 class Unpadded(LogitsProcessor):

@@ -1,9 +1,13 @@
-"""A device and what ran on it in, how much of what it can do that was out: arithmetic per second, memory at most."""
+"""A device and what ran on it in, how much of what it can do that was out: arithmetic per second, memory at most.
+
+And the way of tensors to it.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -38,6 +42,17 @@ PEAKS: dict[str, float] = {
     "MI300X": 1307.4,
 }
 HALF = (torch.bfloat16, torch.float16)
+Part = TypeVar("Part")
+
+
+def on_device(part: Part, device: torch.device) -> Part:
+    """Return a tensor, or a dataclass whose fields that are tensors, (R, L) or any other shape, are on a device, which
+    is not waited for."""
+    if isinstance(part, torch.Tensor):
+        pinned = part.pin_memory() if device.type == "cuda" and part.is_cpu else part
+        return pinned.to(device, non_blocking=True)
+    tensors = {f.name: getattr(part, f.name) for f in fields(part)}
+    return replace(part, **{n: on_device(t, device) for n, t in tensors.items() if isinstance(t, torch.Tensor)})
 
 
 def peak_flops(card: str, dtype: torch.dtype) -> float | None:

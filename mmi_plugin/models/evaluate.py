@@ -16,19 +16,19 @@ from mmi_plugin.attacks import Attack
 from mmi_plugin.conditions import get
 from mmi_plugin.documents import Documents
 from mmi_plugin.errors import InputError
-from mmi_plugin.item import image_hash, messages
+from mmi_plugin.item import messages
 from mmi_plugin.models.attacked import Attacker
 from mmi_plugin.models.baselines import Baseline
+from mmi_plugin.models.chats import Chat
 from mmi_plugin.models.combine import vote
 from mmi_plugin.models.decode import Decoding
 from mmi_plugin.models.families import prompts_of
 from mmi_plugin.models.generate import Generator, Query, Reply, Target
 from mmi_plugin.models.meter import Meter
 from mmi_plugin.models.order import OrderKey, answer_all, order_key, shared_images
-from mmi_plugin.models.prefix import Prefixes, ends, looks_ahead, obstacle, window
-from mmi_plugin.models.prompt import Chat, Prompts, images_of
-from mmi_plugin.models.tokens import Tensors, pad, to_model
-from mmi_plugin.models.trees import Branches
+from mmi_plugin.models.prefix import Prefixes, looks_ahead, obstacle
+from mmi_plugin.models.prompt import Prompts
+from mmi_plugin.models.tokens import Tensors, to_model
 from mmi_plugin.results import Record
 
 THINKING = 4096  # tokens of a thought, beside those of the answer
@@ -151,12 +151,9 @@ class Scorer:
         self._model, self._prompts, self._one_by_one = model, prompts, deterministic
         self._baseline = baseline
         self._generator = Generator(model, prompts, thoughts, thinking, baseline)
-        self._image_token = getattr(model.config, "image_token_id", None)
-        self._prefixes = Prefixes(model, self._generator.tokens)
+        self._prefixes = Prefixes(model, prompts, self._generator.tokens)
         self.meter = Meter(model)
         self._obstacle = obstacle(model)
-        self._window = window(model) if self._obstacle is None else None
-        self._marks: dict[tuple[str, ...], list[str]] = {}  # what stands for the images of the last prompts
         self._checked = False
         self._wanted = share and baseline is None  # contrasts show other images, or none
 
@@ -208,9 +205,7 @@ class Scorer:
         chats = [baseline.chat(row.chat) if row.choices else row.chat for row in rows]
         pairs = zip(rows, chats, strict=True)
         asked = [replace(row, chat=chat) for row, chat in pairs for _ in range(baseline.samples)]
-        inputs = to_model(
-            baseline.inputs(self._prompts, [row.chat for row in asked]), self._model.device, self._model.dtype
-        )
+        inputs = self._to_model(baseline.inputs(self._prompts, [row.chat for row in asked]))
         replies = self._generator.answers(asked, inputs, baseline.decoding(decoding))
         if baseline.samples == 1:
             return replies
@@ -233,7 +228,7 @@ class Scorer:
             if looks_ahead(self._model, self._plain(rows[:1])):
                 return "within a prompt it attends to what comes later"
             wanted = self._generator.tokens(self._plain(compared), 1, output_logits=True).logits[0].float()
-            order, branches = self._branches(compared)
+            order, branches = self._prefixes.branches(compared)
             found = branches.first.float()
             wanted = wanted[order]
         except torch.OutOfMemoryError:
@@ -251,47 +246,17 @@ class Scorer:
             self._obstacle, self._checked = self._differs(rows), True
         if not self._wanted or self._obstacle is not None:
             return self._generator.tokens(self._plain(rows), 1, output_logits=True).logits[0]
-        order, branches = self._branches(rows)
+        order, branches = self._prefixes.branches(rows)
         return branches.first[torch.tensor(order).argsort()]
 
     def _plain(self, rows: Sequence[Query]) -> Tensors:
-        return to_model(self._prompts.inputs([row.chat for row in rows]), self._model.device, self._model.dtype)
+        return self._to_model(self._prompts.inputs([row.chat for row in rows]))
+
+    def _to_model(self, inputs: Tensors) -> Tensors:
+        return to_model(inputs, self._model.device, self._model.dtype)
 
     def _share(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
         """Answer rows from the kept prefixes of their prompts, computing those that are missing."""
-        order, branches = self._branches(rows)
+        order, branches = self._prefixes.branches(rows)
         answers = self._generator.answers([rows[index] for index in order], branches, decoding)
         return [answer for _, answer in sorted(zip(order, answers, strict=True), key=lambda pair: pair[0])]
-
-    def _branches(self, rows: Sequence[Query]) -> tuple[list[int], Branches]:
-        """Return an order of rows in which those that share a prefix stand together, and their branches in it.
-
-        Raises ValueError for prompts that do not show where an image ends.
-        """
-        names = [tuple(map(image_hash, images_of(row.chat))) for row in rows]
-        prompts = self._texts(rows, names)
-        stops = ends(prompts["input_ids"], self._image_token)
-        starts = (prompts["attention_mask"] == 0).sum(1).tolist()
-        if min(stops) == 0:
-            raise ValueError("no image token in the prompt")
-        heads = [own[start:stop].tolist() for own, start, stop in zip(prompts["input_ids"], starts, stops, strict=True)]
-        keys = [(name, *head) for name, head in zip(names, heads, strict=True)]
-        first = {key: place for place, key in reversed(list(enumerate(keys)))}
-        order = sorted(range(len(rows)), key=lambda row: first[keys[row]])
-        whole = self._prefixes.get(
-            [keys[row] for row in order], lambda missing: self._plain([rows[order[place]] for place in missing])
-        )
-        inputs = {name: prompts[name][order].to(self._model.device) for name in ("input_ids", "attention_mask")}
-        rests = [ids[stops[row] :] for ids, row in zip(inputs["input_ids"], order, strict=True)]
-        return order, Branches(self._model, whole, rests, inputs, self._window)
-
-    def _texts(self, rows: Sequence[Query], names: Sequence[tuple[str, ...]]) -> Tensors:
-        """Return input_ids and attention_mask (B, L), padded on the left; an image, known by its name, is prepared once
-        to see what stands for it in a prompt."""
-        new = {name: self._prompts.joined(images_of(row.chat)) for name, row in zip(names, rows, strict=True)}
-        self._marks = {name: texts for name, texts in self._marks.items() if name in new}
-        new = {name: images for name, images in new.items() if name not in self._marks}
-        self._marks.update(zip(new, self._prompts.images(list(new.values()))[1], strict=True))
-        encoded = self._prompts.encode([self._prompts.text(row.chat) for row in rows], [self._marks[n] for n in names])
-        ids, inside = pad(encoded, self._prompts.encoder.padding, left=True)
-        return {"input_ids": ids, "attention_mask": inside.long()}

@@ -15,8 +15,9 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from mmi_plugin.errors import InputError
+from mmi_plugin.models.chats import Chat, content, images_of, texts_alone
 from mmi_plugin.models.compat import expands_images
-from mmi_plugin.models.prompt import Chat, Prompts, content, images_of, texts_alone
+from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.models.tokens import Encoder, Tensors, pad
 from mmi_plugin.plugins import load_plugins
 

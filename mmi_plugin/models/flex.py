@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
 from mmi_plugin.models.compat import compile_often
-from mmi_plugin.models.devices import HALF
+from mmi_plugin.models.devices import HALF, on_device
 
 BLOCK = 128
 LADDER_FROM = 2560
@@ -88,8 +88,7 @@ def blocks_of(chunks: list[int], pieces: list[int | None]) -> Blocks:
 
 def mask_of(blocks: Blocks, device: torch.device) -> BlockMask:
     """Return the mask for a device, which is not waited for."""
-    flat = blocks.numbers.pin_memory() if device.type == "cuda" else blocks.numbers
-    parts = flat.to(device, non_blocking=True).split([prod(shape) for shape in blocks.shapes])
+    parts = on_device(blocks.numbers, device).split([prod(shape) for shape in blocks.shapes])
     ends, *kinds = (part.view(shape) for part, shape in zip(parts, blocks.shapes, strict=True))
     return BlockMask.from_kv_blocks(
         *(kind[None, None] for kind in kinds),
@@ -102,10 +101,17 @@ def mask_of(blocks: Blocks, device: torch.device) -> BlockMask:
 def _sees(low: torch.Tensor, high: torch.Tensor, start: torch.Tensor, last: torch.Tensor) -> Any:
     """Return whether a query sees a key, as `spans_of` has it: low, high, start, last (T,)."""
 
-    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    def sees(batch: Any, head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         return ((key >= low[query]) & (key <= high[query])) | ((key >= start[query]) & (key <= last[query]))
 
     return sees
+
+
+def pairs_of(chunks: list[int], pieces: list[int | None], device: torch.device) -> torch.Tensor:
+    """Return which keys each query sees, (T, T') bool on a device."""
+    ends = on_device(torch.from_numpy(np.stack(spans_of(chunks, pieces))), device)
+    queries, keys = (torch.arange(size, device=device) for size in (ends.shape[1], sum(chunks)))
+    return _sees(*ends.unbind())(None, None, queries[:, None], keys)
 
 
 def spans_of(chunks: list[int], pieces: list[int | None]) -> tuple[np.ndarray, ...]:

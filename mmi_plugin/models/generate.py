@@ -16,11 +16,12 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from mmi_plugin.answers import answer_start, read
 from mmi_plugin.attacks import Attack
 from mmi_plugin.models.baselines import Baseline
+from mmi_plugin.models.chats import Chat, images_of
 from mmi_plugin.models.combine import Combined, Options
 from mmi_plugin.models.compat import deferred, waits_less
 from mmi_plugin.models.decode import Decoding, Forced, OptionLogs, ThoughtBudget, constraints, letter_forms
 from mmi_plugin.models.image_attention import ImageAttention
-from mmi_plugin.models.prompt import Chat, Prompts, images_of
+from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.models.tokens import Tensors
 from mmi_plugin.models.trees import Branches
 

@@ -10,9 +10,9 @@ Exact, through an attention that keeps to the trees, wherever attention is causa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from mmi_plugin.models.attention import ATTENTION, BLOCKS, Pattern, attend
 from mmi_plugin.models.compat import OWN_MASKS, attention_of, use_attention
+from mmi_plugin.models.devices import on_device
 
 logger = logging.get_logger(__name__)
 MIN_SHARED = 0.25
@@ -121,19 +122,6 @@ def gather(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     if not values.is_floating_point():
         return values[places]
     return embedding(places, values.flatten(1)).view(*places.shape, *values.shape[1:])
-
-
-Part = TypeVar("Part")
-
-
-def on_device(part: Part, device: torch.device) -> Part:
-    """Return a tensor, or a dataclass whose fields that are tensors, (R, L) or any other shape, are on a device, which
-    is not waited for."""
-    if isinstance(part, torch.Tensor):
-        pinned = part.pin_memory() if device.type == "cuda" and part.is_cpu else part
-        return pinned.to(device, non_blocking=True)
-    tensors = {f.name: getattr(part, f.name) for f in fields(part)}
-    return replace(part, **{n: on_device(t, device) for n, t in tensors.items() if isinstance(t, torch.Tensor)})
 
 
 class Span(NamedTuple):

@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 
 from mmi_plugin.attacks.balls import Ball, as_bytes
 from mmi_plugin.errors import InputError
+from mmi_plugin.models.chats import images_of, with_image
 from mmi_plugin.models.decoder import DecoderInputs, at_decoder, read_at
 from mmi_plugin.models.generate import Query
-from mmi_plugin.models.prompt import Chat, Prompts, images_of
+from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.models.space import option_ids, row_seeds
 from mmi_plugin.models.tokens import Tensors, to_model
 
@@ -87,11 +88,3 @@ class Pixels:
         if not value.requires_grad or torch.autograd.grad(value, probe, allow_unused=True)[0] is None:
             name = type(self._prompts.processor.image_processor).__name__
             raise InputError(f"{name} gives no gradients to pixels: its version on torchvision does (use_fast=True)")
-
-
-def with_image(chat: Chat, image: Image.Image) -> Chat:
-    """Return a chat that shows `image` in place of its one."""
-    return [
-        {**turn, "content": [{**part, "image": image} if part["type"] == "image" else part for part in turn["content"]]}
-        for turn in chat
-    ]

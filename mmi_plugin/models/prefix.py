@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from mmi_plugin.item import image_hash
+from mmi_plugin.models.chats import images_of
 from mmi_plugin.models.compat import DynamicLayer, DynamicSlidingWindowLayer, cache_argument, cache_layers
-from mmi_plugin.models.tokens import Tensors, pad_left
-from mmi_plugin.models.trees import Prefix
+from mmi_plugin.models.generate import Query
+from mmi_plugin.models.prompt import Prompts
+from mmi_plugin.models.tokens import Tensors, pad, pad_left, to_model
+from mmi_plugin.models.trees import Branches, Prefix
 
 Generate = Callable[[Tensors, int], Any]
+Names = tuple[str, ...]
+Key = tuple[Names | int, ...]
+"""The names of a prompt's images, and its ids up to the end of the last."""
 
 
 def obstacle(model: PreTrainedModel) -> str | None:
@@ -58,21 +65,75 @@ def window(model: PreTrainedModel) -> int | None:
 
 
 class Prefixes:
-    """The prefixes of the prompts asked last. `generate(inputs, steps)` lets `model` speak."""
+    """The prefixes of the prompts asked last, and what was made of their images.
 
-    def __init__(self, model: PreTrainedModel, generate: Generate) -> None:
-        self._model, self._generate = model, generate
-        self._kept: dict[Hashable, Prefix] = {}
+    `generate(inputs, steps)` lets `model` speak.
+    """
 
-    def get(self, keys: Sequence[Hashable], inputs: Callable[[list[int]], Tensors]) -> list[Prefix]:
-        """Return the prefix of every row. `inputs(rows)`: the whole prompts of rows whose prefix is not at hand."""
-        rows = {key: row for row, key in reversed(list(enumerate(keys)))}  # the first row of each key
-        self._kept = {key: self._kept[key] for key in rows if key in self._kept}
-        missing = [key for key in rows if key not in self._kept]
-        if missing:
-            computed = _compute(self._model, inputs([rows[key] for key in missing]), self._generate)
-            self._kept.update(zip(missing, computed, strict=True))
-        return [self._kept[key] for key in keys]
+    def __init__(self, model: PreTrainedModel, prompts: Prompts, generate: Generate) -> None:
+        self._model, self._prompts, self._generate = model, prompts, generate
+        self._window = window(model) if obstacle(model) is None else None
+        self._kept: dict[Key, Prefix] = {}
+        self._marks: dict[Names, list[str]] = {}  # what stands for the images of the last prompts
+
+    def branches(self, rows: Sequence[Query]) -> tuple[list[int], Branches]:
+        """Return an order of rows in which those that share a prefix stand together, and their branches in it.
+
+        Raises ValueError for prompts that do not show where an image ends.
+        """
+        batch = self._encode(rows)
+        ids, inside = pad(batch.ids, self._prompts.encoder.padding, left=True)
+        stops = ends(ids, self._model.config.image_token_id)
+        if min(stops) == 0:
+            raise ValueError("no image token in the prompt")
+        starts = [ids.shape[1] - len(own) for own in batch.ids]
+        heads = [own[: stop - start] for own, start, stop in zip(batch.ids, starts, stops, strict=True)]
+        keys = [(name, *head) for name, head in zip(batch.names, heads, strict=True)]
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        order = sorted(range(len(rows)), key=lambda row: first[keys[row]])
+        self._keep(list(dict.fromkeys(keys[row] for row in order)), first, batch)
+        inputs = {"input_ids": ids[order], "attention_mask": inside[order].long()}
+        inputs = to_model(inputs, self._model.device, self._model.dtype)
+        rests = [own[stops[row] :] for own, row in zip(inputs["input_ids"], order, strict=True)]
+        known = [self._kept[keys[row]] for row in order]
+        return order, Branches(self._model, known, rests, inputs, self._window)
+
+    def _encode(self, rows: Sequence[Query]) -> _Batch:
+        """Encode prompts; an image, known by its name, is prepared once, to see what stands for it in a prompt."""
+        names = [tuple(map(image_hash, images_of(row.chat))) for row in rows]
+        shown = {name: images_of(row.chat) for name, row in zip(names, rows, strict=True)}
+        self._marks = {name: texts for name, texts in self._marks.items() if name in shown}
+        new = [name for name in shown if name not in self._marks]
+        tensors, marks = self._prompts.images([self._prompts.joined(shown[name]) for name in new])
+        self._marks.update(zip(new, marks, strict=True))
+        texts = [self._prompts.text(row.chat) for row in rows]
+        ids = self._prompts.encode(texts, [self._marks[name] for name in names])
+        return _Batch(rows, names, ids, new, tensors)
+
+    def _keep(self, keys: Sequence[Key], rows: Mapping[Key, int], batch: _Batch) -> None:
+        """Keep the prefixes of these keys alone, and compute those that are missing. rows: one with each."""
+        self._kept = {key: self._kept[key] for key in keys if key in self._kept}
+        missing = [key for key in keys if key not in self._kept]
+        if not missing:
+            return
+        places = [rows[key] for key in missing]
+        chats = [batch.rows[row].chat for row in places]
+        if [batch.names[row] for row in places] == batch.new:
+            inputs = {**batch.tensors, **self._prompts.tokens(chats, [batch.ids[row] for row in places])}
+        else:  # an image that was there before, or is in two prefixes
+            inputs = self._prompts.inputs(chats)
+        computed = _compute(self._model, to_model(inputs, self._model.device, self._model.dtype), self._generate)
+        self._kept.update(zip(missing, computed, strict=True))
+
+
+class _Batch(NamedTuple):
+    """Prompts, their images' names, their ids, and the model's inputs for those images that are new."""
+
+    rows: Sequence[Query]
+    names: list[Names]
+    ids: list[list[int]]
+    new: list[Names]
+    tensors: Tensors
 
 
 def ends(input_ids: torch.Tensor, image_token: int) -> list[int]:

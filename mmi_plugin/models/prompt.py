@@ -18,10 +18,9 @@ from transformers import ProcessorMixin
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.item import Item, messages
+from mmi_plugin.models.chats import Chat, content, images_of, texts_alone, turn_of
 from mmi_plugin.models.compat import process_images, with_images
 from mmi_plugin.models.tokens import Encoder, Tensors, pad
-
-Chat = list[dict[str, Any]]
 
 _PROBE = "\ue0a0"  # stands for an answer where only its surroundings are looked at
 
@@ -104,7 +103,7 @@ class Prompts:
         answers = [content(turn) for turn in marked if turn["role"] == "assistant"]
         if not answers or self.last_answer_only:
             return []
-        probed = [_turn("assistant", _PROBE) if turn["role"] == "assistant" else turn for turn in marked]
+        probed = [turn_of("assistant", _PROBE) if turn["role"] == "assistant" else turn for turn in marked]
         first, *rest = self._render(probed, add_generation_prompt=True).split(_PROBE)
         if len(rest) != len(answers) or first + "".join(a + r for a, r in zip(answers, rest, strict=True)) != prompt:
             raise InputError(f"{name}: field 'history': the chat template rewrites earlier answers")
@@ -133,7 +132,7 @@ class Prompts:
         """Return a chat with the system turn, where there is one to put before it."""
         if self._system is None or chat[0]["role"] == "system":
             return chat
-        return [_turn("system", self._system), *chat]
+        return [turn_of("system", self._system), *chat]
 
     def end_token(self) -> str:
         """Return the tokenizer's end token. Raises InputError without one."""
@@ -147,12 +146,12 @@ class Prompts:
             return
         if not self._system.strip():
             raise InputError("the system prompt is empty")
-        self.text(self.with_system([_turn("user", "?")]))
+        self.text(self.with_system([turn_of("user", "?")]))
         self._system = self.encoder.mark(self._system.strip())
 
     def _surroundings(self) -> tuple[str, str]:
         """Return what the template writes between a prompt and its answer, and what ends the answer."""
-        chat = [_turn("user", "?"), _turn("assistant", _PROBE)]
+        chat = [turn_of("user", "?"), turn_of("assistant", _PROBE)]
         prompt, full = self._render(chat[:-1], add_generation_prompt=True), self._render(chat)
         lead, probe, tail = full[len(prompt) :].partition(_PROBE)
         if not full.startswith(prompt) or not probe:
@@ -196,9 +195,15 @@ class Prompts:
         """Return the model's inputs for a batch of prompts, padded on the left. said: what all answers begin with."""
         tensors, expansions = self.images([self.joined(images_of(chat)) for chat in chats])
         rows = self.encode([self.text(chat) for chat in chats], expansions)
+        return {**tensors, **self.tokens(chats, rows, said, left)}
+
+    def tokens(
+        self, chats: Sequence[Chat], rows: Sequence[list[int]], said: Sequence[int] = (), left: bool = True
+    ) -> Tensors:
+        """Return `inputs` without those for images. rows: the ids of each prompt."""
         answers = [[False] * len(row) + [True] * len(said) for row in rows]
         ids, inside = pad([[*row, *said] for row in rows], self.encoder.padding, left=left)
-        batch = {**tensors, "input_ids": ids, "attention_mask": inside.long()}
+        batch = {"input_ids": ids, "attention_mask": inside.long()}
         return batch | self.columns(chats, ids, pad(answers, False, left=left)[0].bool())
 
     def rows(
@@ -266,7 +271,7 @@ class Prompts:
 
     def opened(self, thoughts: Sequence[tuple[str, str]]) -> str:
         """Return the end of every prompt from where the template opens a thought; empty where it does not."""
-        prompt = self._render([_turn("user", "?")], add_generation_prompt=True)
+        prompt = self._render([turn_of("user", "?")], add_generation_prompt=True)
         begun = [prompt[prompt.rindex(tag) :] for tag, _ in thoughts if prompt.rstrip().endswith(tag)]
         return max(begun, key=len, default="")
 
@@ -274,25 +279,3 @@ class Prompts:
     def stops(self) -> list[int]:
         """The token that ends an answer in training, which is a stop at evaluation."""
         return self.encoder.encode([self.end.strip()], special=False)[0][-1:]
-
-
-def images_of(chat: Chat) -> list[Image.Image]:
-    """Return the images of a chat, in order."""
-    return [part["image"] for turn in chat for part in turn["content"] if part["type"] == "image"]
-
-
-def texts_alone(chat: Chat) -> Chat:
-    """Return a chat whose images are places alone: templates take only their number."""
-    return [
-        {**turn, "content": [part if part["type"] == "text" else {"type": part["type"]} for part in turn["content"]]}
-        for turn in chat
-    ]
-
-
-def content(turn: Mapping[str, Any]) -> str:
-    """Return the text of a turn."""
-    return "".join(part["text"] for part in turn["content"] if part["type"] == "text")
-
-
-def _turn(role: str, text: str) -> dict[str, Any]:
-    return {"role": role, "content": [{"type": "text", "text": text}]}

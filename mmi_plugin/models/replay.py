@@ -10,7 +10,8 @@ from transformers import DynamicCache
 
 from mmi_plugin.models.compat import cache_argument
 from mmi_plugin.models.decoder import DecoderInputs
-from mmi_plugin.models.layout import Layout, Tree, gather, on_device
+from mmi_plugin.models.devices import on_device
+from mmi_plugin.models.layout import Layout, Tree, gather
 
 HOST = torch.device("cpu")
 WORTH = 0.1

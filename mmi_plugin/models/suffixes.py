@@ -16,9 +16,10 @@ from mmi_plugin.attacks.coordinates import coordinate_search
 from mmi_plugin.attacks.losses import Loss, margin
 from mmi_plugin.attacks.search import thinned
 from mmi_plugin.errors import InputError
+from mmi_plugin.models.chats import images_of, with_line
 from mmi_plugin.models.embeddings import Embeddings
 from mmi_plugin.models.generate import Query, Reply
-from mmi_plugin.models.prompt import Chat, Prompts, images_of
+from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.models.space import option_ids, row_seeds
 
 First = Callable[[Sequence[Query]], torch.Tensor]
@@ -147,14 +148,3 @@ class _Asked:
             if len(tokens) == length:
                 return tokens
         raise InputError(f"item {self.row.target.item_id}: no {length} random tokens of this vocabulary make a text")
-
-
-def with_line(chat: Chat, line: str) -> Chat:
-    """Return a chat whose last text has one line more."""
-    if not line:
-        return chat
-    *before, turn = chat
-    parts = list(turn["content"])
-    last = max(place for place, part in enumerate(parts) if part["type"] == "text")
-    parts[last] = {**parts[last], "text": f"{parts[last]['text']}\n{line}"}
-    return [*before, {**turn, "content": parts}]

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from transformers import Cache, LogitsProcessor, PreTrainedModel
 
-from mmi_plugin.models.attention import ATTENTION, Pattern, attend
+from mmi_plugin.models.attention import ATTENTION, Pattern, additive, attend
 from mmi_plugin.models.compat import BranchLayer, attending, cache_argument, sdpa_attention_forward
-from mmi_plugin.models.layout import on_device
+from mmi_plugin.models.devices import on_device
 from mmi_plugin.models.tokens import Tensors
 
 WAY, STEPS = "pieces", "mmi_steps"
@@ -64,24 +64,32 @@ class Branching(Pattern):
 
 class Step(NamedTuple):
     """The next token of each row of `tree`, which attends to the prefix, to its own tokens of the sequence and to those
-    that came after them, as `mask` (1, 1, rows, keys) says; in a layer that looks back only so far, as `near` does."""
+    that came after them, as `seen` (rows, keys) bool says; in a layer that looks back only so far, as `near` does."""
 
     tree: Tree
-    mask: torch.Tensor
+    seen: torch.Tensor
     near: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The next token of all rows, and where its keys are."""
+    """The next token of all rows, and where its keys are. kept: as that of a `Pattern`."""
 
     trees: Sequence[Step]
     layers: Sequence[BranchLayer]
+    kept: dict[Any, list[torch.Tensor]] = field(default_factory=dict)
 
     @property
     def pairs(self) -> int:
         """How many products of a query and a key each head takes."""
-        return sum(step.mask.numel() for step in self.trees)
+        return sum(step.seen.numel() for step in self.trees)
+
+    def masks(self, query: torch.Tensor, narrow: bool) -> list[torch.Tensor]:
+        """Return the `additive` mask of each tree. query: of any layer; narrow: of one that looks back only so far."""
+        key = narrow, query.dtype
+        if key not in self.kept:
+            self.kept[key] = [additive(step.near if narrow else step.seen, query.dtype) for step in self.trees]
+        return self.kept[key]
 
 
 def attend_steps(
@@ -99,12 +107,12 @@ def attend_steps(
     """
     number, parts = module.layer_idx, []
     narrow = kwargs.pop("sliding_window", None) is not None
-    for tree, mask, near in steps.trees:
+    for (tree, _, _), mask in zip(steps.trees, steps.masks(query, narrow), strict=True):
         own = steps.layers[number].between(tree.start, tree.stop, tree.first, tree.last)
         states = zip(tree.prefix.layers[number], own, strict=True)
         keys, values = (torch.cat([known[None], *more], 2) for known, more in states)
         part = query[:, :, tree.first : tree.last]
-        parts.append(sdpa_attention_forward(module, part, keys, values, near if narrow else mask, **kwargs)[0])
+        parts.append(sdpa_attention_forward(module, part, keys, values, mask, **kwargs)[0])
     return torch.cat(parts, 1), None
 
 
@@ -165,12 +173,14 @@ class Branches:
             ends, owner = torch.tensor([self._end(row) for row in rows]), torch.arange(len(rows))
             own = owner.repeat_interleave(ends - known)
             owners = torch.cat([torch.full((known,), -1), own, owner.repeat(steps)])
-            mask = near = (owners == -1) | (owners == owner[:, None])
-            if self._look_back is not None:
-                later = (ends + torch.arange(steps)[:, None]).flatten()
-                columns = torch.cat([torch.arange(known), *(self._columns[row] for row in rows), later])
-                near = mask & ((ends + steps - 1)[:, None] - columns < self._look_back)
-            yield Step(tree, *(on_device(one[None, None], self._device) for one in (mask, near)))
+            seen = (owners == -1) | (owners == owner[:, None])
+            if self._look_back is None:
+                yield Step(tree, *[on_device(seen, self._device)] * 2)
+                continue
+            later = (ends + torch.arange(steps)[:, None]).flatten()
+            columns = torch.cat([torch.arange(known), *(self._columns[row] for row in rows), later])
+            near = seen & ((ends + steps - 1)[:, None] - columns < self._look_back)
+            yield Step(tree, on_device(seen, self._device), on_device(near, self._device))
 
     def after(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, V) after one more token of each row, (B,)."""

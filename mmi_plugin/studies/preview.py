@@ -14,7 +14,8 @@ from mmi_plugin.files import write_whole
 from mmi_plugin.harness.flags import key_values
 from mmi_plugin.harness.task_manager import find_task, find_tasks
 from mmi_plugin.item import Item, messages
-from mmi_plugin.models.prompt import Prompts, content, images_of, texts_alone
+from mmi_plugin.models.chats import content, images_of, texts_alone
+from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.report.items import thumbnail
 from mmi_plugin.report.preview import Preview, Shown, ShownItem, to_html, to_terminal
 from mmi_plugin.studies.own_data import TASK, options

@@ -27,6 +27,7 @@ from PIL import Image
 from benchmarks.evaluation import save_model
 from benchmarks.train_step import EPS, Setting, build_batch, build_model, irrelevant, ours
 from mmi_plugin.attacks.noise import draw
+from mmi_plugin.models import attention as ways
 from mmi_plugin.models import generate
 from mmi_plugin.models.evaluate import Scorer
 from mmi_plugin.models.families import prompts_of
@@ -54,9 +55,13 @@ def noise() -> Iterator[tuple[str, float, float]]:
 
 
 def step(half: bool, attention: str, device: str = "cuda") -> Step:
-    """Loss, gradients and delta of one step, in bf16 by autocast over weights in fp32 as a run has it."""
+    """Loss, gradients and delta of one step, in bf16 by autocast over weights in fp32 as a run has it.
+
+    attention: "auto" for one call of torch's own, as of a small layout.
+    """
     torch.manual_seed(0)
     setting, seen = Setting(device, attention=attention), []
+    small = patch.object(ways, "SMALL", 2**40)
     model = build_model(Setting("cpu")).to(device)
     run = ForwardPass.run
 
@@ -65,7 +70,7 @@ def step(half: bool, attention: str, device: str = "cuda") -> Step:
         return seen[-1]
 
     half_precision = torch.autocast(device, torch.bfloat16, enabled=half)
-    with TemporaryDirectory() as folder, patch.object(ForwardPass, "run", spy), half_precision:
+    with TemporaryDirectory() as folder, patch.object(ForwardPass, "run", spy), half_precision, small:
         loss = ours(model, build_batch(), folder, setting)(None).item()
     # As numpy: a tensor's memory goes with the process that hands it over.
     gradients = {name: p.grad.double().cpu().numpy() for name, p in model.named_parameters() if p.grad is not None}
@@ -79,12 +84,14 @@ def steps() -> Iterator[tuple[str, float, float]]:
         "fp32, FlexAttention": (False, "flex"),
         "bf16, FlexAttention": (True, "flex"),
         "bf16, pieces": (True, "pieces"),
+        "fp32, one call of sdpa": (False, "auto"),
+        "bf16, one call of sdpa": (True, "auto"),
     }
     # Each in a process of its own: accelerate keeps to the device that a process began with.
     with ProcessPoolExecutor(len(asked), multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         results = {said: pool.submit(step, *how) for said, how in asked.items()}
         exact, *rest = [result.result() for result in results.values()]
-    for said, found, most in zip(list(asked)[1:], rest, (1e-4, 1e-3, 1e-2, 1e-2), strict=True):
+    for said, found, most in zip(list(asked)[1:], rest, (1e-4, 1e-3, 1e-2, 1e-2, 1e-3, 1e-2), strict=True):
         yield f"loss, {said}, relative difference from fp32 in pieces", abs(found[0] / exact[0] - 1), most
         yield f"gradients, {said}, relative difference", difference(found[1], exact[1]), most
         yield f"delta, {said}, beyond its ball", max(0.0, float(np.abs(found[2]).max()) - EPS), 1e-9

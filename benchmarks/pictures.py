@@ -7,6 +7,7 @@ import inspect
 import io
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
@@ -72,16 +73,22 @@ def examples() -> dict[str, Item]:
         "irrelevant": Given(context="The museum is closed on Mondays."),
         "matching": Given(context="The picture shows a cat that looks up."),
     }
-    distraction = {"distraction": Given(question="A cow has four legs.\nWhat does the cup stand on?")}
+    vqa = {
+        "distraction": Given(question="A cow has four legs.\nWhat does the cup stand on?"),
+        "corrupted": Given(context="The cup stands on a brick."),
+        "irrelevant": given["irrelevant"],
+        "matching": Given(context="The cup stands on a saucer."),
+    }
+    drawn = {
+        name: Given(photos[file]) for name, file in zip(("corrupted", "irrelevant", "matching"), photos, strict=False)
+    }
     capital = next(item for item in load("demo_capitals").items if item.id.endswith("-0"))
     return {
         "image_heavy": Item(
             "cat", "image_heavy", "What is shown in the picture?", "cat", animals, cat, facts, given=given
         ),
-        "text_heavy": capital,
-        "vqa": Item(
-            "cup", "vqa", "What does the cup stand on?", "a saucer", things, photos["coffee.png"], given=distraction
-        ),
+        "text_heavy": replace(capital, given=drawn),
+        "vqa": Item("cup", "vqa", "What does the cup stand on?", "a saucer", things, photos["coffee.png"], given=vqa),
     }
 
 

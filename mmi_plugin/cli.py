@@ -268,6 +268,8 @@ def _add_eval(commands: Commands) -> None:
 
 
 DATA = ".jsonl, .parquet, .csv, published .json, folder, or data set of the hub"
+COLUMNS = "what id, question, options (or A,B,C,D), answer, image, label, cluster, version and context are there"
+VERSIONS = "of rows with one id: which value of version is clean, which is asked as given_NAME (misleading=corrupted)"
 
 
 def _add_data_flags(command: argparse.ArgumentParser, needed: bool) -> None:
@@ -280,15 +282,10 @@ def _add_data_flags(command: argparse.ArgumentParser, needed: bool) -> None:
         required=needed,
         help="image_heavy, text_heavy or vqa: what decides the answer to your own questions",
     )
+    command.add_argument("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help=COLUMNS)
+    command.add_argument("--versions", nargs="+", default=[], metavar="VALUE=NAME", help=VERSIONS)
     command.add_argument(
-        "--columns",
-        nargs="+",
-        default=[],
-        metavar="NAME=COLUMN",
-        help="what id, question, options, answer, image or label are called there; options may be several, as A,B,C,D",
-    )
-    command.add_argument(
-        "--metric", help="of questions without options: exact_match, anls or vqa_accuracy, as lmms-eval has them"
+        "--metric", help="of questions without options: exact_match, anls or vqa_accuracy (lmms-eval's)"
     )
     command.add_argument("--split", help="split of a folder or on the hub (default: test)")
     command.add_argument(

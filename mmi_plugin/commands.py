@@ -19,7 +19,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """Ask a model a user's own questions."""
     from mmi_plugin.studies.own_data import options, run
 
-    asked = options(args.data, args.images, args.family, args.columns, args.metric, args.conditions)
+    asked = options(args.data, args.images, args.family, args.columns, args.metric, args.conditions, args.versions)
     return run(
         asked, args.split or "test", args.out, {"model": args.model, "model_args": args.model_args, **_given(args)}
     )

@@ -12,7 +12,10 @@ import yaml
 from PIL import Image
 
 from mmi_plugin.cli import main
+from mmi_plugin.conditions import get
 from mmi_plugin.errors import InputError
+from mmi_plugin.item import user_text
+from mmi_plugin.results.runs import read_run
 from mmi_plugin.sources import Benchmark, load
 from mmi_plugin.studies.demo import base_folder
 from mmi_plugin.trainers.evaluation import load_task
@@ -122,6 +125,96 @@ def test_mmi_eval_asks_them_and_leaves_task_results_and_page(
     assert sorted(asked) == ["records-7", "records-7", "records-8", "records-8"]
 
     assert main([*command[:5], "--columns", "frage", *model, "--out", str(tmp_path / "no")]) == 2
-    assert capsys.readouterr().err == (
-        "error: --columns frage: not of the form id|question|options|answer|image|label|cluster=COLUMN\n"
+    names = "id|question|options|answer|image|label|cluster|version|context"
+    assert capsys.readouterr().err == f"error: --columns frage: not of the form {names}=COLUMN\n"
+
+
+VERSIONED = {
+    "id_column": "sample", "version_column": "kind", "context_column": "con_t", "image_column": "con_v",
+    "option_columns": "choices",
+}  # fmt: skip
+
+
+def versioned(folder: Path, family: str) -> Path:
+    """Questions with contexts from the other modality, a row for each: texts beside a picture, or pictures beside a
+    text. The last question lacks one."""
+    rows = []
+    for number, (question, right) in enumerate([("Which one?", "cat"), ("And here?", "dog"), ("Here?", "dog")]):
+        for kind, says, colour in (("wrong", "It is a fish.", "red"), ("other", "Water is wet.", "blue")):
+            if (number, kind) == (2, "other"):
+                continue
+            name = f"{number}.png" if family == "image_heavy" else f"{number}-{kind}.png"
+            Image.new("RGB", (20, 20), (10 * number, 0, 0) if family == "image_heavy" else colour).save(folder / name)
+            row = {"sample": number, "kind": kind, "question": question, "choices": ["cat", "dog", "fish"]}
+            context = says if family == "image_heavy" else None
+            rows.append({**row, "answer": right, "con_v": name, "con_t": context})
+    file = folder / "versions.parquet"
+    pd.DataFrame(rows).to_parquet(file)
+    return file
+
+
+def test_rows_that_are_versions_of_one_question_with_texts_of_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = "wrong=corrupted, other=irrelevant"
+    bench = own(versioned(tmp_path, "image_heavy"), "image_heavy", **VERSIONED, versions=named)
+    assert [item.id for item in bench.items] == ["records-0", "records-1"]
+    assert "1 questions lack a version and are left out: rows 5" in caplog.text
+    item = bench.items[1]
+    assert (item.question, item.answer, item.context) == ("And here?", "dog", "") and item.image is not None
+    wrong, other = (get(f"given_{name}")(item, 0) for name in ("corrupted", "irrelevant"))
+    assert (wrong.context, other.context) == ("It is a fish.", "Water is wet.")
+    assert user_text(wrong).startswith("It is a fish.\nQuestion:\nAnd here?\n") and wrong.image.getpixel((0, 0)) == (
+        10,
+        0,
+        0,
     )
+
+
+def test_rows_that_are_versions_of_one_question_with_pictures_of_their_own(tmp_path: Path) -> None:
+    named = "wrong=corrupted,other=irrelevant"
+    bench = own(versioned(tmp_path, "text_heavy"), **VERSIONED, versions=named)
+    item = bench.items[0]
+    assert item.image is None, "its reference is noise, as of any question that a text decides"
+    assert get("random_pixels")(item, 0).image is not None
+    wrong, other = (get(f"given_{name}")(item, 0) for name in ("corrupted", "irrelevant"))
+    assert wrong.image.getpixel((0, 0)) == (255, 0, 0) and other.image.getpixel((0, 0)) == (0, 0, 255)
+    assert wrong.question == item.question and not wrong.context
+
+
+def test_a_version_that_is_the_question_itself(tmp_path: Path) -> None:
+    named = "other=clean,wrong=corrupted"
+    item = own(versioned(tmp_path, "image_heavy"), "image_heavy", **VERSIONED, versions=named).items[0]
+    assert not item.context and list(item.given) == ["corrupted"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"versions": None}, "key 'version_column' needs 'version_column' and 'versions', both"),
+     ({"versions": "wrong=corupted"}, "key 'versions' has 'wrong=corupted': did you mean 'corrupted'"),
+     ({"versions": "wrong"}, "key 'versions' has 'wrong', not of the form VALUE=NAME"),
+     ({"versions": "wrong=clean,other=clean"}, "'other=clean': .*each once"),
+     ({"versions": "wrong=corrupted"}, "row 2: field 'kind' is 'other': "),
+     ({"label_column": "answer", "option_columns": None}, "key 'version_column' is for questions, and 'label_column'"),
+     ({"id_column": "id"}, "row 1: field 'id' is missing, which versions have in common"),
+     ({"id_column": "question", "version_column": "sample", "versions": "0=clean,1=corrupted"},
+      "row 2: field 'sample' is '0', as in row 1"),
+     ({"id_column": "kind", "version_column": "sample", "versions": "0=clean,1=corrupted,2=matching"},
+      "row 3: its answer are not those of row 1, with the same id")],
+)  # fmt: skip
+def test_versions_that_cannot_be_told_apart_are_named(
+    change: dict[str, str | None], message: str, tmp_path: Path
+) -> None:
+    options = {**VERSIONED, "versions": "wrong=corrupted,other=irrelevant"} | change
+    with pytest.raises(InputError, match=message):
+        own(versioned(tmp_path, "image_heavy"), "image_heavy", **options)
+
+
+def test_a_command_asks_them(tmp_path: Path) -> None:
+    file = versioned(tmp_path, "image_heavy")
+    flags = ["--columns", "id=sample", "version=kind", "context=con_t", "image=con_v", "options=choices"]
+    flags += ["--versions", "wrong=corrupted", "other=irrelevant", "--model_args", f"pretrained={base_folder()}"]
+    out = tmp_path / "out"
+    assert main(["eval", "--data", str(file), "--family", "image_heavy", *flags, "--out", str(out)]) == 0
+    (result,) = read_run(out).values()
+    assert result.conditions == ("clean", "given_corrupted", "given_irrelevant") and len(result.records) == 6

@@ -38,21 +38,21 @@ def given_synthetic(item: Item, rng: random.Random, pools: Pools) -> Item:
     return version_of(item, "synthetic")
 
 
-@condition("image_heavy", seen=False, published=False)
+@condition("image_heavy", "text_heavy", "vqa", seen=False, published=False)
 def given_corrupted(item: Item, rng: random.Random, pools: Pools) -> Item:
-    """The data set's own text about the picture, which says something else than it shows (Words or Vision)."""
+    """The data set's own text or picture that says something else (Words or Vision, or your own)."""
     return version_of(item, "corrupted")
 
 
-@condition("image_heavy", seen=False, published=False)
+@condition("image_heavy", "text_heavy", "vqa", seen=False, published=False)
 def given_irrelevant(item: Item, rng: random.Random, pools: Pools) -> Item:
-    """The data set's own text that has nothing to do with the question (Words or Vision)."""
+    """The data set's own text or picture that has nothing to do with the question (Words or Vision, or your own)."""
     return version_of(item, "irrelevant")
 
 
-@condition("image_heavy", seen=False, published=False, role="matches")
+@condition("image_heavy", "text_heavy", "vqa", seen=False, published=False, role="matches")
 def given_matching(item: Item, rng: random.Random, pools: Pools) -> Item:
-    """The data set's own text that says what the picture shows (Words or Vision)."""
+    """The data set's own text or picture that says the same as the item (Words or Vision, or your own)."""
     return version_of(item, "matching")
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmi_plugin.answers import LONGEST
 from mmi_plugin.answers.agreement import METRICS, check_metric
+from mmi_plugin.conditions import CONDITIONS
+from mmi_plugin.conditions.given import PREFIX as GIVEN
 from mmi_plugin.errors import InputError, nearest
-from mmi_plugin.item import FAMILIES, Family, Item
+from mmi_plugin.item import FAMILIES, Family, Given, Item
 from mmi_plugin.sources.classification import Classes
 from mmi_plugin.sources.facts import fact_map, template_facts
+from mmi_plugin.sources.published import say_rows
 from mmi_plugin.sources.records import option_of
 from mmi_plugin.sources.registry import Benchmark, source
 from mmi_plugin.sources.table import Row, Table
@@ -22,6 +25,8 @@ NAME = "records"
 CLASS_QUESTION = "What is shown in the picture?"
 BRIEF = "Answer the question using a single word or phrase."
 OPTIONS = "options"
+CLEAN = "clean"
+"""The version that is the item itself."""
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")  # which no name of a data set of the hub ends with
 
 
@@ -41,6 +46,9 @@ def records(
     image_column: str = "image",
     label_column: str | None = None,
     cluster_column: str | None = None,
+    version_column: str | None = None,
+    context_column: str | None = None,
+    versions: str | None = None,
     metric: str | None = None,
 ) -> Benchmark:
     """Your own questions, a row each, under the conditions of a family.
@@ -48,32 +56,38 @@ def records(
     path: a .jsonl, .parquet or .csv file, a folder of them by split (also SPLIT/CLASS/*.jpg), a published .json file,
     or a data set of the hub, with `config`. family: image_heavy, text_heavy or vqa. images: where paths of images
     start, by default beside the file. option_columns: one column with a list of texts (`options`), or several, a comma
-    between them. An answer is a letter, an option, or a number that counts from 0. A column `facts` maps options to
-    sentences. label_column: of a table of images and their classes, which are asked among four; a folder of images has
-    `label`. cluster_column: equal for questions that belong together (a passage, a template), which intervals and tests
-    then keep together; without it, those with the same image do. metric: of questions without options: exact_match,
-    anls or vqa_accuracy; the answer is a text or a list of all texts that count. Rows without an id are known by their
-    number. Raises InputError that names file, row and column.
+    between them. An answer is a letter, an option, or a number from 0. A column `facts` maps options to sentences.
+    label_column: of a table of images and their classes, which are asked among four; a folder of images has `label`.
+    cluster_column: equal for questions that belong together, which intervals and tests keep together; without it, those
+    with the same image do. version_column: rows of one id are versions of one question, asked as `given_NAME`, with the
+    text of `context_column` before it; `versions` says which value is which: "misleading=corrupted,none=clean". metric:
+    of questions without options: exact_match, anls or vqa_accuracy; the answer is a text or a list of all that count.
+    Rows without an id have their number. Raises InputError that names file, row and column.
     """
     _check(path, family, metric, {"option_columns": option_columns, "label_column": label_column})
+    names = _version_names(version_column, context_column, versions)
     place = path if Path(path).exists() else None
-    where: dict[str, Any] = {"hub": path, "config": config, "splits": {split: from_split or split}, "images": images}
+    where = {"hub": path, "config": config, "splits": {split: from_split or split}, "images": images, "family": family}
     if label_column is not None:
-        columns = {image_column: "image", label_column: "class"}
-        asked = Classes(NAME, family, **where, columns=columns, question=CLASS_QUESTION, label=label_column)
-        return asked(split, path=place, from_split=from_split)
-    listed = {} if metric else _options(OPTIONS if option_columns is None else option_columns)
-    kinds = {question_column: "text", **listed, answer_column: "answers" if metric else "key"}
-    kinds |= {} if family == "text_heavy" else {image_column: "image"}
-    kinds |= {} if cluster_column is None else {cluster_column: "key"}
-    item_of = _Columns(id_column, question_column, tuple(listed), answer_column, metric or "", cluster_column).item
+        return _classes(label_column, image_column, names, where)(split, path=place, from_split=from_split)
+    listed = () if metric else _options(OPTIONS if option_columns is None else option_columns)
+    named = (id_column, question_column, listed, answer_column, image_column)
+    columns = _Columns(*named, metric or "", cluster_column, version_column, context_column)
+    items_of = _Versions(columns, names).items if names else None
+    asked = Table(NAME, **where, columns=columns.kinds(family), item_of=columns.item, items_of=items_of)
     try:
-        bench = Table(NAME, family, **where, columns=kinds, item_of=item_of)(split, path=place, from_split=from_split)
+        bench = asked(split, path=place, from_split=from_split)
     except InputError as error:
         hint = f"; key 'metric' asks questions without options: {', '.join(METRICS)}"
-        unasked = option_columns is None and f"column {OPTIONS!r} is missing" in str(error)
-        raise InputError(f"{error}{hint * unasked}") from error
+        raise InputError(f"{error}{hint * (f'column {OPTIONS!r} is missing' in str(error))}") from error
     return _free(bench, metric) if metric else bench
+
+
+def _classes(label: str, image: str, versions: Mapping[str, str], where: Mapping[str, Any]) -> Classes:
+    """Return what asks the classes of a table of images."""
+    if versions:
+        raise InputError(f"source {NAME!r}: key 'version_column' is for questions, and 'label_column' for classes")
+    return Classes(NAME, **where, columns={image: "image", label: "class"}, question=CLASS_QUESTION, label=label)
 
 
 def _free(bench: Benchmark, metric: str) -> Benchmark:
@@ -104,12 +118,35 @@ def _check(path: str | None, family: str | None, metric: str | None, others: Map
             )
 
 
-def _options(columns: str) -> dict[str, str]:
-    """Return the columns of the options with their kinds: a list of texts, or texts of their own."""
-    names = [name.strip() for name in columns.split(",") if name.strip()]
+def _version_names(column: str | None, context: str | None, versions: str | None) -> dict[str, str]:
+    """Return what each value of the column of versions stands for: the item itself, or what follows `given_`.
+
+    Raises InputError for keys that do not go together, and a name that no condition has.
+    """
+    if column is None or versions is None:
+        given = {"version_column": column, "context_column": context, "versions": versions}
+        for key, value in given.items():
+            if value is not None:
+                raise InputError(f"source {NAME!r}: key {key!r} needs 'version_column' and 'versions', both")
+        return {}
+    valid = [CLEAN, *(name.removeprefix(GIVEN) for name in CONDITIONS if name.startswith(GIVEN))]
+    found = {}
+    for pair in versions.split(","):
+        value, _, name = (part.strip() for part in pair.rpartition("="))
+        if not value:
+            raise InputError(f"source {NAME!r}: key 'versions' has {pair.strip()!r}, not of the form VALUE=NAME")
+        if name not in valid or name in found.values():
+            raise InputError(f"source {NAME!r}: key 'versions' has {pair.strip()!r}: {nearest(name, valid)}, each once")
+        found[value] = name
+    return found
+
+
+def _options(columns: str) -> tuple[str, ...]:
+    """Return the columns of the options: one with a list of texts, or several."""
+    names = tuple(name.strip() for name in columns.split(",") if name.strip())
     if not names:
         raise InputError(f"source {NAME!r}: key 'option_columns' is {columns!r}, and names no column")
-    return {names[0]: "texts"} if len(names) == 1 else dict.fromkeys(names, "key")
+    return names
 
 
 @dataclass(frozen=True)
@@ -118,8 +155,20 @@ class _Columns:
     question: str
     options: tuple[str, ...]
     answer: str
+    image: str
     metric: str
-    cluster: str | None = None
+    cluster: str | None
+    version: str | None
+    context: str | None
+
+    def kinds(self, family: str) -> dict[str, str]:
+        """Return what each column holds, by its name."""
+        options = dict.fromkeys(self.options, "texts" if len(self.options) == 1 else "key")
+        found = {self.question: "text", **options, self.answer: "answers" if self.metric else "key"}
+        if family != "text_heavy" or self.version is not None:
+            found[self.image] = "image or none" if family == "text_heavy" else "image"
+        more = {self.cluster: "key", self.version: "key", self.context: "text"}
+        return found | {name: kind for name, kind in more.items() if name is not None}
 
     def item(self, row: Row) -> Item:
         """Return the item of a row, whose columns are those that a user named."""
@@ -151,3 +200,47 @@ class _Columns:
         if family == "image_heavy" and not facts:
             facts = template_facts(options, right)
         return row.item(row.text(self.question), options, right, key, facts)
+
+
+@dataclass(frozen=True)
+class _Versions:
+    """Rows that are versions of the question of their id. names: what stands in the column of versions -> what the
+    version is for."""
+
+    columns: _Columns
+    names: Mapping[str, str]
+
+    def items(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Item]]:
+        """Yield each question that has all versions, with the row that errors about it name."""
+        key, column = self.columns.key, self.columns.version
+        questions: dict[str, dict[str, Row]] = {}
+        for row in rows:
+            if row.values.get(key) is None:
+                raise InputError(f"{row.where}: field {key!r} is missing, which versions have in common")
+            if (value := row.text(column)) not in self.names:
+                raise InputError(f"{row.where}: field {column!r} is {value!r}: {nearest(value, self.names)}")
+            own = questions.setdefault(str(row.values[key]), {})
+            if (other := own.get(self.names[value])) is not None:
+                raise InputError(f"{row.where}: field {column!r} is {value!r}, as in row {other.number + 1}")
+            own[self.names[value]] = row
+        lacking = [one for one in questions.values() if len(one) < len(self.names)]
+        numbers = [min(row.number for row in one.values()) + 1 for one in lacking]
+        say_rows(NAME, numbers, "questions lack a version and are left out")
+        yield from (self._item(one) for one in questions.values() if len(one) == len(self.names))
+
+    def _item(self, rows: Mapping[str, Row]) -> tuple[Row, Item]:
+        first = rows.get(CLEAN) or next(iter(rows.values()))
+        item = self.columns.item(first)
+        given = {name: self._given(row, item, first) for name, row in rows.items() if name != CLEAN}
+        alone = CLEAN not in rows and item.family == "text_heavy"  # whose image is that of a version
+        return first, replace(item, image=None if alone else item.picture, given=given)
+
+    def _given(self, row: Row, item: Item, first: Row) -> Given:
+        """Return a version of `item`, which was made of the row `first`."""
+        own = self.columns.item(row)
+        for name in ("options", "answer", "answers"):
+            if getattr(own, name) != getattr(item, name):
+                raise InputError(f"{row.where}: its {name} are not those of row {first.number + 1}, with the same id")
+        column = self.columns.context
+        context = "" if column is None or row.absent(column) else row.text(column)
+        return Given(own.picture, "" if own.question == item.question else own.question, context)

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmi_plugin.conditions import fitting
+from mmi_plugin.conditions import REFERENCE, fitting
+from mmi_plugin.conditions.given import PREFIX
 from mmi_plugin.documents import Selection
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness import tasks_folder
 from mmi_plugin.harness.task_manager import find_task
+from mmi_plugin.sources.own import CLEAN
 from mmi_plugin.studies import lmms_eval, write_task
 
 TASK = "mmi_own"
-COLUMNS = ("id", "question", "options", "answer", "image", "label", "cluster")
+COLUMNS = ("id", "question", "options", "answer", "image", "label", "cluster", "version", "context")
 ASKED = {"image_heavy": "mmi_caltech101", "text_heavy": "mmi_openbookqa", "vqa": "mmi_scienceqa"}
 """Family -> a task, whose conditions are asked where none are named."""
 
@@ -26,6 +28,7 @@ def options(
     columns: Sequence[str],
     metric: str | None = None,
     conditions: str | None = None,
+    versions: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the `dataset_kwargs` that the flags stand for. Raises InputError for columns that are none."""
     found: dict[str, Any] = {"source": "records", "path": _absolute(data), "family": family}
@@ -40,8 +43,13 @@ def options(
         found["option_columns" if name == "options" else f"{name}_column"] = column
     if Path(data).is_dir() and family == "image_heavy" and metric is None:
         found.setdefault("label_column", "label")
+    if versions:
+        found["versions"] = ",".join(versions)
     if conditions is not None:
         found["conditions"] = conditions.split(",")
+    elif versions and family in REFERENCE:
+        names = [one.rpartition("=")[2] for one in versions]
+        found["conditions"] = [REFERENCE[family], *(f"{PREFIX}{name}" for name in names if name != CLEAN)]
     elif family in ASKED:
         names = find_task(ASKED[family]).options["conditions"]
         found["conditions"] = list(fitting(names, metric))

@@ -49,7 +49,7 @@ def _selections(args: argparse.Namespace) -> dict[str, Selection]:
     if Path(args.what).exists() or given:
         if args.family is None:
             raise InputError(f"{args.what}: --family is missing: image_heavy, text_heavy or vqa")
-        kwargs = options(args.what, args.images, args.family, args.columns, args.metric, args.conditions)
+        kwargs = options(args.what, args.images, args.family, args.columns, args.metric, args.conditions, args.versions)
         return {TASK: Selection.parse(kwargs, args.split or "test", str(kwargs["path"]))}
     if args.split is not None:
         raise InputError(f"--split: {args.what} has its own split")

@@ -73,7 +73,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Steps:
-    """The next token of all rows, and where its keys are. kept: as that of a `Pattern`."""
+    """The next token of all rows, and where its keys are. kept: masks (1, 1, rows, keys), once for all layers."""
 
     trees: Sequence[Step]
     layers: Sequence[BranchLayer]
@@ -85,7 +85,10 @@ class Steps:
         return sum(step.seen.numel() for step in self.trees)
 
     def masks(self, query: torch.Tensor, narrow: bool) -> list[torch.Tensor]:
-        """Return the `additive` mask of each tree. query: of any layer; narrow: of one that looks back only so far."""
+        """Return the `additive` mask (1, 1, rows, keys) of each tree.
+
+        query: (1, H, B, d), of any layer. narrow: of one that looks back only so far.
+        """
         key = narrow, query.dtype
         if key not in self.kept:
             self.kept[key] = [additive(step.near if narrow else step.seen, query.dtype) for step in self.trees]

@@ -27,6 +27,7 @@ from mmi_plugin.models.evaluate import evaluate
 from mmi_plugin.models.generate import Query
 from mmi_plugin.models.load import load_model, load_processor
 from mmi_plugin.models.prompt import Prompts
+from mmi_plugin.models.tokens import to_model
 from mmi_plugin.results import Record
 from mmi_plugin.sources import load
 
@@ -40,7 +41,7 @@ class Plain(Embeddings):
 
     def logits(self, delta: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """(1, L, D) perturbations of the one row -> (1, K) logits of its options."""
-        own = self._to_model(self._inputs)
+        own = to_model(self._inputs, self._model)
 
         def enter(module: torch.nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> tuple[Any, ...]:
             return args, {**call, "inputs_embeds": call["inputs_embeds"] + delta}

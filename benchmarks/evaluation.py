@@ -81,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--only", choices=sorted(TASKS), nargs="+", default=list(TASKS))
     chosen = parser.parse_args(arguments)
+    if chosen.operations and chosen.device == "cuda":
+        parser.error("--operations: counted on a CPU, without --device cuda")
     chosen.items = dict(zip(TASKS, chosen.items or ITEMS[chosen.shape], strict=True))
     sides = [("mmi_hf", one) for one in chosen.ours or [BATCH[chosen.shape]]]
     sides = sides if chosen.alone else [STOCK, *sides]

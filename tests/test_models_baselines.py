@@ -146,7 +146,7 @@ def _logits(model: Any, inputs: dict[str, Any], said: list[int]) -> torch.Tensor
     longer.pop("labels", None)  # which PaliGemma makes of every prompt
     for name in longer.keys() & {"qformer_input_ids", "qformer_attention_mask"}:
         longer[name] = longer[name].long()  # of an empty text they are floats
-    longer = to_model(longer, model.device, model.dtype)
+    longer = to_model(longer, model)
     for name in ("attention_mask", "mm_token_type_ids", "token_type_ids"):
         if name in inputs:
             apart = name == "token_type_ids" and "PaliGemma" in type(model).__name__  # what is said is causal there

@@ -21,8 +21,8 @@ TOGETHER, BY_ITSELF = 1024, ("cpu",)
 """How many queries of pieces that go on from one prefix attend in one call, and the kinds of device where each piece
 does so by itself: elsewhere a call costs the host more than the pairs that its mask leaves out."""
 SMALL = 2**31
-"""How many products the queries and keys of a layout take in a layer at most, pairs that are not seen included, where a
-device that has none attend by itself computes them all in one call of sdpa, for which nothing is compiled."""
+"""Up to how many products of queries and keys in a layer, of pairs that are not seen, too, a layout attends in one call
+of sdpa, where pieces do not attend by themselves: nothing is compiled for it."""
 
 
 class Group(NamedTuple):

@@ -48,7 +48,7 @@ class Embeddings:
         self._model, self._prompts, self._queries = model, prompts, list(rows)
         self._decoder, self._head, self.dtype = model.get_decoder(), model.get_output_embeddings(), model.dtype
         stem, last = option_ids(prompts, rows)
-        inputs = self._to_model(prompts.inputs([row.chat for row in rows], stem, left=False))
+        inputs = to_model(prompts.inputs([row.chat for row in rows], stem, left=False), self._model)
         inside = inputs["attention_mask"].bool()
         self._lengths = inside.sum(1).tolist()
         self._own = [length - len(stem) for length in self._lengths]
@@ -94,7 +94,7 @@ class Embeddings:
     @contextmanager
     def moved(self, delta: torch.Tensor, rows: Sequence[int]) -> Iterator[Tensors]:
         """Within, generation from the inputs that this yields sees rows (A) moved by delta (A, L, D)."""
-        asked = self._to_model(self._prompts.inputs([self._queries[row].chat for row in rows]))
+        asked = to_model(self._prompts.inputs([self._queries[row].chat for row in rows]), self._model)
         width = asked["input_ids"].shape[1]
         shifted = delta.new_zeros(len(rows), width, delta.shape[2])
         for place, row in enumerate(rows):
@@ -111,9 +111,6 @@ class Embeddings:
             yield asked
         finally:
             handle.remove()
-
-    def _to_model(self, inputs: Tensors) -> Tensors:
-        return to_model(inputs, self._model.device, self._model.dtype)
 
     def _capture(self, inputs: Tensors) -> tuple[DecoderInputs, torch.Tensor]:
         """Return the rows as the decoder is given them, and the whole model's logits of their options, (B, K)."""

@@ -205,7 +205,7 @@ class Scorer:
         chats = [baseline.chat(row.chat) if row.choices else row.chat for row in rows]
         pairs = zip(rows, chats, strict=True)
         asked = [replace(row, chat=chat) for row, chat in pairs for _ in range(baseline.samples)]
-        inputs = self._to_model(baseline.inputs(self._prompts, [row.chat for row in asked]))
+        inputs = to_model(baseline.inputs(self._prompts, [row.chat for row in asked]), self._model)
         replies = self._generator.answers(asked, inputs, baseline.decoding(decoding))
         if baseline.samples == 1:
             return replies
@@ -250,10 +250,7 @@ class Scorer:
         return branches.first[torch.tensor(order).argsort()]
 
     def _plain(self, rows: Sequence[Query]) -> Tensors:
-        return self._to_model(self._prompts.inputs([row.chat for row in rows]))
-
-    def _to_model(self, inputs: Tensors) -> Tensors:
-        return to_model(inputs, self._model.device, self._model.dtype)
+        return to_model(self._prompts.inputs([row.chat for row in rows]), self._model)
 
     def _share(self, rows: Sequence[Query], decoding: Decoding) -> list[Reply]:
         """Answer rows from the kept prefixes of their prompts, computing those that are missing."""

@@ -45,7 +45,7 @@ class Pixels:
         self.ball, self.width = Ball(attack.norm, radius, mask, origin), origin.shape[2]
         self.gold = torch.tensor([row.target.gold for row in rows], device=device)
         self._options = torch.tensor(last, device=device)
-        inputs = self._to_model(prompts.inputs([row.chat for row in rows], stem, left=False))
+        inputs = to_model(prompts.inputs([row.chat for row in rows], stem, left=False), self._model)
         images = prompts.images([[image] for image in shown])[0]
         self._texts = {name: value for name, value in inputs.items() if name not in images}
         self._ends = inputs["attention_mask"].sum(1) - 1
@@ -59,7 +59,7 @@ class Pixels:
         """(A, C, W) perturbations of rows (A,) int64 -> (A, K) logits of their options."""
         moved = (self.ball.origin[rows] + delta).unflatten(1, (3, -1))
         images = self._prompts.images([[image] for image in 255 * moved])[0]
-        inputs = self._to_model(images) | {name: value[rows] for name, value in self._texts.items()}
+        inputs = to_model(images, self._model) | {name: value[rows] for name, value in self._texts.items()}
         with at_decoder(self._model.get_decoder(), DecoderInputs.call, read_at(self._ends[rows])):
             logits = self._model(**inputs, use_cache=False).logits[0][:, self._options]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -69,16 +69,13 @@ class Pixels:
         """Yield inputs in which the images of rows (A) are moved by delta (A, C, W), in whole bytes."""
         images = self.images(delta, rows)
         chats = [with_image(self._queries[row].chat, image) for row, image in zip(rows, images, strict=True)]
-        yield self._to_model(self._prompts.inputs(chats))
+        yield to_model(self._prompts.inputs(chats), self._model)
 
     def images(self, delta: torch.Tensor, rows: Sequence[int]) -> list[Image.Image]:
         """Return the images of rows (A) moved by delta (A, C, W), in bytes that are within the budget."""
         own = self.ball.take(torch.tensor(rows, device=delta.device))
         made = as_bytes(own.origin + delta, own).unflatten(1, (3, -1)).permute(0, 2, 3, 1)
         return [Image.fromarray(image) for image in made.to("cpu", torch.uint8).numpy()]
-
-    def _to_model(self, inputs: Tensors) -> Tensors:
-        return to_model(inputs, self._model.device, self._model.dtype)
 
     def _check(self) -> None:
         """Raise InputError for a processor through which no gradient comes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -72,9 +73,12 @@ class Prefixes:
 
     def __init__(self, model: PreTrainedModel, prompts: Prompts, generate: Generate) -> None:
         self._model, self._prompts, self._generate = model, prompts, generate
-        self._window = window(model) if obstacle(model) is None else None
         self._kept: dict[Key, Prefix] = {}
         self._marks: dict[Names, list[str]] = {}  # what stands for the images of the last prompts
+
+    @cached_property
+    def _look_back(self) -> int | None:
+        return window(self._model)  # asked of models that can share alone
 
     def branches(self, rows: Sequence[Query]) -> tuple[list[int], Branches]:
         """Return an order of rows in which those that share a prefix stand together, and their branches in it.
@@ -89,14 +93,15 @@ class Prefixes:
         starts = [ids.shape[1] - len(own) for own in batch.ids]
         heads = [own[: stop - start] for own, start, stop in zip(batch.ids, starts, stops, strict=True)]
         keys = [(name, *head) for name, head in zip(batch.names, heads, strict=True)]
-        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        first: dict[Key, int] = {}
+        for row, key in enumerate(keys):
+            first.setdefault(key, row)
         order = sorted(range(len(rows)), key=lambda row: first[keys[row]])
-        self._keep(list(dict.fromkeys(keys[row] for row in order)), first, batch)
-        inputs = {"input_ids": ids[order], "attention_mask": inside[order].long()}
-        inputs = to_model(inputs, self._model.device, self._model.dtype)
+        self._keep(first, batch)
+        inputs = to_model({"input_ids": ids[order], "attention_mask": inside[order].long()}, self._model)
         rests = [own[stops[row] :] for own, row in zip(inputs["input_ids"], order, strict=True)]
         known = [self._kept[keys[row]] for row in order]
-        return order, Branches(self._model, known, rests, inputs, self._window)
+        return order, Branches(self._model, known, rests, inputs, self._look_back)
 
     def _encode(self, rows: Sequence[Query]) -> _Batch:
         """Encode prompts; an image, known by its name, is prepared once, to see what stands for it in a prompt."""
@@ -110,10 +115,10 @@ class Prefixes:
         ids = self._prompts.encode(texts, [self._marks[name] for name in names])
         return _Batch(rows, names, ids, new, tensors)
 
-    def _keep(self, keys: Sequence[Key], rows: Mapping[Key, int], batch: _Batch) -> None:
-        """Keep the prefixes of these keys alone, and compute those that are missing. rows: one with each."""
-        self._kept = {key: self._kept[key] for key in keys if key in self._kept}
-        missing = [key for key in keys if key not in self._kept]
+    def _keep(self, rows: Mapping[Key, int], batch: _Batch) -> None:
+        """Keep the prefixes of these keys alone, and compute those that are missing. rows: the first with each."""
+        self._kept = {key: self._kept[key] for key in rows if key in self._kept}
+        missing = [key for key in rows if key not in self._kept]
         if not missing:
             return
         places = [rows[key] for key in missing]
@@ -122,7 +127,7 @@ class Prefixes:
             inputs = {**batch.tensors, **self._prompts.tokens(chats, [batch.ids[row] for row in places])}
         else:  # an image that was there before, or is in two prefixes
             inputs = self._prompts.inputs(chats)
-        computed = _compute(self._model, to_model(inputs, self._model.device, self._model.dtype), self._generate)
+        computed = _compute(self._model, to_model(inputs, self._model), self._generate)
         self._kept.update(zip(missing, computed, strict=True))
 
 

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from mmi_plugin.errors import InputError
 from mmi_plugin.models.compat import encode_marked_chat, mark_control_tokens
@@ -149,8 +150,9 @@ def pad_left(inputs: Tensors) -> Tensors:
     return {**inputs, **{name: inputs[name].gather(1, order) for name in TOKENWISE if name in inputs}}
 
 
-def to_model(inputs: Tensors, device: torch.device, dtype: torch.dtype) -> Tensors:
-    """Return `inputs` on `device`, floating point values as `dtype`."""
+def to_model(inputs: Tensors, model: PreTrainedModel) -> Tensors:
+    """Return `inputs` where the model is, floating point values in its type."""
+    device, dtype = model.device, model.dtype
     return {
         name: value.to(device, dtype if value.is_floating_point() else None) if torch.is_tensor(value) else value
         for name, value in inputs.items()

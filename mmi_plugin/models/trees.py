@@ -178,7 +178,8 @@ class Branches:
             owners = torch.cat([torch.full((known,), -1), own, owner.repeat(steps)])
             seen = (owners == -1) | (owners == owner[:, None])
             if self._look_back is None:
-                yield Step(tree, *[on_device(seen, self._device)] * 2)
+                seen = on_device(seen, self._device)
+                yield Step(tree, seen, seen)
                 continue
             later = (ends + torch.arange(steps)[:, None]).flatten()
             columns = torch.cat([torch.arange(known), *(self._columns[row] for row in rows), later])

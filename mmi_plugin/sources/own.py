@@ -65,7 +65,7 @@ def records(
     Rows without an id have their number. Raises InputError that names file, row and column.
     """
     _check(path, family, metric, {"option_columns": option_columns, "label_column": label_column})
-    names = _version_names(version_column, context_column, versions)
+    names = _names(version_column=version_column, context_column=context_column, versions=versions)
     place = path if Path(path).exists() else None
     where = {"hub": path, "config": config, "splits": {split: from_split or split}, "images": images, "family": family}
     if label_column is not None:
@@ -118,17 +118,21 @@ def _check(path: str | None, family: str | None, metric: str | None, others: Map
             )
 
 
-def _version_names(column: str | None, context: str | None, versions: str | None) -> dict[str, str]:
+def _names(**given: str | None) -> dict[str, str]:
+    """Return `version_names`, none without keys of versions. Raises InputError for a key that needs others."""
+    if given["version_column"] is not None and given["versions"] is not None:
+        return version_names(given["versions"])
+    for key, value in given.items():
+        if value is not None:
+            raise InputError(f"source {NAME!r}: key {key!r} needs 'version_column' and 'versions', both")
+    return {}
+
+
+def version_names(versions: str) -> dict[str, str]:
     """Return what each value of the column of versions stands for: the item itself, or what follows `given_`.
 
-    Raises InputError for keys that do not go together, and a name that no condition has.
+    Raises InputError for another form than `VALUE=NAME,...`, and for a name that no condition has.
     """
-    if column is None or versions is None:
-        given = {"version_column": column, "context_column": context, "versions": versions}
-        for key, value in given.items():
-            if value is not None:
-                raise InputError(f"source {NAME!r}: key {key!r} needs 'version_column' and 'versions', both")
-        return {}
     valid = [CLEAN, *(name.removeprefix(GIVEN) for name in CONDITIONS if name.startswith(GIVEN))]
     found = {}
     for pair in versions.split(","):

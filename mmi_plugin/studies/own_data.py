@@ -12,7 +12,7 @@ from mmi_plugin.documents import Selection
 from mmi_plugin.errors import InputError
 from mmi_plugin.harness import tasks_folder
 from mmi_plugin.harness.task_manager import find_task
-from mmi_plugin.sources.own import CLEAN
+from mmi_plugin.sources.own import CLEAN, version_names
 from mmi_plugin.studies import lmms_eval, write_task
 
 TASK = "mmi_own"
@@ -48,7 +48,7 @@ def options(
     if conditions is not None:
         found["conditions"] = conditions.split(",")
     elif versions and family in REFERENCE:
-        names = [one.rpartition("=")[2] for one in versions]
+        names = version_names(found["versions"]).values()
         found["conditions"] = [REFERENCE[family], *(f"{PREFIX}{name}" for name in names if name != CLEAN)]
     elif family in ASKED:
         names = find_task(ASKED[family]).options["conditions"]

@@ -245,8 +245,11 @@ def json_hash(content: Any) -> str:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a regular file, which is read in pieces. Raises OSError."""
+    found = hashlib.sha256()
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(2**20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 PACKAGES = (

@@ -269,9 +269,9 @@ IDEFICS = {
 }
 
 
-def _idefics_config(kind: str, tokenizer: PreTrainedTokenizerFast) -> hf.PreTrainedConfig:
+def _idefics_config(kind: str, tokenizer: PreTrainedTokenizerFast, patch: int) -> hf.PreTrainedConfig:
     return getattr(hf, f"{kind}Config")(
-        vision_config={**VISION, "image_size": 28, "patch_size": 7},
+        vision_config={**VISION, "image_size": 4 * patch, "patch_size": patch},
         text_config=hf.LlamaConfig(**TEXT, vocab_size=len(tokenizer)),
         image_token_id=tokenizer.image_token_id,
         scale_factor=2,
@@ -282,16 +282,18 @@ def _idefics_config(kind: str, tokenizer: PreTrainedTokenizerFast) -> hf.PreTrai
 @recipe("idefics3", **IDEFICS)
 def idefics3(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
     images = hf.Idefics3ImageProcessor(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
-    return hf.Idefics3ForConditionalGeneration(_idefics_config("Idefics3", tokenizer)), hf.Idefics3Processor(
+    return hf.Idefics3ForConditionalGeneration(_idefics_config("Idefics3", tokenizer, 7)), hf.Idefics3Processor(
         images, tokenizer, image_seq_len=4, chat_template=template("<image>")
     )
 
 
 @recipe("smolvlm", **IDEFICS, video_token="<video>")
 def smolvlm(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
-    images = hf.SmolVLMImageProcessor(size={"longest_edge": 28}, max_image_size={"longest_edge": 28})
-    video = hf.SmolVLMVideoProcessor(size={"longest_edge": 28}, max_image_size={"longest_edge": 28})
-    return hf.SmolVLMForConditionalGeneration(_idefics_config("SmolVLM", tokenizer)), hf.SmolVLMProcessor(
+    edge = {"longest_edge": 16}
+    images = hf.SmolVLMImageProcessor(size=edge, max_image_size=edge)
+    video = hf.SmolVLMVideoProcessor(size=edge, max_image_size=edge)
+    config = _idefics_config("SmolVLM", tokenizer, 4)  # until 5.22 this has to divide an image's 4 tokens
+    return hf.SmolVLMForConditionalGeneration(config), hf.SmolVLMProcessor(
         images, tokenizer, video, image_seq_len=4, chat_template=template("<image>")
     )
 

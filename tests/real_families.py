@@ -138,19 +138,21 @@ def _qwen2vl() -> Built:
 
 
 def _smolvlm() -> Built:
-    """Idefics3's vocabulary and template, in SmolVLM's classes and with its end of an utterance as the end token."""
+    """Idefics3's vocabulary and template, in SmolVLM's classes, with its end of an utterance as the end token and the
+    64 tokens that its images have."""
     idefics, processor = _like("idefics3")
     tokenizer = processor.tokenizer
     tokenizer.eos_token = "<end_of_utterance>"
-    size = {"size": {"longest_edge": 364}, "max_image_size": {"longest_edge": 364}}
+    size = {"size": {"longest_edge": 512}, "max_image_size": {"longest_edge": 512}}
     made = hf.SmolVLMProcessor(
         hf.SmolVLMImageProcessor(**size),
         tokenizer,
         hf.SmolVLMVideoProcessor(**size),
-        image_seq_len=169,
+        image_seq_len=64,
         chat_template=processor.chat_template,
     )
     values = {key: value for key, value in idefics.to_dict().items() if key not in ("model_type", "architectures")}
+    values |= {"vision_config": values["vision_config"] | {"image_size": 512, "patch_size": 16}, "scale_factor": 4}
     return hf.SmolVLMConfig(**values), made
 
 

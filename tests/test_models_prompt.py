@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
@@ -179,6 +181,8 @@ def test_text_for_special_tokens_is_what_transformers_makes_of_it(processor: Pro
         pytest.skip("transformers does it for templates that write the first token")
     if processor.family == "real-idefics3":
         pytest.skip("its processor looks for characters in what was encoded in pieces, and fails")
+    if Version(version("transformers")) < Version("5.23"):
+        pytest.skip("processors hand it on to tokenizers since 5.23")
     own = _own(processor, chat, sanitize_control_tokens=True)
     assert prompts.inputs([chat])["input_ids"].tolist() == own["input_ids"].tolist()
 

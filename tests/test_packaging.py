@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
+import pytest
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -25,6 +26,7 @@ def test_every_requirement_has_both_bounds_and_what_is_installed_lies_within() -
             assert requirement.specifier.contains(version(requirement.name)), requirement
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 knows too few packages by what is imported")
 def test_every_package_that_the_code_imports_is_required() -> None:
     required = {canonicalize_name(requirement.name) for requirement in floors.requirements()}
     owners = packages_distributions()

@@ -289,7 +289,14 @@ def test_a_run_that_is_stopped_says_what_it_saved(
     argv = flags(start, data, tmp_path, "--max_steps", "100000", "--lr_scheduler_type", "constant")
     command = [sys.executable, str(ROOT / "trainers" / "train.py"), *argv, "--save_total_limit", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell lets what runs behind it ignore Ctrl-C
+    )
     until = time.monotonic() + 100
     while not any(tmp_path.glob("checkpoint-*")) and time.monotonic() < until:  # only the last two are kept
         time.sleep(0.05)

@@ -20,6 +20,7 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 
 from mmi_plugin.disk import writing
@@ -101,6 +102,7 @@ class MMITrainer(WholeCheckpoints):
         self._adversary = args.make_adversary()
         budget = (0, False) if args.reference else (args.inner_tokens, args.inner_gather)
         self._meter, self._budget = Meter(), Budget(*budget)
+        set_seed(args.seed)  # adapters begin by chance, before the Trainer does so; TRL itself does from 1.15 on
         super().__init__(
             model=model,
             args=args,

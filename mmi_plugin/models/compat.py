@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -17,13 +18,12 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import utils as generation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
+from transformers.utils.chat_template_utils import _get_control_token_patterns, encode_marked_chat, mark_control_tokens
 
 __all__ = [
     "FOREIGN",
     "DynamicLayer",
     "DynamicSlidingWindowLayer",
-    "encode_marked_chat",
     "mark_control_tokens",
     "sdpa_attention_forward",
 ]
@@ -48,31 +48,43 @@ VISUAL_PLACES, DEEP_FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
 OWN_MASKS = "create_masks_for_generate"
 QWEN3_VL, GEMMA3 = "transformers.models.qwen3_vl.modeling_qwen3_vl", "transformers.models.gemma3.modeling_gemma3"
 FOREIGN = (
-    Foreign(f"{CHATS}:mark_control_tokens", "5.23", "`</s>` in a question is text", ("obj", "control_tokens_re")),
-    Foreign(f"{CHATS}:encode_marked_chat", "5.23", "the ids of a text with such marks", ("tokenizer", "chat")),
-    Foreign(f"{PROCESSOR}._merge_kwargs", "5.23", "its own settings for images", ("tokenizer_init_kwargs",)),
-    Foreign(f"{PROCESSOR}._process_images", "5.23", "images without text, once each", ("images", "kwargs")),
-    Foreign(f"{PROCESSOR}.get_text_with_replacements", "5.23", "text without images", ("text", "images_replacements")),
-    Foreign(f"{PROCESSOR}.replace_image_token", "5.23", "implemented by a processor that can do these two apart"),
-    Foreign(f"{PROCESSOR}.unused_input_names", "5.23", "what it returns of images and no model takes"),
-    Foreign(f"{IMAGES}.valid_kwargs", "5.23", "the settings that it knows; it drops others without a word"),
-    Foreign(f"{CACHES}:DynamicCache", "5.23", "its layers, of which a prefix is cut out", mentions="self.layers"),
-    Foreign(f"{CACHES}:DynamicLayer", "5.23", "a layer that keeps all keys and values", mentions="self.is_initialized"),
-    Foreign(f"{CACHES}:DynamicSlidingWindowLayer", "5.23", "looks back only so far", mentions="self.sliding_window"),
-    Foreign(f"{CACHES}:DynamicLayer.is_sliding", "5.23", "tells the one from the other"),
-    Foreign(f"{CACHES}:CacheLayerMixin.update", "5.23", "into a layer of ours", ("key_states", "value_states")),
-    Foreign(f"{CACHES}:CacheLayerMixin.get_seq_length", "5.23", "how many keys there are"),
-    Foreign("transformers:PreTrainedConfig._attn_implementation", "5.23", "by what a decoder attends"),
-    Foreign("transformers.integrations.sdpa_attention:sdpa_attention_forward", "5.23", "attention of each piece"),
-    Foreign("transformers.masking_utils:sdpa_mask", "5.23", "the mask of a decoder whose rows stay padded"),
-    Foreign(f"{QWEN3_VL}:Qwen3VLTextModel", "5.23", "rows take what inner layers add along", mentions=DEEP_FEATURES),
-    Foreign(f"{GEMMA3}:Gemma3ForConditionalGeneration.{OWN_MASKS}", "5.23", "such a family masks in its own way"),
-    Foreign("transformers:PreTrainedModel._can_compile_fullgraph", "5.23", "whether it takes a static cache"),
+    Foreign(f"{CHATS}:mark_control_tokens", "5.20", "`</s>` in a question is text", ("obj", "control_tokens_re")),
+    Foreign(f"{CHATS}:_get_control_token_patterns", "5.20", "what it finds marks by", ("control_tokens",)),
+    Foreign(f"{CHATS}:encode_marked_chat", "5.20", "the ids of a text with such marks", ("tokenizer", "chat")),
+    Foreign(f"{PROCESSOR}.valid_processor_kwargs", "5.20", "the settings that it knows, by what they are for"),
+    Foreign(f"{PROCESSOR}._merge_kwargs", "5.20", "its own settings for images", ("tokenizer_init_kwargs",)),
+    Foreign(f"{PROCESSOR}._process_images", "5.20", "images without text, once each", ("images", "kwargs")),
+    Foreign(f"{PROCESSOR}.get_text_with_replacements", "5.20", "text without images", ("text", "images_replacements")),
+    Foreign(f"{PROCESSOR}.replace_image_token", "5.20", "implemented by a processor that can do these two apart"),
+    Foreign(f"{PROCESSOR}.unused_input_names", "5.20", "what it returns of images and no model takes"),
+    Foreign(f"{IMAGES}.valid_kwargs", "5.20", "the settings that it knows; it drops others without a word"),
+    Foreign(f"{CACHES}:DynamicCache", "5.20", "its layers, of which a prefix is cut out", mentions="self.layers"),
+    Foreign(f"{CACHES}:DynamicLayer", "5.20", "a layer that keeps all keys and values", mentions="self.is_initialized"),
+    Foreign(f"{CACHES}:DynamicSlidingWindowLayer", "5.20", "looks back only so far", mentions="self.sliding_window"),
+    Foreign(f"{CACHES}:DynamicLayer.is_sliding", "5.20", "tells the one from the other"),
+    Foreign(f"{CACHES}:CacheLayerMixin.update", "5.20", "into a layer of ours", ("key_states", "value_states")),
+    Foreign(f"{CACHES}:CacheLayerMixin.get_seq_length", "5.20", "how many keys there are"),
+    Foreign("transformers:PreTrainedConfig._attn_implementation", "5.20", "by what a decoder attends"),
+    Foreign("transformers.integrations.sdpa_attention:sdpa_attention_forward", "5.20", "attention of each piece"),
+    Foreign("transformers.masking_utils:sdpa_mask", "5.20", "the mask of a decoder whose rows stay padded"),
+    Foreign(f"{QWEN3_VL}:Qwen3VLTextModel", "5.20", "rows take what inner layers add along", mentions=DEEP_FEATURES),
+    Foreign(f"{GEMMA3}:Gemma3ForConditionalGeneration.{OWN_MASKS}", "5.20", "such a family masks in its own way"),
+    Foreign("transformers:PreTrainedModel._can_compile_fullgraph", "5.20", "whether it takes a static cache"),
     Foreign("torch._dynamo.config:recompile_limit", "2.9", "FlexAttention is compiled for each length of the ladder"),
 )
 """Since: the lower bound in pyproject.toml, which is the oldest version that was looked at."""
 
+_START, _END = mark_control_tokens("xx", re.compile("xx")).split("xx")
+_MARKED = re.compile(f"{_START}[^{_START}{_END}]*{_END}")
 CACHE_NAMES = ("cache", "past_key_values")  # the new name first; the old one is until transformers 5.23
+
+
+def encode_marked(tokenizer: Any, text: str) -> list[int]:
+    """Return the ids of a text with marks, of what is marked as text. Raises ValueError where that cannot be."""
+    if "markers_re" not in inspect.signature(encode_marked_chat).parameters:
+        return encode_marked_chat(tokenizer, text)
+    _, markers = _get_control_token_patterns(tuple(tokenizer.added_tokens_encoder))  # until 5.22
+    return encode_marked_chat(tokenizer, text, markers)
 
 
 def cache_argument(module: Any) -> str | None:
@@ -208,15 +220,19 @@ def process_images(
 
     Their shapes are the family's: pixel_values (images, 3, H, W), or (patches, D) with a grid of patches (images, 3).
     """
-    kwargs = processor._merge_kwargs(tokenizer_init_kwargs={}, return_tensors="pt")["images_kwargs"]
+    known = processor.valid_processor_kwargs
+    kwargs = processor._merge_kwargs(known, tokenizer_init_kwargs={}, return_tensors="pt")["images_kwargs"]
     inputs, texts = processor._process_images([list(own) for own in shown], **kwargs)
     names = set(processor.image_processor.model_input_names) - set(processor.unused_input_names)
     return {name: torch.as_tensor(value) for name, value in inputs.items() if name in names}, texts
 
 
 def with_images(processor: ProcessorMixin, text: str, expansions: Sequence[str]) -> str:
-    """Return a rendered prompt whose images' placeholders have become `expansions`."""
-    return processor.get_text_with_replacements([text], list(expansions))[0][0]
+    """Return a rendered prompt whose images' placeholders have become `expansions`; those that are marked stay."""
+    marked = iter(_MARKED.findall(text))
+    bare = _MARKED.sub(_START + _END, text)  # until 5.22, it would look into marks
+    expanded = processor.get_text_with_replacements([bare], list(expansions))[0][0]
+    return re.sub(_START + _END, lambda _: next(marked), expanded)
 
 
 def expands_images(processor: ProcessorMixin) -> bool:

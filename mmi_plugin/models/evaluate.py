@@ -33,8 +33,7 @@ from mmi_plugin.results import Record
 
 THINKING = 4096  # tokens of a thought, beside those of the answer
 SETTINGS = {"max_new_tokens": 16}  # generation_kwargs of the tasks
-_COMPARED = 4  # rows whose logits are compared between the shared and the plain path
-_TOLERANCE = {torch.float32: 1e-3}  # of a logit, relative to the largest
+_TOLERANCE = {torch.float32: 1e-3}  # of logits of the shared path and the plain one, relative to the largest
 _COARSE = 5e-2  # the same in half precision
 _WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -221,13 +220,17 @@ class Scorer:
         return chosen
 
     def _differs(self, rows: Sequence[Query]) -> str | None:
-        """Return why the model cannot share prefixes: it looks ahead, or gives other logits; None if it can."""
-        step = max(1, (len(rows) - 1) // (_COMPARED - 1))
-        compared = [*rows[::step][: _COMPARED - 1], rows[-1]]  # the last is the most padded
+        """Return why the model cannot share prefixes: it looks ahead, or gives other logits; None if it can.
+
+        Asked of the first row and of the last, each by itself.
+        """
+        compared = [*rows[:1], *rows[1:][-1:]]
+        first, *last = ([row] for row in compared)
         try:
-            if looks_ahead(self._model, self._plain(rows[:1])):
+            ahead, logits = looks_ahead(self._model, self._plain(first), self._logits)
+            if ahead:
                 return "within a prompt it attends to what comes later"
-            wanted = self._generator.tokens(self._plain(compared), 1, output_logits=True).logits[0].float()
+            wanted = torch.cat([logits, *(self._logits(self._plain(row)) for row in last)]).float()
             order, branches = self._prefixes.branches(compared)
             found = branches.first.float()
             wanted = wanted[order]
@@ -245,9 +248,13 @@ class Scorer:
         if self._wanted and not self._checked and self._obstacle is None:
             self._obstacle, self._checked = self._differs(rows), True
         if not self._wanted or self._obstacle is not None:
-            return self._generator.tokens(self._plain(rows), 1, output_logits=True).logits[0]
+            return self._logits(self._plain(rows))
         order, branches = self._prefixes.branches(rows)
         return branches.first[torch.tensor(order).argsort()]
+
+    def _logits(self, inputs: Tensors) -> torch.Tensor:
+        """Return the logits of the token after each prompt, (B, V), whose inputs are whole."""
+        return self._generator.tokens(inputs, 1, output_logits=True).logits[0]
 
     def _plain(self, rows: Sequence[Query]) -> Tensors:
         return to_model(self._prompts.inputs([row.chat for row in rows]), self._model)

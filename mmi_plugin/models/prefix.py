@@ -19,6 +19,8 @@ from mmi_plugin.models.tokens import Tensors, pad, pad_left, to_model
 from mmi_plugin.models.trees import Branches, Prefix
 
 Generate = Callable[[Tensors, int], Any]
+Logits = Callable[[Tensors], torch.Tensor]
+"""The inputs of B prompts -> the logits (B, V) after them."""
 Names = tuple[str, ...]
 Key = tuple[Names | int, ...]
 """The names of a prompt's images, and its ids up to the end of the last."""
@@ -41,23 +43,23 @@ def obstacle(model: PreTrainedModel) -> str | None:
 
 
 @torch.no_grad()
-def looks_ahead(model: PreTrainedModel, inputs: Tensors) -> bool:
-    """Whether a token of a prompt sees later ones, as in a prefix LM: then no prefix is the same in two prompts.
+def looks_ahead(model: PreTrainedModel, inputs: Tensors, logits: Logits) -> tuple[bool, torch.Tensor]:
+    """Return whether a token of a prompt sees later ones, as in a prefix LM, where no prefix is the same in two
+    prompts; and the logits (1, V) after the prompt.
 
-    inputs: of one prompt. Asks the model itself: where attention is causal, another last token changes no state
-    before it, not by a bit, as the shapes are the same.
+    inputs: of one prompt. Asks the model itself, by `logits`: where attention is causal, another last token changes no
+    state before it, not by a bit, as the shapes are the same.
     """
     seen: list[torch.Tensor] = []
     hook = model.get_decoder().register_forward_hook(lambda *call: seen.append(call[-1].last_hidden_state[:, :-1]))
+    ids = inputs["input_ids"].clone()
+    ids[:, -1] = torch.where(ids[:, -1] == ids[:, -2], ids[:, -3], ids[:, -2])
     try:
-        for _ in range(2):
-            model(**inputs, use_cache=False, logits_to_keep=1)
-            ids = inputs["input_ids"].clone()
-            ids[:, -1] = torch.where(ids[:, -1] == ids[:, -2], ids[:, -3], ids[:, -2])
-            inputs = {**inputs, "input_ids": ids}
+        found = logits(inputs)
+        logits({**inputs, "input_ids": ids})
     finally:
         hook.remove()
-    return not torch.equal(*seen)
+    return not torch.equal(*seen), found
 
 
 def window(model: PreTrainedModel) -> int | None:

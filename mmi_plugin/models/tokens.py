@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.models.compat import encode_marked_chat, mark_control_tokens
+from mmi_plugin.models.compat import encode_marked, mark_control_tokens
 
 Tensors = dict[str, Any]
 
@@ -27,7 +27,7 @@ class Encoder:
     """A tokenizer to which users' texts are marked before they are rendered into a prompt.
 
     `</s>` in a question is four characters, `</s>` of the template a token. This is what transformers does under
-    `sanitize_control_tokens` (since 5.23), here also for tokenizers that write the first token themselves and for
+    `sanitize_control_tokens`, here also for tokenizers that write the first token themselves and for
     processors without a template. template: the chat template, whose own tokens are control tokens, too.
     `frame`: the tokens that the tokenizer puts before and after a text.
     """
@@ -99,7 +99,7 @@ class Encoder:
 
     def _encode_marked(self, text: str, framed: bool) -> list[int]:
         try:
-            ids = encode_marked_chat(self._tokenizer, text)
+            ids = encode_marked(self._tokenizer, text)
         except ValueError as error:
             raise InputError(f"a text holds a token that cannot be written as text: {error}") from error
         return [*self.frame[0], *ids, *self.frame[1]] if framed else ids

@@ -9,10 +9,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mmi_plugin.answers.mentions import Choices, choices, find
-from mmi_plugin.answers.text import NEXT_QUESTION, THOUGHTS, TURN_END, answer_start, place_in, squeezed, unmarked
+from mmi_plugin.answers.text import (
+    NEXT_QUESTION,
+    THOUGHTS,
+    TURN_END,
+    answer_start,
+    place_in,
+    squeezed,
+    tag_pairs,
+    unmarked,
+)
 from mmi_plugin.answers.verdict import chosen
 
-__all__ = ["THOUGHTS", "Reading", "answer_start", "mentions", "normalise", "parse_letter", "read", "read_free"]
+__all__ = [
+    "THOUGHTS", "Reading", "answer_start", "mentions", "normalise", "parse_letter", "read", "read_free", "tag_pairs",
+]  # fmt: skip
 
 # One letter and nothing else but brackets, punctuation and pictographs: "(B)", "B.", "- b", "B 👍".
 _LONE = re.compile(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 
 def _letters() -> Iterator[tuple[int, str]]:
@@ -111,6 +113,27 @@ THOUGHTS: tuple[tuple[str, str], ...] = (
     ("Here's my thought process:", "Here's my response:"),
 )
 """Opening and closing tags of the thoughts of known models; case does not matter."""
+
+
+def tag_pairs(given: Any, usual: Any = None) -> tuple[tuple[str, str], ...]:
+    """Return the opening and closing tags that lmms-eval's `reasoning_tags` list: JSON or lists, or "none".
+
+    Where they are lmms-eval's `usual` ones, all that are known. Raises ValueError for another form.
+    """
+    try:
+        pairs = json.loads(given) if isinstance(given, str) and given != "none" else given
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if pairs in (None, False, "none"):
+        return ()
+    if not isinstance(pairs, list | tuple) or not all(map(_is_pair, pairs)):
+        raise ValueError("not a list of [start, end] pairs")
+    tags = tuple((start, end) for start, end in pairs)
+    return tuple(dict.fromkeys((*THOUGHTS, *tags))) if usual and tags == tag_pairs(usual) else tags
+
+
+def _is_pair(pair: object) -> bool:
+    return isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(tag, str) and tag for tag in pair)
 
 
 def answer_start(raw: str, thoughts: Sequence[tuple[str, str]] = THOUGHTS) -> int | None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytz  # with which lmms-eval reads `--timezone`
 from lmms_eval.api.model import lmms
-from lmms_eval.api.reasoning import parse_reasoning_tags_config
 from lmms_eval.models import get_model, list_available_models
 from lmms_eval.utils import simple_parse_args_string
 
+from mmi_plugin.answers import tag_pairs
 from mmi_plugin.conditions import get
 from mmi_plugin.disk import check_writable
 from mmi_plugin.errors import InputError, nearest
@@ -64,7 +64,7 @@ def check_values(args: Namespace, resume: bool) -> None:
     """Raise InputError for what upstream would answer with status 0 or a page of traceback."""
     for name in ("model_args", "gen_kwargs", "hf_hub_log_args"):
         key_values(args, name)
-    tag_pairs(args.reasoning_tags)
+    thought_tags(args.reasoning_tags)
     if args.timezone not in pytz.all_timezones_set:
         raise InputError(f"--timezone: no zone {args.timezone!r}: {nearest(args.timezone, pytz.all_timezones)}")
     known = list_available_models(include_aliases=True)
@@ -149,18 +149,15 @@ def key_values(args: Namespace, name: str) -> dict[str, Any]:
         raise InputError(f"--{name} {given!r}: not of the form KEY=VALUE,KEY=VALUE{hint}") from error
 
 
-def tag_pairs(given: Any) -> tuple[tuple[str, str], ...]:
-    """Return the (start, end) tags of thoughts that `--reasoning_tags` or a task's `reasoning_tags` list.
+def thought_tags(given: Any) -> tuple[tuple[str, str], ...]:
+    """Return the tags of thoughts that `--reasoning_tags` or a task's `reasoning_tags` list: see `tag_pairs`.
 
-    They may be JSON; "none" lists none. Raises InputError for another form.
+    Raises InputError for another form.
     """
     try:
-        pairs = [(start, end) for start, end in parse_reasoning_tags_config(given) or ()]
-    except (ValueError, TypeError):
-        pairs = [("", "")]
-    if not all(isinstance(tag, str) and tag for pair in pairs for tag in pair):
-        raise InputError(f"--reasoning_tags {given!r}: not a JSON list of [start, end] pairs, nor none")
-    return tuple(pairs)
+        return tag_pairs(given, default_of("reasoning_tags"))
+    except ValueError as error:
+        raise InputError(f"--reasoning_tags {given!r}: not a JSON list of [start, end] pairs, nor none") from error
 
 
 def default_of(name: str) -> Any:

@@ -17,12 +17,11 @@ from lmms_eval.models import get_model
 from loguru import logger
 from PIL import Image
 
-from mmi_plugin.answers import THOUGHTS
 from mmi_plugin.conditions import FLOOR, get
 from mmi_plugin.documents import Selection, documents
 from mmi_plugin.errors import InputError, nearest
 from mmi_plugin.harness.compat import Aggregation, Scored, attack_of, fail_stock, failure_of, probabilities_of
-from mmi_plugin.harness.flags import REFUSED, check_attacks, check_flags, default_of, tag_pairs
+from mmi_plugin.harness.flags import REFUSED, check_attacks, check_flags, default_of, thought_tags
 from mmi_plugin.models.evaluate import record_of
 from mmi_plugin.results import Record
 from mmi_plugin.results.attacks import warnings
@@ -151,11 +150,10 @@ class InterferenceTask(ConfigurableMessagesTask):
 
     def thoughts(self) -> Sequence[tuple[str, str]]:
         """Return the tags of thoughts: those of the YAML or of `--reasoning_tags`, or all that are known."""
-        default = default_of("reasoning_tags")
         given = self.config.reasoning_tags
         if given is None:
-            given = default if self.args is None else self.args.reasoning_tags
-        return tag_pairs(given) if given != default else tuple(dict.fromkeys((*THOUGHTS, *tag_pairs(default))))
+            given = default_of("reasoning_tags") if self.args is None else self.args.reasoning_tags
+        return thought_tags(given)
 
     def doc_to_text(self, doc: Mapping[str, Any]) -> str:
         return doc["prompt"]

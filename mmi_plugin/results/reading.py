@@ -5,7 +5,6 @@ Nothing is believed that can be recounted: letters are read anew from the raw an
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmi_plugin.answers import LONGEST, THOUGHTS, read, read_free
+from mmi_plugin.answers import LONGEST, read, read_free, tag_pairs
 from mmi_plugin.answers.agreement import check_metric
 from mmi_plugin.conditions import IN_IMAGE, check_names
 from mmi_plugin.errors import InputError
@@ -155,19 +154,9 @@ def _thoughts(results: Mapping[str, Any], config: Mapping[str, Any], path: Path)
     if given is None:
         given = flags.get("reasoning_tags", list(_THEIR_TAGS))
     try:
-        pairs = json.loads(given) if isinstance(given, str) and given != "none" else given
-    except (ValueError, RecursionError):
-        pairs = [""]
-    if pairs in (None, False, "none"):
-        return ()
-    if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
-        raise InputError(f"{path}: field 'reasoning_tags' is {shown(given)}")
-    tags = tuple((start, end) for start, end in pairs)
-    return tuple(dict.fromkeys((*THOUGHTS, *tags))) if tags == _THEIR_TAGS else tags
-
-
-def _is_pair(pair: object) -> bool:
-    return isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(tag, str) and tag for tag in pair)
+        return tag_pairs(given, _THEIR_TAGS)
+    except ValueError as error:
+        raise InputError(f"{path}: field 'reasoning_tags' is {shown(given)}") from error
 
 
 def _read_anew(record: Record, prompt: str, thoughts: Tags) -> Record:

@@ -8,8 +8,6 @@ FLOORS := .venv-floors
 LOWEST := $(FLOORS)/.installed
 DOCS := .venv-docs
 MKDOCS := $(DOCS)/.installed
-EXTRA := import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-         print(*project["optional-dependencies"]["docs"], sep="\n")
 # One process per core, each with one thread; a file's tests stay together, as they share what they have made.
 pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile
 
@@ -44,8 +42,8 @@ $(LOWEST): pyproject.toml tests/floors.py $(INSTALLED)
 	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/constraints.txt --editable '.[test]'
 	touch $@
 
-$(MKDOCS): pyproject.toml
+$(MKDOCS): pyproject.toml tests/floors.py $(INSTALLED)
 	$(PYTHON) -m venv $(DOCS)
-	$(PYTHON) -c '$(EXTRA)' > $(DOCS)/requirements.txt
+	$(VENV)/bin/python tests/floors.py docs > $(DOCS)/requirements.txt
 	$(DOCS)/bin/python -m pip install --quiet --requirement $(DOCS)/requirements.txt
 	touch $@

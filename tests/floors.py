@@ -1,7 +1,11 @@
-"""The lower bounds of what the package requires, as constraints for pip: python tests/floors.py > FILE"""
+"""The lower bounds of what the package requires, as constraints for pip: python tests/floors.py > FILE
+
+With the name of an extra, what that requires.
+"""
 
 from __future__ import annotations
 
+import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,4 +34,5 @@ def bound(requirement: Requirement, operator: str) -> str:
 
 
 if __name__ == "__main__":
-    print(*sorted({f"{found.name}=={bound(found, '>=')}" for found in requirements()}), sep="\n")
+    lines = sorted({f"{found.name}=={bound(found, '>=')}" for found in requirements()})
+    print(*(settings()["project"]["optional-dependencies"][sys.argv[1]] if sys.argv[1:] else lines), sep="\n")

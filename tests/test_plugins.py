@@ -26,9 +26,9 @@ from mmi_plugin.models.prompt import Prompts
 from mmi_plugin.sources import SOURCES
 from mmi_plugin.studies import lmms_eval as without_modules
 from mmi_plugin.studies.demo import base_folder
+from mmi_plugin.trainers import record as records
 from mmi_plugin.trainers.config import MMIConfig
 from mmi_plugin.trainers.data import load_benchmarks
-from mmi_plugin.trainers.record import setup
 from mmi_plugin.trainers.resume import check_same
 from tests.leaderboard_boards import samples
 
@@ -209,15 +209,15 @@ def test_a_training_takes_the_modules_of_a_folder_and_goes_on_with_the_same_alon
         output_dir=str(tmp_path / "out"), include_path=str(included / "tasks"), use_cpu=True, mix=[1, 1, 0], **fields
     )
     assert [bench.name for bench in load_benchmarks(args)] == ["demo_digits", "seasons"]
-    record = setup(args)
+    record = records.setup(args)
     assert (
         record["versions"]["mmi_example.py"] == hashlib.sha256((EXAMPLE / "example_plugin.py").read_bytes()).hexdigest()
     )
     (tmp_path / "training.json").write_text(json.dumps(record), encoding="utf-8")
-    check_same(tmp_path, setup(args))
+    check_same(tmp_path, records.setup(args))
     plugins._included[str(included / "tasks" / "mmi_example.py")] = "0" * 64
     with pytest.raises(InputError, match=r"of another run: versions: mmi_example.py was '[0-9a-f]{64}' and is '0{64}'"):
-        check_same(tmp_path, setup(args))
+        check_same(tmp_path, records.setup(args))
 
 
 def test_only_a_folder_that_a_user_names_is_run(restored: None, tmp_path: Path) -> None:

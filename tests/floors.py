@@ -34,5 +34,7 @@ def bound(requirement: Requirement, operator: str) -> str:
 
 
 if __name__ == "__main__":
-    lines = sorted({f"{found.name}=={bound(found, '>=')}" for found in requirements()})
-    print(*(settings()["project"]["optional-dependencies"][sys.argv[1]] if sys.argv[1:] else lines), sep="\n")
+    if sys.argv[1:]:
+        print(*settings()["project"]["optional-dependencies"][sys.argv[1]], sep="\n")
+    else:
+        print(*sorted({f"{found.name}=={bound(found, '>=')}" for found in requirements()}), sep="\n")

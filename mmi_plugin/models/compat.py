@@ -74,16 +74,18 @@ FOREIGN = (
 )
 """Since: the lower bound in pyproject.toml, which is the oldest version that was looked at."""
 
-_START, _END = mark_control_tokens("xx", re.compile("xx")).split("xx")
-_MARKED = re.compile(f"{_START}[^{_START}{_END}]*{_END}")
+MARK, _END = mark_control_tokens("xx", re.compile("xx")).split("xx")
+"""What stands before and after a control token that is text."""
+_MARKED = re.compile(f"{MARK}[^{MARK}{_END}]*{_END}")
+_BY_PATTERN = "markers_re" in inspect.signature(encode_marked_chat).parameters  # until 5.22
 CACHE_NAMES = ("cache", "past_key_values")  # the new name first; the old one is until transformers 5.23
 
 
 def encode_marked(tokenizer: Any, text: str) -> list[int]:
     """Return the ids of a text with marks, of what is marked as text. Raises ValueError where that cannot be."""
-    if "markers_re" not in inspect.signature(encode_marked_chat).parameters:
+    if not _BY_PATTERN:
         return encode_marked_chat(tokenizer, text)
-    _, markers = _get_control_token_patterns(tuple(tokenizer.added_tokens_encoder))  # until 5.22
+    _, markers = _get_control_token_patterns(tuple(tokenizer.added_tokens_encoder))
     return encode_marked_chat(tokenizer, text, markers)
 
 
@@ -230,9 +232,9 @@ def process_images(
 def with_images(processor: ProcessorMixin, text: str, expansions: Sequence[str]) -> str:
     """Return a rendered prompt whose images' placeholders have become `expansions`; those that are marked stay."""
     marked = iter(_MARKED.findall(text))
-    bare = _MARKED.sub(_START + _END, text)  # until 5.22, it would look into marks
+    bare = _MARKED.sub(MARK + _END, text)  # until 5.22, it would look into marks
     expanded = processor.get_text_with_replacements([bare], list(expansions))[0][0]
-    return re.sub(_START + _END, lambda _: next(marked), expanded)
+    return re.sub(MARK + _END, lambda _: next(marked), expanded)
 
 
 def expands_images(processor: ProcessorMixin) -> bool:

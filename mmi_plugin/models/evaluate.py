@@ -190,9 +190,7 @@ class Scorer:
             return self._answer_by(self._baseline, rows, decoding)
         if not self._wanted or not all(row.shared for row in rows):
             return self._generator.answers(rows, self._plain(rows), decoding)
-        if self._obstacle is None and not self._checked:
-            self._obstacle, self._checked = self._differs(rows), True
-        if self._obstacle is None:
+        if self._can_share(rows):
             return self._share(rows, decoding)
         self._prompts.say_once(
             f"every prompt is computed whole, as {type(self._model).__name__} cannot share images: {self._obstacle}"
@@ -219,19 +217,24 @@ class Scorer:
             chosen.append(replace(own[first], probabilities=shares))
         return chosen
 
+    def _can_share(self, rows: Sequence[Query]) -> bool:
+        """Whether prompts go on from what they share, which is wanted, and found out on the first rows."""
+        if self._wanted and self._obstacle is None and not self._checked:
+            self._obstacle, self._checked = self._differs(rows), True
+        return self._wanted and self._obstacle is None
+
     def _differs(self, rows: Sequence[Query]) -> str | None:
         """Return why the model cannot share prefixes: it looks ahead, or gives other logits; None if it can.
 
         Asked of the first row and of the last, each by itself.
         """
-        compared = [*rows[:1], *rows[1:][-1:]]
-        first, *last = ([row] for row in compared)
+        first, last = rows[:1], rows[1:][-1:]
         try:
             ahead, logits = looks_ahead(self._model, self._plain(first), self._logits)
             if ahead:
                 return "within a prompt it attends to what comes later"
-            wanted = torch.cat([logits, *(self._logits(self._plain(row)) for row in last)]).float()
-            order, branches = self._prefixes.branches(compared)
+            wanted = torch.cat([logits, *(self._logits(self._plain([row])) for row in last)]).float()
+            order, branches = self._prefixes.branches([*first, *last])
             found = branches.first.float()
             wanted = wanted[order]
         except torch.OutOfMemoryError:
@@ -245,9 +248,7 @@ class Scorer:
 
     def _first(self, rows: Sequence[Query]) -> torch.Tensor:
         """Return the logits of the token after each prompt, (B, V), from what they share where that can be kept."""
-        if self._wanted and not self._checked and self._obstacle is None:
-            self._obstacle, self._checked = self._differs(rows), True
-        if not self._wanted or self._obstacle is not None:
+        if not self._can_share(rows):
             return self._logits(self._plain(rows))
         order, branches = self._prefixes.branches(rows)
         return branches.first[torch.tensor(order).argsort()]

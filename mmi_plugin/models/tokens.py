@@ -12,14 +12,13 @@ import torch
 from transformers import PreTrainedModel
 
 from mmi_plugin.errors import InputError
-from mmi_plugin.models.compat import encode_marked, mark_control_tokens
+from mmi_plugin.models.compat import MARK, encode_marked, mark_control_tokens
 
 Tensors = dict[str, Any]
 
 TOKENWISE = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """The model's inputs of shape (rows, tokens)."""
 
-_MARK = mark_control_tokens("x", re.compile("x"))[0]
 _ANCHOR = "\n"  # no tokenizer merges it with what follows
 
 
@@ -60,7 +59,7 @@ class Encoder:
         -1 for one that is inside of a token; None where the tokenizer does not say where its tokens are from.
         """
         framed = self._framed(text)
-        if _MARK in text or not self._tokenizer.is_fast or (framed and self.frame[1]):
+        if MARK in text or not self._tokenizer.is_fast or (framed and self.frame[1]):
             return None
         made = self._tokenizer(text, add_special_tokens=framed, return_offsets_mapping=True)
         if made["input_ids"] != list(ids):
@@ -83,13 +82,13 @@ class Encoder:
         framed = [self._framed(text) if special is None else special for text in texts]
         ids: list[list[int]] = [[] for _ in texts]
         for add in (True, False):
-            places = [place for place, text in enumerate(texts) if framed[place] == add and _MARK not in text]
+            places = [place for place, text in enumerate(texts) if framed[place] == add and MARK not in text]
             if places:
                 encoded = self._tokenizer([texts[place] for place in places], add_special_tokens=add)["input_ids"]
                 for place, row in zip(places, encoded, strict=True):
                     ids[place] = row
         for place, text in enumerate(texts):
-            if _MARK in text:
+            if MARK in text:
                 ids[place] = self._encode_marked(text, framed[place])
         return ids
 

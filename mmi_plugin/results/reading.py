@@ -152,7 +152,7 @@ def _thoughts(results: Mapping[str, Any], config: Mapping[str, Any], path: Path)
     flags = part(part(results, "config", path), "resolved_cli_args", path)
     given = config.get("reasoning_tags")
     if given is None:
-        given = flags.get("reasoning_tags", list(_THEIR_TAGS))
+        given = flags.get("reasoning_tags", _THEIR_TAGS)
     try:
         return tag_pairs(given, _THEIR_TAGS)
     except ValueError as error:
